@@ -1,0 +1,72 @@
+"""What commands share: results on stdout, everything for people on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from featureloop.core.ports import Progress as ProgressPort
+
+people = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def tell(text: str) -> None:
+    """A line for people, on stderr; square brackets are plain text."""
+    people.print(text, markup=False)
+
+
+def report(data: dict[str, Any] | list[Any], *, as_json: bool, show: Callable[[], Table | str]) -> None:
+    """Print a result: JSON for programs, or a table for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(data, indent=1, default=str) + "\n")
+        return
+    shown = show()
+    results.print(shown, markup=False) if isinstance(shown, str) else results.print(shown)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A table for people; cells are plain text."""
+    from rich.text import Text
+
+    out = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        out.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        out.add_row(*(Text(str(cell)) for cell in row))
+    return out
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressPort]:
+    """Progress bars on stderr, one for each kind of work; they vanish when done."""
+    columns = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=people, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            kind = what.split(",")[0]
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(what, total=total)
+            bars.update(tasks[kind], description=what, completed=done, total=total)
+
+        yield advance
+
+
+def size_text(n: float) -> str:
+    """Bytes for people: `3.1 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError("the loop returns at its last unit")

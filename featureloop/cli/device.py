@@ -1,0 +1,342 @@
+"""`featureloop device`: recognize and share, enroll, update, and run for long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featureloop.cli.console import AsJson, progress_bars, report, size_text, table, tell
+from featureloop.cli.model import HoldOut, Part, Seed, part_of, tell_skipped
+from featureloop.config import settings
+from featureloop.core.errors import AuthError, FeatureloopError, InputError, PackageError
+from featureloop.core.types import Frame, Recognition, Skipped
+from featureloop.device.outbox import Outbox
+from featureloop.device.pipeline import Summary, run_pipeline
+from featureloop.device.provide import Provider, check_form
+from featureloop.device.reviewers import TruthReviewer
+from featureloop.device.show import ResultWriter
+from featureloop.device.state import DeviceState, Identity
+from featureloop.device.update import poll_update
+from featureloop.device.uplink import Uplink, UplinkThread
+from featureloop.device.wire import HttpWire
+from featureloop.device.wire import enroll as enroll_device
+from featureloop.images.labelled import open_labelled
+from featureloop.images.source import count, open_source
+from featureloop.model.package import Package, load_package
+from featureloop.model.runtime import Runtime
+from featureloop.sharing.policy import Policy, load_policy
+
+app = typer.Typer(no_args_is_help=True, help="The device at the hospital.")
+
+State = Annotated[Path | None, typer.Option("--state", help="The device's directory (FEATURELOOP_DEVICE_STATE).")]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="The site's policy.toml (FEATURELOOP_POLICY).")]
+
+
+class Review(StrEnum):
+    """Who is asked about doubtful results."""
+
+    NOBODY = "nobody"
+    MASKS = "masks"
+
+
+def device_state(path: Path | None) -> DeviceState:
+    """The device's directory, from the flag or the settings."""
+    return DeviceState(path or settings().device_state)
+
+
+def site_policy(path: Path | None) -> Policy:
+    """The site's policy, from the flag, the settings, or the default."""
+    chosen = path or settings().policy
+    return load_policy(chosen) if chosen else Policy()
+
+
+def open_outbox(state: DeviceState, policy: Policy) -> Outbox:
+    """The device's outbox under the policy's limits."""
+    limits = policy.limits
+    return Outbox(
+        state.outbox,
+        byte_budget=limits.bytes_per_day or None,
+        max_bytes=limits.outbox_bytes,
+        retention_s=limits.retention_days * 86_400.0,
+    )
+
+
+@app.command()
+def enroll(
+    learner: Annotated[str, typer.Option("--learner", help="The learner's URL.")],
+    code: Annotated[str, typer.Option("--code", help="The one-time code from 'learner invite'.")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Exchange a one-time code for this device's identity and the learner's public keys."""
+    place = device_state(state)
+    identity = enroll_device(learner, code)
+    place.save_identity(identity)
+    data = {"site": identity.site, "device": identity.device, "learner": identity.learner, "state": str(place.path)}
+    report(data, as_json=as_json, show=lambda: table("enrolled", ["", "value"], list(data.items())))
+
+
+@app.command()
+def process(  # noqa: PLR0913 - one option a decision of the user's
+    sources: Annotated[list[Path], typer.Argument(help="Images, DICOM files, videos, or folders of them.")],
+    package: Annotated[Path | None, typer.Option("--package", help="A package; else the one taken over.")] = None,
+    learner: Annotated[str | None, typer.Option("--learner", help="Share with this learner (enroll first).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write results.jsonl and pictures here.")] = None,
+    review: Annotated[Review, typer.Option(help="'masks': ground truth in the physician's place.")] = Review.NOBODY,
+    part: Annotated[Part, typer.Option(help="Of a labelled folder: which side of the split.")] = Part.ALL,
+    hold_out: HoldOut = 0.2,
+    seed: Seed = 1,
+    policy: PolicyFile = None,
+    state: State = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the uplink at the end.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Recognize every frame, share what the site's policy allows, then exit.
+
+    Started again after a stop, it goes on where it was: no frame is provided twice.
+    """
+    place = device_state(state)
+    loaded = _package(place, package)
+    rules = site_policy(policy)
+    reviewer = None
+    if review is Review.MASKS:
+        tell("review: the folder's masks answer in the physician's place (an experiment; records say 'ground-truth')")
+        reviewer = TruthReviewer(loaded.manifest.features.grid)
+    frames, total = _frames(sources, labelled=review is Review.MASKS or part is not Part.ALL, part=part,
+                            hold_out=hold_out, seed=seed)
+    runtime = Runtime(loaded, threads=settings().threads)
+    started = time.perf_counter()
+    if learner is None:
+        tell("no --learner: frames are recognized, nothing is shared")
+        summary, fault, waiting = _run(frames, runtime, None, None, out, total), None, None
+    else:
+        identity = _identity(place, learner)
+        check_form(loaded, rules)
+        outbox = open_outbox(place, rules)
+        provider = Provider(
+            site=identity.site,
+            device=identity.device,
+            site_key=place.site_key(),
+            package=loaded,
+            policy=rules,
+            keeper=outbox,
+            reviewer=reviewer,
+            clock=time.time,
+        )
+        summary, fault = _run_and_send(frames, runtime, provider, outbox, identity, out, total, wait)
+        waiting = {str(k): v for k, v in outbox.counts().items()}
+        outbox.close()
+    seconds = time.perf_counter() - started
+    data = _summary_data(summary, seconds, waiting, fault)
+    report(data, as_json=as_json, show=lambda: _summary_table(data))
+    _finish(summary, fault)
+
+
+def _frames(
+    sources: list[Path], *, labelled: bool, part: Part, hold_out: float, seed: int
+) -> tuple[Iterable[Frame | Skipped], int | None]:
+    """One stream over all sources, and how many frames it has where that is known."""
+    if labelled:
+        if len(sources) != 1:
+            raise InputError(f"--review masks and --part take one labelled folder, not {len(sources)} sources")
+        folder = open_labelled(sources[0])
+        items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
+        return folder.frames(items), len(items)
+    opened = [open_source(s) for s in sources]
+    counts = [count(s) for s in sources]
+    total = None if None in counts else sum(c for c in counts if c is not None)
+    return (item for source in opened for item in source), total
+
+
+def _package(place: DeviceState, path: Path | None) -> Package:
+    if path is not None:
+        return load_package(path)
+    current = place.current_package()
+    if current is None:
+        raise PackageError("this device has taken no package over yet; name one with --package")
+    return current
+
+
+def _identity(place: DeviceState, learner: str) -> Identity:
+    identity = place.load_identity()
+    if identity.learner.rstrip("/") != learner.rstrip("/"):
+        raise AuthError(f"this device is enrolled at {identity.learner}, not at {learner}; enroll there first")
+    return identity
+
+
+def _run(
+    frames: Iterable[Frame | Skipped],
+    runtime: Runtime,
+    provider: Provider | None,
+    outbox: Outbox | None,
+    out: Path | None,
+    total: int | None,
+) -> Summary:
+    writer = ResultWriter(out, runtime.package) if out else None
+    seen = 0
+
+    def show(frame: Frame, recognition: Recognition) -> None:
+        nonlocal seen
+        seen += 1
+        progress("frames", seen, total or seen)
+        if writer:
+            writer.show(frame, recognition)
+
+    try:
+        with progress_bars() as progress:
+            return run_pipeline(
+                frames,
+                runtime=runtime,
+                provider=provider,
+                is_done=outbox.done if outbox else lambda _key: False,
+                show=show,
+            )
+    finally:
+        if writer:
+            writer.close()
+
+
+def _run_and_send(
+    frames: Iterable[Frame | Skipped],
+    runtime: Runtime,
+    provider: Provider,
+    outbox: Outbox,
+    identity: Identity,
+    out: Path | None,
+    total: int | None,
+    wait: float,
+) -> tuple[Summary, FeatureloopError | None]:
+    """Recognize and share; the uplink runs beside it, and gets `wait` seconds for the rest.
+
+    What went wrong with sending is returned, not raised: the records wait in the outbox.
+    """
+    wire = HttpWire(identity)
+    uplink = Uplink(outbox, wire)
+    thread = UplinkThread(uplink)
+    thread.start()
+    try:
+        summary = _run(frames, runtime, provider, outbox, out, total)
+    finally:
+        thread.stop()
+    try:
+        uplink.drain(deadline_s=wait)
+    except FeatureloopError as error:
+        return summary, error
+    finally:
+        wire.close()
+    return summary, None
+
+
+def _summary_data(
+    summary: Summary, seconds: float, waiting: dict[str, int] | None, fault: FeatureloopError | None
+) -> dict[str, Any]:
+    return {
+        "frames": summary.frames,
+        "already_processed": summary.already,
+        "skipped": [{"name": s.name, "reason": s.reason} for s in summary.skipped],
+        "doubtful": summary.doubtful,
+        "outcomes": summary.outcomes,
+        "payload_bytes": summary.payload_bytes,
+        "not_shared": [{"name": n, "reason": str(e)} for n, e in summary.faults],
+        "outbox": waiting,
+        "seconds": round(seconds, 2),
+        "frames_per_second": round(summary.frames / seconds, 1) if seconds else None,
+        "uplink_error": str(fault) if fault else None,
+    }
+
+
+def _summary_table(data: dict[str, Any]) -> Any:
+    outcomes = ", ".join(f"{n} {k}" for k, n in data["outcomes"].items()) or "none"
+    outbox = ", ".join(f"{n} {k}" for k, n in (data["outbox"] or {}).items() if n) or "not used"
+    rows = [
+        ("frames recognized", f"{data['frames']} in {data['seconds']} s ({data['frames_per_second']} a second)"),
+        ("processed before", data["already_processed"]),
+        ("skipped", len(data["skipped"])),
+        ("below the threshold", data["doubtful"]),
+        ("sharing", outcomes),
+        ("payload put into the outbox", size_text(data["payload_bytes"])),
+        ("recognized, but not shared", len(data["not_shared"])),
+        ("outbox", outbox),
+    ]
+    return table("processed", ["", "value"], rows)
+
+
+def _finish(summary: Summary, fault: FeatureloopError | None) -> None:
+    """Name what went wrong, and exit with the code of the worst of it."""
+    tell_skipped(summary.skipped)
+    for name, error in summary.faults[:5]:
+        tell(f"recognized but not shared, {name}: {error}")
+    if summary.faults:
+        raise summary.faults[0][1]
+    if fault:
+        raise fault
+    if summary.skipped and not summary.frames and not summary.already:
+        raise InputError(f"no frame could be read; the first reason: {summary.skipped[0].reason}")
+
+
+@app.command()
+def update(
+    package: Annotated[Path | None, typer.Option("--package", help="The package now in use, the first time.")] = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the learner for a newer package; verify it, and take it over."""
+    place = device_state(state)
+    current = place.current_package() or _package(place, package)
+    taken = poll_update(place, place.load_identity(), current=current)
+    now = taken or current
+    data = {"updated": taken is not None, "package": str(now.path), "digest": now.digest.hex(), "version": now.manifest.version}
+    report(data, as_json=as_json, show=lambda: table("update", ["", "value"], list(data.items())))
+
+
+@app.command()
+def status(state: State = None, policy: PolicyFile = None, as_json: AsJson = False) -> None:
+    """Who this device is, which package it runs, and what waits in its outbox."""
+    place = device_state(state)
+    data: dict[str, Any] = {"state": str(place.path)}
+    try:
+        identity = place.load_identity()
+        data |= {"site": identity.site, "device": identity.device, "learner": identity.learner}
+    except AuthError:
+        data |= {"site": None, "device": None, "learner": None}
+    current = place.current_package()
+    data |= {"package": current.digest.hex() if current else None, "version": current.manifest.version if current else None}
+    outbox = open_outbox(place, site_policy(policy))
+    data["outbox"] = {str(k): v for k, v in outbox.counts().items()}
+    outbox.close()
+    report(data, as_json=as_json, show=lambda: table("device", ["", "value"], list(data.items())))
+
+
+@app.command()
+def run(
+    watch: Annotated[Path, typer.Option("--watch", help="A folder; new images and videos in it are processed.")],
+    package: Annotated[Path | None, typer.Option("--package", help="The package to begin with.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write results.jsonl and pictures here.")] = None,
+    policy: PolicyFile = None,
+    state: State = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at the folder.")] = 2.0,
+    update_every: Annotated[float, typer.Option(min=1, help="Seconds between questions for a new package.")] = 60.0,
+) -> None:
+    """Watch a folder, share what the policy allows, and take new packages over, until stopped."""
+    from featureloop.device.service import DeviceService
+
+    place = device_state(state)
+    rules = site_policy(policy)
+    service = DeviceService(
+        state=place,
+        identity=place.load_identity(),
+        package=_package(place, package),
+        policy=rules,
+        outbox=open_outbox(place, rules),
+        watch=watch,
+        out=out,
+        tell=tell,
+        threads=settings().threads,
+    )
+    service.run(every_s=every, update_every_s=update_every, stop=threading.Event())

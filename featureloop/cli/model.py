@@ -1,0 +1,143 @@
+"""`featureloop model`: train, evaluate and show packages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featureloop.cli.console import AsJson, progress_bars, report, table, tell
+from featureloop.core.errors import InputError
+from featureloop.core.types import Skipped, Task
+from featureloop.images.labelled import LabelledItem, open_labelled, split
+from featureloop.model.package import load_package
+
+app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
+
+Images = Annotated[Path, typer.Option("--images", help="A labelled folder: images + masks, or one folder a class.")]
+HoldOut = Annotated[float, typer.Option("--hold-out", min=0.0, max=0.9, help="Share of the groups to hold out.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the split and of every random choice.")]
+
+
+class Part(StrEnum):
+    """Which side of the split."""
+
+    ALL = "all"
+    HELD_OUT = "held-out"
+    REST = "rest"
+
+
+def part_of(items: Sequence[LabelledItem], part: Part, *, hold_out: float, seed: int) -> Sequence[LabelledItem]:
+    """The items on one side of the split by groups."""
+    if part is Part.ALL:
+        return items
+    rest, held = split(items, hold_out=hold_out, seed=seed)
+    return held if part is Part.HELD_OUT else rest
+
+
+def tell_skipped(skipped: Sequence[Skipped]) -> None:
+    """Name what could not be read, and why."""
+    for item in skipped[:20]:
+        tell(f"skipped {item.name}: {item.reason}")
+    if len(skipped) > 20:
+        tell(f"... and {len(skipped) - 20} more")
+
+
+@app.command()
+def train(
+    images: Images,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the new package.")],
+    task: Annotated[Task | None, typer.Option("--task", help="Must be what the folder is labelled for.")] = None,
+    hold_out: HoldOut = 0.2,
+    seed: Seed = 1,
+    size: Annotated[int, typer.Option(help="Pixels per side of the extractor's input; a multiple of 32.")] = 320,
+    channels: Annotated[int | None, typer.Option(min=4, max=256, help="Values per position vector.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the frames.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a founding package on the images that a centre already holds.
+
+    A part of the groups is held out and not looked at: evaluate on it with
+    'model evaluate --part held-out' and the same --hold-out and --seed.
+    Beside the package, its founding features are written as records, for the
+    learner to replay.
+    """
+    from featureloop.learner.founding import found_package
+    from featureloop.model.founding import FoundingSettings
+
+    started = time.perf_counter()
+    folder = open_labelled(images)
+    if task is not None and folder.task is not task:
+        raise InputError(f"'{images}' is labelled for {folder.task}, not for {task}")
+    items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
+    given = {"channels": channels, "epochs": epochs}
+    settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
+    tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
+    with progress_bars() as progress:
+        founded = found_package(folder, items, out, settings=settings, progress=progress)
+    tell_skipped(founded.skipped)
+    package = founded.package
+    data = {
+        "package": str(out),
+        "digest": package.digest.hex(),
+        "founding_records": str(founded.records),
+        "frames": founded.frames,
+        "skipped": len(founded.skipped),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    report(data, as_json=as_json, show=lambda: table("founding package", ["", "value"], list(data.items())))
+
+
+@app.command()
+def evaluate(
+    package: Annotated[Path, typer.Argument(help="A package directory.")],
+    images: Images,
+    part: Annotated[Part, typer.Option(help="Which side of the split by groups.")] = Part.ALL,
+    hold_out: HoldOut = 0.2,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a package on labelled images: figures with 95% intervals, resampled by group."""
+    from featureloop.learner.evaluation import evaluate as run
+
+    loaded = load_package(package)
+    folder = open_labelled(images)
+    items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
+    with progress_bars() as progress:
+        found = run(loaded, folder, items, seed=seed, progress=progress)
+    tell_skipped(found.skipped)
+    rows = [(f.name, f"{f.value:.3f}", f"{f.low:.3f} to {f.high:.3f}") for f in found.figures]
+    title = f"package {loaded.short} on {found.frames} frames of {found.groups} groups ({len(found.skipped)} skipped)"
+    data = {"package": loaded.digest.hex(), **found.as_dict()}
+    report(data, as_json=as_json, show=lambda: table(title, ["figure", "mean", "95% interval"], rows))
+
+
+@app.command()
+def show(package: Annotated[Path, typer.Argument(help="A package directory.")], as_json: AsJson = False) -> None:
+    """Check every digest of a package and print what it says of itself."""
+    import json
+
+    loaded = load_package(package)
+    manifest = json.loads(loaded.manifest.to_json())
+    released = manifest.pop("released")
+    data = {"digest": loaded.digest.hex(), "line": loaded.line, **manifest}
+    form = f"{released['anonymizer']}, {released['channels']} channels, {max(released['levels'])} levels"
+    m = loaded.manifest
+    rows: list[tuple[str, object]] = [
+        ("digest", loaded.short),
+        ("line (extractor)", loaded.line[:12]),
+        ("version", m.version),
+        ("task", m.task),
+        ("labels", ", ".join(m.labels)),
+        ("input", f"{m.preprocessing.size} x {m.preprocessing.size}"),
+        ("released form", form),
+        ("reliability", f"{m.calibration.method}, doubtful below {m.calibration.threshold:.3f}"),
+        ("parent", (m.lineage.parent or "none (founding)")[:12]),
+        ("trained on", ", ".join(f"{n} of {s}" for s, n in m.lineage.records.items())),
+        ("files, digests checked", len(m.files)),
+    ]
+    report(data, as_json=as_json, show=lambda: table(f"package {package}", ["", "value"], rows))

@@ -1,0 +1,49 @@
+"""`featureloop records`: what the learner's store holds, and its erasure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featureloop.cli.console import AsJson, report, size_text, table
+from featureloop.cli.learner import Data, learner_data
+from featureloop.core.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Records in the learner's store: list and erase.")
+
+
+@app.command("list")
+def list_records(data: Data = None, as_json: AsJson = False) -> None:
+    """Count the records of every site."""
+    from featureloop.learner.service import open_learner
+
+    learner = open_learner(learner_data(data))
+    learner.ingest.drain()
+    counts, sizes = learner.store.counts(), learner.store.bytes_by_site()
+    found = [{"site": s, "records": n, "bytes": sizes.get(s, 0)} for s, n in sorted(counts.items())]
+    rows = [(f["site"], f["records"], size_text(float(sizes.get(str(f["site"]), 0)))) for f in found]
+    report(found, as_json=as_json, show=lambda: table("records", ["site", "records", "payload"], rows))
+
+
+@app.command()
+def erase(
+    site: Annotated[str | None, typer.Option(help="All records of a site.")] = None,
+    device: Annotated[str | None, typer.Option(help="All records of a device.")] = None,
+    group: Annotated[str | None, typer.Option(help="All records of a group: its pseudonym in hexadecimal.")] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase records for good: deleted, compacted, old versions removed."""
+    from featureloop.learner.service import open_learner
+
+    if sum(x is not None for x in (site, device, group)) != 1:
+        raise InputError("name exactly one of --site, --device and --group")
+    try:
+        pseudonym = bytes.fromhex(group) if group is not None else None
+    except ValueError as error:
+        raise InputError(f"a group's pseudonym is 32 hexadecimal digits, not {group!r}") from error
+    learner = open_learner(learner_data(data))
+    learner.ingest.drain()
+    n = learner.store.erase(site=site, device=device, group=pseudonym)
+    report({"erased": n}, as_json=as_json, show=lambda: f"{n} records erased")

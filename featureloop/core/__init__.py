@@ -1,0 +1,1 @@
+"""Types, errors and ports: numpy only."""

@@ -1,0 +1,64 @@
+"""Seams, each a one-method Protocol. Their fakes are in `featureloop.testing`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from featureloop.core.types import Change, Frame, Recognition, Skipped
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], None]
+Progress = Callable[[str, int, int], None]
+"""Called as (what is being done, steps done, steps in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The learner's answer to one body of records.
+
+    Attributes
+    ----------
+    held
+        Ids (32 bytes) of the records that the learner holds durably, repeats included.
+    refused
+        Id to reason, for records that it will never take.
+    """
+
+    held: frozenset[bytes]
+    refused: Mapping[bytes, str]
+
+
+class FrameSource(Protocol):
+    """Anything that yields frames, lazily; a bad one is yielded as `Skipped`."""
+
+    def __iter__(self) -> Iterator[Frame | Skipped]: ...
+
+
+class Reviewer(Protocol):
+    """Who is asked when a recognition is doubtful."""
+
+    def review(self, frame: Frame, recognition: Recognition) -> Change | None:
+        """What replaces the recognition; None when there is no answer."""
+        ...
+
+
+class Wire(Protocol):
+    """Delivers one body of records to the learner.
+
+    Raises
+    ------
+    TransportError
+        Try again later.
+    AuthError, RecordError
+        A repeat of the same body won't help.
+    """
+
+    def deliver(self, body: bytes) -> Receipt:
+        """Send an Arrow IPC stream of records, and return the receipt."""
+        ...
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody looks at."""

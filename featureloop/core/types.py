@@ -1,0 +1,179 @@
+"""Frozen values that every room shares: frames, recognitions, bags.
+
+Shapes: H, W pixels of a frame; N position vectors of C channels; T target
+values per position vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+AnyArray = NDArray[Any]
+
+
+class Task(StrEnum):
+    """What a recognizer recognizes."""
+
+    CLASSIFICATION = "classification"
+    SEGMENTATION = "segmentation"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A lesion's box in relative coordinates of the frame, each in [0, 1]."""
+
+    x_center: float
+    y_center: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What is known to be in a frame: from a labelled folder or a phantom.
+
+    Attributes
+    ----------
+    mask
+        bool (H, W), True inside a lesion; None where no mask is known.
+    label
+        Class index, in the order of the source's class names; None where unknown.
+    boxes
+        The lesions' boxes; empty where none are known.
+    """
+
+    mask: Bool | None = None
+    label: int | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One image, whatever it came from.
+
+    Attributes
+    ----------
+    pixels
+        uint8 (H, W, 3), RGB.
+    name
+        The file's path relative to its source. It never leaves the site.
+    index
+        Frame number inside a multi-frame file or a video, from 0.
+    group
+        Patient or sequence as the source names it; None where unknown. Only
+        its keyed pseudonym leaves the site.
+    truth
+        Labels, where the source has any (training, evaluation, experiments).
+    """
+
+    pixels: UInt8
+    name: str
+    index: int = 0
+    group: str | None = None
+    truth: Truth | None = None
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise ValueError(f"pixels must be uint8 (H, W, 3) and not empty, not {dtype} {shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file or frame that could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recognition:
+    """What a recognizer found in one frame.
+
+    Attributes
+    ----------
+    task
+        What was recognized.
+    probabilities
+        float32 (N, T) in [0, 1]. Segmentation: one row per position vector,
+        one column per sub-cell (row by row inside the cell), the calibrated
+        probability of a lesion. Classification: (1, K), one column per class.
+    """
+
+    task: Task
+    probabilities: Float32
+
+    def targets(self) -> UInt8:
+        """The hard result as rows of targets, uint8 (N, T) of 0 and 1.
+
+        Segmentation: 1 where the lesion's probability is at least one half.
+        Classification: 1 at the most probable class.
+        """
+        if self.task is Task.SEGMENTATION:
+            return (self.probabilities >= 0.5).astype(np.uint8)
+        hard = np.zeros(self.probabilities.shape, np.uint8)
+        hard[0, int(self.probabilities[0].argmax())] = 1
+        return hard
+
+
+class ChangedBy(StrEnum):
+    """Who or what replaced a recognition."""
+
+    CLINICIAN = "clinician"
+    GROUND_TRUTH = "ground-truth"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What replaced a recognition: the new rows of targets, and by whom.
+
+    Attributes
+    ----------
+    targets
+        uint8 (N, T) of 0 and 1, as `Recognition.targets`.
+    by
+        Who or what changed it. `GROUND_TRUTH` stands in the physician's place
+        in experiments and says so in every record.
+    """
+
+    targets: UInt8
+    by: ChangedBy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bag:
+    """Quantized position vectors with the rows of results that belong to them.
+
+    Attributes
+    ----------
+    symbols
+        uint8 (N, C), quantized channel values.
+    recognized
+        uint8 (N, T) of 0 and 1, the recognition as rows of targets.
+    changed
+        uint8 (N, T), what replaced it; None where nothing did.
+    """
+
+    symbols: UInt8
+    recognized: UInt8
+    changed: UInt8 | None = None
+
+    def __post_init__(self) -> None:
+        n = self.symbols.shape[0]
+        rows = [self.recognized] + ([] if self.changed is None else [self.changed])
+        if any(r.ndim != 2 or r.shape != self.recognized.shape for r in rows):
+            raise ValueError(f"rows of targets of shapes {[r.shape for r in rows]} don't match")
+        if self.recognized.shape[0] != n:
+            raise ValueError(f"{self.recognized.shape[0]} rows of targets for {n} position vectors")
+
+    def result(self) -> UInt8:
+        """The rows to learn from: the changed ones where there are any."""
+        return self.recognized if self.changed is None else self.changed

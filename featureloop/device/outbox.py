@@ -1,0 +1,337 @@
+"""The outbox: what waits to leave the site, what left, and which frames are done.
+
+A SQLite file in WAL mode. Records are leased, never popped: what a killed
+process had in its hands goes back to waiting when its lease ends. A record's
+identity is the hash of its content, so a repeat changes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from featureloop.core.errors import InputError, StorageError
+from featureloop.core.ports import Clock, Receipt
+from featureloop.device.outbox_file import (
+    SETTLED,
+    TRANSITIONS,
+    Entry,
+    Item,
+    State,
+    insert_record,
+    open_file,
+    payload_bytes,
+    read_record,
+    translated,
+)
+from featureloop.sharing.record import MAX_BODY, MAX_RECORDS_PER_BODY, Record
+
+__all__ = ["SETTLED", "TRANSITIONS", "Entry", "Item", "Outbox", "State", "payload_bytes"]
+
+RETENTION_S = 90 * 86_400.0
+WATERMARK = 4 << 30
+_LEASE_BYTES = MAX_BODY // 2
+_DAY_S = 86_400
+_ENTRY = (
+    "SELECT e.id, e.state, e.bytes, r.period, e.put_at, e.reason, e.seq"
+    " FROM entries AS e LEFT JOIN records AS r ON r.seq = e.seq "
+)
+
+
+class Outbox:
+    """Records on their way to the learner, safe across threads, processes and power cuts.
+
+    Parameters
+    ----------
+    path
+        The SQLite file, made where it is missing (mode 0600).
+    clock
+        Seconds since the epoch.
+    byte_budget
+        Payload bytes that may be delivered per UTC day; None for no limit.
+    max_bytes
+        Payload bytes that may wait; beyond it `put` refuses.
+    retention_s
+        What has waited longer than this many seconds expires.
+
+    Raises
+    ------
+    StorageError
+        From every method: the file can't be read or written, is damaged, or the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock = time.time,
+        byte_budget: int | None = None,
+        max_bytes: int = WATERMARK,
+        retention_s: float = RETENTION_S,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._budget = byte_budget
+        self._max_bytes = max_bytes
+        self._retention_s = retention_s
+        self._lock = threading.RLock()
+        with translated(path):
+            self._db = open_file(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. What is leased stays leased until its lease ends."""
+        with self._lock:
+            self._db.close()
+
+    def put(self, record: Record, *, frame_key: bytes | None) -> bool:
+        """Store a record durably, and mark its frame as done in the same transaction.
+
+        Parameters
+        ----------
+        record
+            What is to leave.
+        frame_key
+            Keyed hash of the frame that it was made of; None marks no frame.
+
+        Returns
+        -------
+        bool
+            False where the record is already known, in whatever state.
+        """
+        size, now = payload_bytes(record), self._clock()
+        with self._transaction() as db:
+            new = db.execute("SELECT 1 FROM entries WHERE id = ?", (record.id,)).fetchone() is None
+            if new:
+                self._below_watermark(db, size)
+                added = db.execute(
+                    "INSERT INTO entries (id, state, bytes, put_at, since) VALUES (?, ?, ?, ?, ?)",
+                    (record.id, State.PENDING, size, now, now),
+                )
+                insert_record(db, added.lastrowid, record)
+            if frame_key is not None:
+                db.execute("INSERT OR IGNORE INTO frames VALUES (?, 'put', ?)", (frame_key, now))
+        return new
+
+    def mark_done(self, frame_key: bytes, outcome: str) -> None:
+        """Remember a frame from which nothing leaves, and why; the first outcome stays."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO frames VALUES (?, ?, ?)", (frame_key, outcome, self._clock()))
+
+    def done(self, frame_key: bytes) -> bool:
+        """Whether a frame needs no more work."""
+        with self._reading() as db:
+            return db.execute("SELECT 1 FROM frames WHERE key = ?", (frame_key,)).fetchone() is not None
+
+    def lease(self, *, limit: int, seconds: float) -> tuple[Record, ...]:
+        """Take waiting records for some time: the oldest ones, in random order.
+
+        The order of processing would tell which records are of one
+        examination, so it isn't kept. What exceeds the day's byte budget
+        keeps waiting.
+        """
+        if not 1 <= limit <= MAX_RECORDS_PER_BODY or not seconds > 0:
+            raise ValueError(f"limit must be 1 to {MAX_RECORDS_PER_BODY} and seconds positive, not {limit}, {seconds}")
+        now, taken = self._clock(), []
+        with self._transaction() as db:
+            room = self._room(db, now)
+            found = db.execute(
+                "SELECT seq, id, bytes FROM entries WHERE state = ? AND bytes <= ? ORDER BY put_at, seq LIMIT ?",
+                (State.PENDING, room, limit),
+            ).fetchall()
+            for seq, key, size in found:
+                if size > room:
+                    continue
+                room -= size
+                self._move(db, key, State.LEASED, until=now + seconds)
+                record = read_record(db, seq)
+                if record is None or record.id != key:
+                    self._move(db, key, State.REFUSED, reason="damaged on this device's disk")
+                else:
+                    taken.append(record)
+        random.SystemRandom().shuffle(taken)
+        return tuple(taken)
+
+    def settle(self, receipt: Receipt) -> None:
+        """Take the learner's answer: leased records become delivered or refused.
+
+        A record whose lease has ended meanwhile waits again; it is then sent
+        a second time, which the learner takes for the repeat that it is.
+        """
+        with self._transaction() as db:
+            for key in receipt.held:
+                self._move(db, key, State.DELIVERED)
+            for key, reason in receipt.refused.items():
+                self._move(db, key, State.REFUSED, reason=reason)
+
+    def release(self, ids: Iterable[bytes]) -> None:
+        """Give leased records back: they wait again."""
+        with self._transaction() as db:
+            for key in ids:
+                self._move(db, key, State.PENDING)
+
+    def reap(self) -> int:
+        """Expire what waited too long, and return ended leases to waiting.
+
+        Returns
+        -------
+        int
+            How many records wait again.
+        """
+        now, returned = self._clock(), 0
+        with self._transaction() as db:
+            # A lease from the future was made by a clock that has been set back since.
+            ended = db.execute(
+                "SELECT id, put_at FROM entries WHERE state = ? AND (lease_until <= ? OR since > ?)",
+                (State.LEASED, now, now),
+            ).fetchall()
+            old = db.execute(
+                "SELECT id, put_at FROM entries WHERE state = ? AND put_at <= ?",
+                (State.PENDING, now - self._retention_s),
+            ).fetchall()
+            for key, put_at in ended + old:
+                expired = put_at <= now - self._retention_s
+                moved = self._move(db, key, State.EXPIRED if expired else State.PENDING)
+                returned += moved and not expired
+        return returned
+
+    def counts(self) -> dict[State, int]:
+        """How many records are in each state."""
+        with self._reading() as db:
+            found = dict(db.execute("SELECT state, n FROM totals").fetchall())
+        return {s: int(found[s]) for s in State}
+
+    def waiting_bytes(self) -> int:
+        """Payload bytes that have not been delivered yet."""
+        with self._reading() as db:
+            return _bytes_in(db, State.PENDING) + _bytes_in(db, State.LEASED)
+
+    def rows(self, *, state: State | None = None, limit: int = 100) -> tuple[Entry, ...]:
+        """The newest entries, in one state or in any."""
+        with self._reading() as db:
+            where = "WHERE ?1 IS NULL OR e.state = ?1 ORDER BY e.seq DESC LIMIT ?2"
+            return tuple(_entry(r) for r in db.execute(_ENTRY + where, (state, limit)))
+
+    def get(self, id_prefix: str) -> Item:
+        """One record by the first hexadecimal digits of its id.
+
+        Raises
+        ------
+        InputError
+            The prefix is no hexadecimal number, or fits no record or several.
+        """
+        try:
+            low, high = (bytes.fromhex(id_prefix.strip().ljust(64, c)) for c in "0f")
+        except ValueError as error:
+            raise InputError(f"'{id_prefix[:80]}' is no record id; give its first hexadecimal digits") from error
+        with self._reading() as db:
+            found = db.execute(_ENTRY + "WHERE e.id BETWEEN ? AND ? LIMIT 2", (low, high)).fetchall()
+            if not found or not id_prefix.strip():
+                raise InputError(f"no record's id begins with '{id_prefix[:80]}'; 'featureloop outbox list' shows them")
+            if len(found) > 1:
+                raise InputError(f"several records' ids begin with '{id_prefix}'; give more digits")
+            return Item(_entry(found[0]), read_record(db, found[0][6]))
+
+    def purge(self, *, states: Collection[State], older_than_s: float) -> int:
+        """Delete the payloads of settled records; ids and frame keys stay, so that nothing is sent twice.
+
+        Parameters
+        ----------
+        states
+            Some of `SETTLED`.
+        older_than_s
+            Only what has been in its state for at least this many seconds.
+
+        Returns
+        -------
+        int
+            How many payloads were deleted.
+
+        Raises
+        ------
+        InputError
+            A state is named whose records still wait.
+        """
+        if wrong := sorted(set(states) - SETTLED):
+            raise InputError(f"{', '.join(wrong)} records can't be purged: only {', '.join(sorted(SETTLED))} ones can")
+        before, purged = self._clock() - older_than_s, 0
+        with self._transaction() as db:
+            for state in set(states):
+                purged += db.execute(
+                    "DELETE FROM records WHERE seq IN (SELECT seq FROM entries WHERE state = ? AND since <= ?)",
+                    (state, before),
+                ).rowcount
+        return purged
+
+    def _below_watermark(self, db: sqlite3.Connection, size: int) -> None:
+        waiting = _bytes_in(db, State.PENDING) + _bytes_in(db, State.LEASED)
+        if waiting + size > self._max_bytes:
+            raise StorageError(
+                f"{waiting} bytes wait in the outbox '{self._path}', the limit is {self._max_bytes}; "
+                "check why the learner takes none, or raise the limit"
+            )
+
+    def _room(self, db: sqlite3.Connection, now: float) -> int:
+        """Payload bytes that may be leased now; what is leased already counts as if delivered today."""
+        if self._budget is None:
+            return _LEASE_BYTES
+        delivered = db.execute(
+            "SELECT coalesce(sum(bytes), 0) FROM entries WHERE state = ? AND since >= ?",
+            (State.DELIVERED, now // _DAY_S * _DAY_S),
+        ).fetchone()[0]
+        return min(_LEASE_BYTES, self._budget - int(delivered) - _bytes_in(db, State.LEASED))
+
+    def _move(
+        self, db: sqlite3.Connection, key: bytes, to: State, *, until: float | None = None, reason: str | None = None
+    ) -> bool:
+        source = _state(db, key)
+        if source is None or (source, to) not in TRANSITIONS:
+            return False
+        db.execute(
+            "UPDATE entries SET state = ?, since = ?, lease_until = ?, reason = ? WHERE id = ?",
+            (to, self._clock(), until, reason, key),
+        )
+        return True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, translated(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors, a full disk among them.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, translated(self._path):
+            yield self._db
+
+
+def _state(db: sqlite3.Connection, key: bytes) -> State | None:
+    row = db.execute("SELECT state FROM entries WHERE id = ?", (key,)).fetchone()
+    return None if row is None else State(row[0])
+
+
+def _bytes_in(db: sqlite3.Connection, state: State) -> int:
+    return int(db.execute("SELECT bytes FROM totals WHERE state = ?", (state,)).fetchone()[0])
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    key, state, size, period, put_at, reason, *_ = row
+    return Entry(key, State(state), size, period, put_at, reason)

@@ -1,0 +1,187 @@
+"""What the outbox's SQLite file holds: states and their transitions, tables, errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+
+from featureloop.core.errors import RecordError, StorageError
+from featureloop.sharing.record import Record
+
+
+class State(StrEnum):
+    """Where a record is on its way."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+TRANSITIONS = frozenset(
+    {
+        (State.PENDING, State.LEASED),
+        (State.PENDING, State.EXPIRED),
+        (State.LEASED, State.DELIVERED),
+        (State.LEASED, State.REFUSED),
+        (State.LEASED, State.PENDING),
+        (State.LEASED, State.EXPIRED),
+    }
+)
+"""Every move there is; a move that isn't here does nothing."""
+
+SETTLED = frozenset({State.DELIVERED, State.REFUSED, State.EXPIRED})
+"""States that a record never leaves; only their payloads can be purged."""
+
+FIXED_BYTES = 64
+"""Counted per record beside its three payloads: id, group, numbers and words."""
+
+BUSY_S = 10.0
+VERSION = 1
+
+_COLUMNS = tuple(f.name for f in fields(Record))
+# The totals are kept by triggers, so that a watermark check doesn't read every waiting entry.
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, state TEXT NOT NULL, bytes INTEGER NOT NULL,
+    put_at REAL NOT NULL, since REAL NOT NULL, lease_until REAL, reason TEXT);
+CREATE INDEX IF NOT EXISTS entries_by_age ON entries (state, put_at);
+CREATE INDEX IF NOT EXISTS entries_by_change ON entries (state, since);
+CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, {", ".join(f'"{c}"' for c in _COLUMNS)});
+CREATE TABLE IF NOT EXISTS frames (key BLOB PRIMARY KEY, outcome TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS totals (state TEXT PRIMARY KEY, n INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO totals VALUES {", ".join(f"('{s}', 0, 0)" for s in State)};
+CREATE TRIGGER IF NOT EXISTS entered AFTER INSERT ON entries BEGIN
+    UPDATE totals SET n = n + 1, bytes = bytes + NEW.bytes WHERE state = NEW.state;
+END;
+CREATE TRIGGER IF NOT EXISTS moved AFTER UPDATE OF state ON entries BEGIN
+    UPDATE totals SET n = n - 1, bytes = bytes - OLD.bytes WHERE state = OLD.state;
+    UPDATE totals SET n = n + 1, bytes = bytes + NEW.bytes WHERE state = NEW.state;
+END;
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""  # noqa: S608  The names come from this file and from Record's fields.
+_INSERT = f"INSERT INTO records VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  Only question marks are put in.
+_HINTS = {
+    sqlite3.SQLITE_FULL: "the disk is full: free some space; what was put before is kept",
+    sqlite3.SQLITE_IOERR: "the disk can't be read or written: check its free space and its health",
+    sqlite3.SQLITE_READONLY: "it can't be written: check the permissions of the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened: check that the folder exists and may be written",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, a new one is made; what waited in it must be processed again",
+    sqlite3.SQLITE_NOTADB: "it is no outbox, or damaged: move it away, a new one is made",
+    sqlite3.SQLITE_BUSY: f"another process held it for over {BUSY_S:.0f} s: try again",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record's line in a listing.
+
+    Attributes
+    ----------
+    id
+        SHA-256 of the record's content, 32 bytes.
+    state
+        Where it is on its way.
+    size
+        Its payload in bytes, as the budget counts it.
+    period
+        Quarter of the acquisition, `4 * year + quarter - 1`; None once its payload is purged.
+    put_at
+        When it was put, seconds since the epoch.
+    reason
+        Why it was refused; None otherwise.
+    """
+
+    id: bytes
+    state: State
+    size: int
+    period: int | None
+    put_at: float
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One record of the outbox, whole; `record` is None once its payload is purged."""
+
+    entry: Entry
+    record: Record | None
+
+
+def payload_bytes(record: Record) -> int:
+    """Bytes of one record as the budget and the watermark count them."""
+    return FIXED_BYTES + sum(len(p or b"") for p in (record.features, record.recognition, record.changed))
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open the file, or make it (mode 0600), with every commit flushed to the disk.
+
+    Raises
+    ------
+    StorageError
+        It can't be made, or was made by another version.
+    sqlite3.Error
+        It is no database, or can't be read; see `translated`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Only a new file is opened here: closing a second descriptor would drop this process's locks on it.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StorageError(f"the outbox '{path}' can't be made: {error}; check the folder's permissions") from error
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        # Purged payloads are overwritten with zeros, not only forgotten.
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+            db.execute(f"PRAGMA {pragma}")
+        if _version(db) == 0:
+            db.executescript(_SCHEMA)
+        columns = tuple(row[1] for row in db.execute("PRAGMA table_info(records)"))
+        if _version(db) != VERSION or columns != ("seq", *_COLUMNS):
+            raise StorageError(
+                f"the outbox '{path}' was made by another version of featureloop; "
+                "let that version deliver what waits, then move the file away"
+            )
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as StorageError, with what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # An extended code keeps its primary code in the low byte.
+        hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "check the disk and the file")
+        raise StorageError(f"the outbox '{path}': {error}; {hint}") from error
+
+
+def insert_record(db: sqlite3.Connection, seq: int | None, record: Record) -> None:
+    """Store a record's fields, one per column."""
+    db.execute(_INSERT, (seq, *(getattr(record, c) for c in _COLUMNS)))
+
+
+def read_record(db: sqlite3.Connection, seq: int) -> Record | None:
+    """A stored record; None where it was purged or its bytes are damaged."""
+    row = db.execute("SELECT * FROM records WHERE seq = ?", (seq,)).fetchone()
+    try:
+        return None if row is None else Record(**dict(zip(_COLUMNS, row[1:], strict=True)))
+    except (RecordError, TypeError):
+        return None
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])

@@ -1,0 +1,175 @@
+"""The device's side of the loop, on one page.
+
+decode -> extract and recognize -> show; and behind a bounded queue, on its own
+thread: reliability -> change -> anonymize -> compress -> outbox. Whatever
+happens to the sharing, recognition and display go on.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from featureloop.core.errors import FeatureloopError
+from featureloop.core.types import Float32, Frame, Recognition, Skipped
+from featureloop.device.provide import Provider
+from featureloop.model.runtime import Runtime
+from featureloop.sharing.anonymize import release_vectors
+
+DECODE_AHEAD = 4
+SHARE_BEHIND = 32
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did; written by the pipeline only.
+
+    Attributes
+    ----------
+    frames
+        Frames recognized.
+    already
+        Frames that an earlier run had finished with.
+    skipped
+        Files or frames that could not be read, with the reason.
+    outcomes
+        Count by outcome of the sharing (see `sharing.change.Decision`).
+    doubtful
+        Frames below the reliability threshold.
+    payload_bytes
+        Bytes of coded features and results put into the outbox.
+    faults
+        Frames that were recognized but could not be shared, with the reason.
+    """
+
+    frames: int = 0
+    already: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    doubtful: int = 0
+    payload_bytes: int = 0
+    faults: list[tuple[str, FeatureloopError]] = field(default_factory=list)
+
+
+Show = Callable[[Frame, Recognition], None]
+_Shared = tuple[Frame, Float32, Recognition, bytes]
+
+
+def run_pipeline(
+    source: Iterable[Frame | Skipped],
+    *,
+    runtime: Runtime,
+    provider: Provider | None = None,
+    is_done: Callable[[bytes], bool] = lambda _key: False,
+    show: Show = lambda _frame, _recognition: None,
+) -> Summary:
+    """Process every frame of a source, and return when all is recognized and in the outbox.
+
+    Parameters
+    ----------
+    provider
+        None: recognize only, nothing is shared.
+    is_done
+        Whether an earlier run had finished with the frame of this key.
+    show
+        Called with every recognition, as soon as it exists.
+    """
+    summary = Summary()
+    sharing = _Sharing(provider, summary) if provider else None
+    anonymizer = runtime.package.manifest.released.anonymizer
+    try:
+        for item in decoded_ahead(source):  # decode
+            if isinstance(item, Skipped):
+                summary.skipped.append(item)
+                continue
+            key = provider.key_of(item) if provider else b""
+            if provider and is_done(key):
+                summary.already += 1
+                continue
+            vectors = release_vectors(runtime.extract(item.pixels), anonymizer)  # extract
+            recognition = runtime.recognize(vectors)  # recognize
+            summary.frames += 1
+            show(item, recognition)  # show
+            if sharing:
+                sharing.put((item, vectors, recognition, key))  # share
+    finally:
+        if sharing:
+            sharing.close()
+    return summary
+
+
+class _Sharing:
+    """The sharing thread: reliability, change, anonymization, compression, outbox."""
+
+    def __init__(self, provider: Provider, summary: Summary) -> None:
+        self._provider = provider
+        self._summary = summary
+        self._queue: queue.Queue[_Shared | None] = queue.Queue(SHARE_BEHIND)
+        self._broken: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="sharing", daemon=True)
+        self._thread.start()
+
+    def put(self, item: _Shared) -> None:
+        self._queue.put(item)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._broken:
+            raise self._broken
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            frame, vectors, recognition, key = item
+            try:
+                decision, size = self._provider.provide(frame, vectors, recognition, key=key)
+            except FeatureloopError as error:
+                self._summary.faults.append((frame.name, error))
+                continue
+            except Exception as error:  # noqa: BLE001 - recognition goes on; raised again when the run ends
+                self._broken = self._broken or error
+                continue
+            counts = self._summary.outcomes
+            counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
+            self._summary.doubtful += decision.doubtful
+            self._summary.payload_bytes += size
+
+
+def decoded_ahead(source: Iterable[Frame | Skipped], *, ahead: int = DECODE_AHEAD) -> Iterator[Frame | Skipped]:
+    """The same items, decoded on another thread, at most `ahead` of them at a time.
+
+    An exception of the source is raised here, after what came before it.
+    """
+    items: queue.Queue[Frame | Skipped | BaseException | None] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def offer(item: Frame | Skipped | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def decode() -> None:
+        try:
+            for item in source:
+                offer(item)
+                if stop.is_set():
+                    return
+            offer(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the frames are taken
+            offer(error)
+
+    thread = threading.Thread(target=decode, name="decode", daemon=True)
+    thread.start()
+    try:
+        while (item := items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

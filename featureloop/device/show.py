@@ -1,0 +1,86 @@
+"""What a clinician sees of a result: the lesion's outline drawn on the frame, and a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from featureloop.core.errors import StorageError
+from featureloop.core.types import Frame, Recognition, Task, UInt8
+from featureloop.model.package import Package
+from featureloop.model.preprocess import probability_map
+from featureloop.sharing.reliability import reliability
+
+OUTLINE = (60, 230, 120)
+
+
+def draw_mask(pixels: UInt8, mask: UInt8, *, colour: tuple[int, int, int] = OUTLINE) -> UInt8:
+    """A frame uint8 (H, W, 3) with the outline of a mask (H, W) drawn on it, its inside tinted."""
+    inside = Image.fromarray((mask > 0).astype(np.uint8) * 255)
+    wide = max(3, 2 * (min(mask.shape) // 160) + 1)
+    edge = (np.asarray(inside.filter(ImageFilter.MaxFilter(wide))) > 0) & (
+        np.asarray(inside.filter(ImageFilter.MinFilter(wide))) == 0
+    )
+    out = pixels.astype(np.float32)
+    out[mask > 0] = 0.8 * out[mask > 0] + 0.2 * np.array(colour, np.float32)
+    out[edge] = colour
+    return out.astype(np.uint8)
+
+
+class ResultWriter:
+    """Writes `results.jsonl` and one picture a frame into a directory."""
+
+    def __init__(self, path: Path, package: Package) -> None:
+        self._path = path
+        self._package = package
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lines = (path / "results.jsonl").open("a", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"results can't be written to '{path}': {error}; choose another --out") from error
+
+    def show(self, frame: Frame, recognition: Recognition) -> None:
+        """Write one result.
+
+        Raises
+        ------
+        StorageError
+            The disk is full or not writable.
+        """
+        manifest = self._package.manifest
+        line: dict[str, object] = {
+            "name": frame.name,
+            "index": frame.index,
+            "status": "UNVERIFIED",
+            "package": self._package.digest.hex(),
+            "reliability": round(reliability(recognition, manifest.calibration), 4),
+        }
+        try:
+            if recognition.task is Task.SEGMENTATION:
+                h, w = frame.pixels.shape[:2]
+                picture = probability_map(recognition.probabilities, manifest.features.grid, height=h, width=w)
+                mask = (picture >= 0.5).astype(np.uint8)
+                line |= {"lesion_share": round(float(mask.mean()), 5), "picture": _picture_name(frame)}
+                Image.fromarray(draw_mask(frame.pixels, mask)).save(self._path / _picture_name(frame), quality=90)
+            else:
+                p = recognition.probabilities[0]
+                line |= {
+                    "label": manifest.labels[int(p.argmax())],
+                    "probabilities": {k: round(float(v), 4) for k, v in zip(manifest.labels, p, strict=True)},
+                }
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise StorageError(f"a result can't be written to '{self._path}': {error}; free some space") from error
+
+    def close(self) -> None:
+        """Close the file of results."""
+        self._lines.close()
+
+
+def _picture_name(frame: Frame) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', frame.name)}.{frame.index:05d}.jpg"

@@ -1,0 +1,348 @@
+"""The uplink: sends what the outbox holds, on its own thread, and loses nothing.
+
+Whatever fails, the records stay in the outbox: released at once where the
+failure is seen, and by the end of their lease where the process dies.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+
+from featureloop.core.errors import AuthError, FeatureloopError, RecordError, TransportError
+from featureloop.core.ports import Clock, Receipt, Sleep, Wire
+from featureloop.device.exchange import BodyTooLargeError, RetryLaterError
+from featureloop.device.outbox import Outbox, State
+from featureloop.device.wire import HttpWire, check_health, enroll
+from featureloop.sharing.record import Record, to_wire
+
+__all__ = [
+    "HttpWire",
+    "Retry",
+    "Sent",
+    "Uplink",
+    "UplinkStatus",
+    "UplinkThread",
+    "check_health",
+    "delay",
+    "enroll",
+]
+
+MAX_SUSPECTS = 8
+"""So many records refused one by one, with none taken, end the search for the one at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When to try again.
+
+    Attributes
+    ----------
+    base_s
+        Longest wait after the first failure, in seconds; it doubles with each further one.
+    cap_s
+        Longest wait of all, in seconds.
+    attempts
+        Failures in a row after which `Uplink.drain` gives up. The thread never does.
+    """
+
+    base_s: float = 1.0
+    cap_s: float = 300.0
+    attempts: int = 6
+
+
+def delay(retry: Retry, attempt: int, jitter: float) -> float:
+    """Seconds to wait after failure number `attempt` (from 0), with full jitter.
+
+    The wait is uniform in [0, min(cap, base * 2**attempt)], so that devices
+    that failed together don't come back together (M. Brooker, "Exponential
+    Backoff And Jitter", AWS Architecture Blog, 2015).
+
+    Parameters
+    ----------
+    retry
+        The bounds.
+    attempt
+        Failures in a row before this one.
+    jitter
+        A random number in [0, 1].
+    """
+    # Beyond 2**60 every cap is reached; the power of a large number would overflow.
+    return jitter * min(retry.cap_s, retry.base_s * 2.0 ** min(attempt, 60))
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one call sent.
+
+    Attributes
+    ----------
+    delivered, refused
+        Records that the learner holds, and that it will never take.
+    waiting
+        Records that are still in the outbox: over the day's byte budget, or out of time.
+    """
+
+    delivered: int = 0
+    refused: int = 0
+    waiting: int = 0
+
+
+@dataclass
+class _Batch:
+    """One leased batch on its way: what was answered, and what is still open."""
+
+    open: dict[bytes, Record]
+    held: set[bytes] = field(default_factory=set)
+    refused: dict[bytes, str] = field(default_factory=dict)
+    suspects: dict[bytes, str] = field(default_factory=dict)
+
+
+class Uplink:
+    """Sends records from an outbox over a wire.
+
+    Parameters
+    ----------
+    outbox, wire
+        From where, and over what.
+    clock, sleep
+        Seconds since the epoch; wait for some seconds.
+    batch
+        Records per body, at most; it halves where the learner finds a body too large.
+    lease_s
+        Seconds after which another process may take what this one leased.
+    retry, jitter
+        When `drain` tries again; a random number in [0, 1].
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        wire: Wire,
+        *,
+        clock: Clock = time.time,
+        sleep: Sleep = time.sleep,
+        batch: int = 128,
+        lease_s: float = 60.0,
+        retry: Retry = Retry(),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._outbox = outbox
+        self._wire = wire
+        self._clock = clock
+        self._sleep = sleep
+        self._batch = batch
+        self._lease_s = lease_s
+        self._retry = retry
+        self._jitter = jitter
+
+    def send_once(self) -> Sent:
+        """Send one batch, if anything waits.
+
+        Raises
+        ------
+        TransportError
+            The learner is away or answers nonsense. What it did acknowledge
+            is settled, the rest waits in the outbox.
+        AuthError
+            It refuses this device. The records wait in the outbox.
+        StorageError
+            The outbox can't be read or written.
+        """
+        self._outbox.reap()
+        records = self._outbox.lease(limit=self._batch, seconds=self._lease_s)
+        if not records:
+            return Sent(waiting=self._waiting())
+        batch = _Batch({r.id: r for r in records})
+        try:
+            self._deliver(batch, records)
+            _judge(batch)
+        finally:
+            self._outbox.settle(Receipt(frozenset(batch.held), batch.refused))
+            self._outbox.release(batch.open)
+        return Sent(len(batch.held), len(batch.refused), self._waiting())
+
+    def drain(self, *, deadline_s: float) -> Sent:
+        """Send until nothing waits, the day's budget is used up, or the time is over.
+
+        Parameters
+        ----------
+        deadline_s
+            Seconds from now; a body that is on its way is waited for.
+
+        Raises
+        ------
+        TransportError
+            So many failures in a row, or no time left to try again.
+        AuthError, StorageError
+            At once; a retry doesn't help.
+        """
+        until, total, failures = self._clock() + deadline_s, Sent(waiting=self._waiting()), 0
+        while self._clock() < until:
+            try:
+                sent = self.send_once()
+            except TransportError as error:
+                failures += 1
+                wait = wait_after(error, self._retry, failures - 1, self._jitter())
+                if failures >= self._retry.attempts or self._clock() + wait >= until:
+                    raise
+                self._sleep(wait)
+                continue
+            failures = 0
+            delivered, refused = total.delivered + sent.delivered, total.refused + sent.refused
+            total = Sent(delivered, refused, sent.waiting)
+            if sent.delivered + sent.refused == 0:
+                break
+        return total
+
+    def _waiting(self) -> int:
+        counts = self._outbox.counts()
+        return counts[State.PENDING] + counts[State.LEASED]
+
+    def _deliver(self, batch: _Batch, records: Collection[Record]) -> None:
+        """Deliver, halving what is refused as a whole until the record at fault stands alone."""
+        try:
+            receipt = self._wire.deliver(to_wire(list(records)))
+        except RecordError as error:
+            if len(records) == 1:
+                batch.suspects.update((r.id, str(error)) for r in records)
+                if len(batch.suspects) >= MAX_SUSPECTS:
+                    _judge(batch)
+                return
+            half, ordered = len(records) // 2, list(records)
+            if isinstance(error, BodyTooLargeError):
+                self._batch = max(1, min(self._batch, half))
+            self._deliver(batch, ordered[:half])
+            self._deliver(batch, ordered[half:])
+            return
+        _check(receipt, {r.id for r in records})
+        batch.held |= receipt.held
+        batch.refused |= receipt.refused
+        for key in (*receipt.held, *receipt.refused):
+            del batch.open[key]
+
+
+def wait_after(error: FeatureloopError, retry: Retry, attempt: int, jitter: float) -> float:
+    """Seconds to wait after an error: what the learner asked for, or `delay`, whichever is longer."""
+    asked = error.after_s if isinstance(error, RetryLaterError) else 0.0
+    return max(asked, delay(retry, attempt, jitter))
+
+
+def _check(receipt: Receipt, sent: set[bytes]) -> None:
+    """Refuse a receipt that can't be the answer to these records."""
+    if strange := (receipt.held | set(receipt.refused)) - sent:
+        raise TransportError(f"the receipt names record {min(strange).hex()[:12]}, which was not sent; check the URL")
+    if both := receipt.held & set(receipt.refused):
+        raise TransportError(f"the receipt names record {min(both).hex()[:12]} both as held and as refused")
+
+
+def _judge(batch: _Batch) -> None:
+    """Call a record bad only where another one of its batch was taken.
+
+    Where all are refused, the fault is more likely in the version or on the
+    way, and calling every record bad would lose them.
+    """
+    if not batch.suspects:
+        return
+    if not batch.held:
+        reason = next(iter(batch.suspects.values()))
+        raise TransportError(
+            f"no record was taken, {len(batch.suspects)} sent alone were refused: {reason}; update the device"
+        )
+    for key, reason in batch.suspects.items():
+        batch.refused[key] = reason
+        del batch.open[key]
+    batch.suspects.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkStatus:
+    """How sending goes.
+
+    Attributes
+    ----------
+    delivered, refused
+        Records since the thread was started.
+    failures
+        Failures in a row; 0 while all is well.
+    error
+        The last failure's message; None while all is well.
+    stopped
+        The learner refuses this device: nothing is sent until it is enrolled again.
+    """
+
+    delivered: int = 0
+    refused: int = 0
+    failures: int = 0
+    error: str | None = None
+    stopped: bool = False
+
+
+class UplinkThread:
+    """Sends in the background until it is stopped, or the learner refuses the device.
+
+    Parameters
+    ----------
+    uplink
+        What sends. It isn't used by anyone else meanwhile.
+    idle_s
+        Seconds between looks into an outbox that had nothing to send.
+    retry, jitter
+        When to try again; a random number in [0, 1].
+    """
+
+    def __init__(
+        self,
+        uplink: Uplink,
+        *,
+        idle_s: float = 5.0,
+        retry: Retry = Retry(),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._uplink = uplink
+        self._idle_s = idle_s
+        self._retry = retry
+        self._jitter = jitter
+        self._stop = threading.Event()
+        self._status = UplinkStatus()
+        self._thread = threading.Thread(target=self._run, name="featureloop-uplink", daemon=True)
+
+    @property
+    def status(self) -> UplinkStatus:
+        """How sending goes, at this moment."""
+        return self._status
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float = 5.0) -> bool:
+        """Ask the thread to end, and wait for it; False where it still waits for the network.
+
+        What it had leased then waits until its lease ends.
+        """
+        self._stop.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stop.is_set() and not self._status.stopped:
+            self._stop.wait(self._step())
+
+    def _step(self) -> float:
+        """Send one batch; seconds until the next."""
+        known = self._status
+        try:
+            sent = self._uplink.send_once()
+        except AuthError as error:
+            self._status = replace(known, failures=known.failures + 1, error=str(error), stopped=True)
+            return 0.0
+        except FeatureloopError as error:
+            self._status = replace(known, failures=known.failures + 1, error=str(error))
+            return wait_after(error, self._retry, known.failures, self._jitter())
+        delivered, refused = known.delivered + sent.delivered, known.refused + sent.refused
+        self._status = UplinkStatus(delivered, refused)
+        return 0.0 if sent.delivered + sent.refused else self._idle_s

@@ -1,0 +1,153 @@
+"""Which files of a folder are images, and the small tables beside them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from featureloop.core.errors import InputError
+from featureloop.core.types import Skipped
+from featureloop.images.guard import reading
+
+IMAGES: Final = "images"
+MASKS: Final = "masks"
+
+SIDECARS: Final = frozenset({"groups.csv", "sequences.csv", "boxes.csv", "annotations.json"})
+"""Files that describe images, so are none themselves."""
+
+_MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file inside a source.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    name
+        Its path relative to the source, with forward slashes; a single file's own name.
+    """
+
+    path: Path
+    name: str
+
+
+Groups = Callable[[str], str | None]
+"""From a frame's name to its group; None where no table names it."""
+
+
+def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """A sort key by which 2 comes before 10, and upper case equals lower case."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return tuple((1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)), name
+
+
+def walk(root: Path) -> Iterator[Found | Skipped]:
+    """The files of a folder, recursively, in natural order, found as they are asked for.
+
+    Hidden files and folders and sidecars are left out; so is `masks` where
+    `images` stands beside it. Links to folders are followed, once each.
+
+    Yields
+    ------
+    Found
+        A file.
+    Skipped
+        A folder that can't be listed.
+    """
+    return _walk(root, root, frozenset())
+
+
+def is_segmentation(root: Path) -> bool:
+    """Say whether a folder has `images` and `masks` inside."""
+    return (root / IMAGES).is_dir() and (root / MASKS).is_dir()
+
+
+def read_groups(root: Path) -> Groups | None:
+    """Read `groups.csv` (image,group), else `sequences.csv` (frame,sequence).
+
+    In `groups.csv` an image is named by its path relative to the folder, by
+    its file name or by its stem. In `sequences.csv` frame n is the image whose
+    stem is the number n, with or without leading zeros.
+
+    Returns
+    -------
+    Groups | None
+        None where the folder has neither file.
+
+    Raises
+    ------
+    InputError
+        The table can't be read, lacks a column, or puts one image into two groups.
+    """
+    if (root / "groups.csv").is_file():
+        by_image = _read_table(root / "groups.csv", "image", "group")
+        return lambda name: _look_up(by_image, name)
+    if (root / "sequences.csv").is_file():
+        table = _read_table(root / "sequences.csv", "frame", "sequence")
+        by_number = {_number(frame): sequence for frame, sequence in table.items()}
+        return lambda name: by_number.get(_number(PurePosixPath(name).stem))
+    return None
+
+
+def _walk(folder: Path, root: Path, above: frozenset[str]) -> Iterator[Found | Skipped]:
+    try:
+        real = os.path.realpath(folder)
+        with reading("the folder"):
+            names = sorted((entry.name for entry in folder.iterdir()), key=natural_key)
+    except InputError as error:
+        yield Skipped(folder.relative_to(root).as_posix(), str(error))
+        return
+    for name in names:
+        path = folder / name
+        if name.startswith(".") or (name == MASKS and is_segmentation(folder)):
+            continue
+        if path.is_dir():
+            if os.path.realpath(path) not in above | {real}:
+                yield from _walk(path, root, above | {real})
+        elif name not in SIDECARS:
+            yield Found(path, path.relative_to(root).as_posix())
+
+
+def _look_up(by_image: dict[str, str], name: str) -> str | None:
+    path = PurePosixPath(name)
+    inside = PurePosixPath(*path.parts[1:]).as_posix() if path.parts[0] == IMAGES else name
+    return next((by_image[key] for key in (name, inside, path.name, path.stem) if key in by_image), None)
+
+
+def _number(text: str) -> str:
+    return text.strip().lstrip("0") or "0"
+
+
+def _read_table(path: Path, key: str, value: str) -> dict[str, str]:
+    """Two columns of a CSV file in UTF-8, separated by commas, semicolons or tabs."""
+    with reading(path.name):
+        if path.stat().st_size > _MAX_TABLE_BYTES:
+            raise InputError(f"{path.name} is larger than {_MAX_TABLE_BYTES} bytes: give one line per image")
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path.name} is not in UTF-8 (at byte {error.start}): save it as CSV UTF-8") from error
+        head = lines[0] if lines else ""
+        rows = csv.DictReader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+        columns = [(column or "").strip() for column in rows.fieldnames or []]
+        rows.fieldnames = columns
+        if key not in columns or value not in columns:
+            raise InputError(f"{path.name} has the columns {columns}, not {key!r} and {value!r}: write them in line 1")
+        table: dict[str, str] = {}
+        for row in rows:
+            name, group = (row[key] or "").strip().replace("\\", "/"), (row[value] or "").strip()
+            if not name or not group:
+                raise InputError(f"{path.name}, line {rows.line_num}: {key} or {value} is empty: fill in both")
+            if table.setdefault(name, group) != group:
+                raise InputError(
+                    f"{path.name}, line {rows.line_num}: {name!r} is in {group!r} and in {table[name]!r}: keep one"
+                )
+    return table

@@ -1,0 +1,146 @@
+"""Records of the store as bags to learn from, decoded in a streaming scan and split by group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureloop.core.errors import RecordError
+from featureloop.core.types import Bool, Float32, UInt8
+from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE
+from featureloop.model.fit import BagSet
+from featureloop.model.manifest import Manifest
+from featureloop.sharing import codec
+from featureloop.sharing.record import Record
+
+HELD_SHARE = 0.2
+"""Share of a site's groups that is held back for the gate."""
+ACCEPTED_WEIGHT = 0.5
+"""Weight of a result that nobody looked at, times its reliability; a changed or founding one weighs 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bags:
+    """Decoded records of one package line.
+
+    Attributes
+    ----------
+    symbols
+        uint8 (M, N, C).
+    results
+        uint8 (M, N, T), the rows to learn from.
+    sites, groups
+        str (M,), bytes as hexadecimal str (M,); a record without a group is its own.
+    verified
+        bool (M,), whether a person or a ground truth stands behind the result.
+    weights
+        float32 (M,), in the loss.
+    held
+        bool (M,), held back for the gate and the calibration.
+    unreadable
+        Records that could not be decoded.
+    """
+
+    symbols: UInt8
+    results: UInt8
+    sites: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    verified: Bool
+    weights: Float32
+    held: Bool
+    unreadable: int
+
+    def counts(self, chosen: Bool) -> dict[str, int]:
+        """Records per site among the chosen ones, bool (M,)."""
+        names, counts = np.unique(self.sites[chosen], return_counts=True)
+        return {str(n): int(c) for n, c in zip(names, counts, strict=True)}
+
+
+def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
+    """Decode all records; a damaged one is counted and left out.
+
+    Raises
+    ------
+    RecordError
+        No record could be decoded.
+    """
+    n = manifest.features.grid**2 if manifest.released.anonymizer == "set" else 1
+    symbols, results, sites, groups, verified, weights = [], [], [], [], [], []
+    unreadable = 0
+    for batch in batches:
+        for record in batch:
+            try:
+                coded = record.changed or record.recognition
+                if coded is None or record.vectors != n:
+                    raise RecordError("a record without a result, or with vectors left out")
+                x = codec.decode_features(record.features, manifest.released, max_vectors=n)
+                y = codec.decode_rows(
+                    coded, manifest.released.target_frequencies, width=manifest.recognizer.outputs, max_vectors=n
+                )
+                if len(x) != n or len(y) != n:
+                    raise RecordError("a record whose rows don't match its vectors")
+            except RecordError:
+                unreadable += 1
+                continue
+            founding = record.site in (FOUNDING_SITE, HELD_SITE)
+            symbols.append(x)
+            results.append(y)
+            sites.append(record.site)
+            groups.append((record.group or record.id).hex())
+            verified.append(founding or record.changed_by is not None)
+            trust = 1.0 if record.reliability is None else record.reliability
+            weights.append(1.0 if verified[-1] else ACCEPTED_WEIGHT * trust)
+    if not symbols:
+        raise RecordError("no record of this package line could be decoded; nothing to learn from")
+    site_array, group_array = np.array(sites), np.array(groups)
+    return Bags(
+        np.stack(symbols),
+        np.stack(results),
+        site_array,
+        group_array,
+        np.array(verified),
+        np.array(weights, np.float32),
+        _held(site_array, group_array),
+        unreadable,
+    )
+
+
+def _held(sites: NDArray[np.str_], groups: NDArray[np.str_]) -> Bool:
+    """Which records are held back: by a hash of the group, at least one group of every site with two."""
+    held = sites == HELD_SITE
+    for site in set(sites.tolist()) - {FOUNDING_SITE, HELD_SITE}:
+        own = sites == site
+        names = sorted(set(groups[own].tolist()), key=_lot)
+        if len(names) < 2:
+            continue
+        chosen = [g for g in names if _lot(g) < HELD_SHARE] or names[:1]
+        held |= own & np.isin(groups, chosen[: len(names) - 1])
+    return np.asarray(held)
+
+
+def _lot(group: str) -> float:
+    """A number in [0, 1) that a group keeps for ever."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
+
+
+def training_set(bags: Bags, manifest: Manifest, *, founding_share: float, chosen: Bool) -> BagSet:
+    """The chosen bags, drawn so that founding frames make up `founding_share` of every batch.
+
+    Replaying the founding features keeps what the founding package could do.
+    """
+    founding = bags.sites[chosen] == FOUNDING_SITE
+    shares = np.ones(len(founding))
+    if founding.any() and not founding.all():
+        shares[founding] = founding_share / founding.sum()
+        shares[~founding] = (1 - founding_share) / (~founding).sum()
+    released = manifest.released
+    low, high = np.array(released.low, np.float32), np.array(released.high, np.float32)
+    scale = (high - low) / (np.array(released.levels, np.float32) - 1)
+    return BagSet(
+        bags.symbols[chosen], bags.results[chosen], shares / shares.sum(), bags.weights[chosen], scale, low
+    )
+

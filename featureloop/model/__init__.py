@@ -1,0 +1,1 @@
+"""Extractor, recognizers and packages."""

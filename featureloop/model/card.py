@@ -1,0 +1,39 @@
+"""The model card of a package, as Markdown, from its manifest."""
+
+from __future__ import annotations
+
+from featureloop.model.manifest import Manifest
+
+
+def model_card(manifest: Manifest) -> str:
+    """What the package is, where it comes from, how it was checked, and what it is not for."""
+    released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
+    records = "\n".join(f"- {site}: {n}" for site, n in sorted(lineage.records.items())) or "- none"
+    return f"""# {manifest.task} of {", ".join(manifest.labels)}, version {manifest.version}
+
+**Not a medical device.** Results are unverified until a physician approves them.
+
+## What it does
+- Task: {manifest.task}; labels: {", ".join(manifest.labels)}.
+- Input: an RGB frame, resized to {manifest.preprocessing.size} x {manifest.preprocessing.size} pixels.
+- Features: {manifest.features.channels} channels on a {manifest.features.grid} x {manifest.features.grid} grid.
+- Recognizer: form `{manifest.recognizer.form}`, {manifest.recognizer.blocks} blocks of width {manifest.recognizer.width}.
+
+## What leaves a device under it
+- Form: `{released.anonymizer}`, {released.channels} channels, {min(released.levels)} to {max(released.levels)} levels each.
+- No coordinates: the order of the vectors is computed from their values alone.
+- No privacy report is bound to this package; how linkable its features are has not been measured.
+
+## Reliability
+- Method: {calibration.method}, fitted on {calibration.samples} held-out frames.
+- Results below {calibration.threshold:.3f} are doubtful; above it the mean loss was held to {calibration.threshold_risk:.2f}.
+
+## Lineage
+- Parent: {lineage.parent or "none; this is a founding package"}
+- Store version: {lineage.store_version if lineage.store_version is not None else "none"}
+- Records it was trained on, by site:
+{records}
+
+## Limits
+It has seen only the sites named above. On other instruments, patients or diseases it may fail without saying so.
+"""

@@ -1,0 +1,240 @@
+"""What `featureloop.json` says, as frozen settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from featureloop.core.errors import PackageError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From a frame to the extractor's input, the same in training and on the device.
+
+    Attributes
+    ----------
+    size
+        The frame is resized to (size, size) pixels by area averaging.
+    mean, scale
+        The input is `(pixel - mean) / scale`, per pixel in [0, 255].
+    """
+
+    size: int
+    mean: float = 127.0
+    scale: float = 128.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """The extractor's output: C channels bounded to [-1, 1] on a square grid.
+
+    Attributes
+    ----------
+    channels
+        C, values per position vector.
+    stride
+        Pixels between neighbouring positions.
+    grid
+        Positions per side.
+    """
+
+    channels: int
+    stride: int
+    grid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedForm:
+    """In what form features leave: the anonymizer and the quantization.
+
+    Attributes
+    ----------
+    anonymizer
+        `pool` or `set`.
+    channels
+        Channels of a released vector (`pool` makes several out of one).
+    low, high
+        Exact bounds of each channel's values, length `channels`.
+    levels
+        Quantization levels of each channel, 2 to 256, length `channels`.
+    frequencies
+        Integer symbol frequencies of each channel, each summing to 4096.
+    target_frequencies
+        Integer frequencies of the row kinds (all 0, all 1, mixed), summing to 4096.
+    """
+
+    anonymizer: str
+    channels: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    levels: tuple[int, ...]
+    frequencies: tuple[tuple[int, ...], ...]
+    target_frequencies: tuple[int, ...] = (3072, 512, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """From recognition to reliability, fitted on held-out groups.
+
+    Attributes
+    ----------
+    temperature
+        Logits are divided by it.
+    method
+        `expected-dice` or `max-probability`.
+    raw, reliability
+        Knots of the monotone map from the raw score to the reliability.
+    threshold
+        Results below it are doubtful.
+    threshold_risk
+        The risk (1 - Dice, or the error) that the threshold was chosen for.
+    samples
+        How many held-out frames it was fitted on.
+    """
+
+    temperature: float
+    method: str
+    raw: tuple[float, ...]
+    reliability: tuple[float, ...]
+    threshold: float
+    threshold_risk: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecognizerSpec:
+    """What rebuilds the recognizer's network for training.
+
+    Attributes
+    ----------
+    form
+        `set` or `global`.
+    width, blocks
+        Channels and residual blocks of the per-position network.
+    outputs
+        T, values per row: sub-cells of a position, or classes.
+    """
+
+    form: str
+    width: int
+    blocks: int
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a package comes from.
+
+    Attributes
+    ----------
+    parent
+        Digest of the package it was trained from (hexadecimal); None for a founding package.
+    store_version
+        Version of the learner's store that it was trained on.
+    records
+        Records per site that it was trained on; founding frames are site `founding`.
+    """
+
+    parent: str | None = None
+    store_version: int | None = None
+    records: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of `featureloop.json`."""
+
+    task: str
+    labels: tuple[str, ...]
+    version: str
+    preprocessing: Preprocessing
+    features: FeatureSpec
+    recognizer: RecognizerSpec
+    released: ReleasedForm
+    calibration: Calibration
+    lineage: Lineage
+    reports: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def with_files(self, files: dict[str, str]) -> Manifest:
+        """The same with these digests."""
+        return replace(self, files=files)
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: sorted keys, UTF-8."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Self:
+        """Parse a manifest.
+
+        Raises
+        ------
+        PackageError
+            It is no JSON, of another format, or a field is missing or of a wrong type.
+        """
+        try:
+            data = json.loads(raw)
+        except ValueError as error:
+            raise PackageError(f"featureloop.json is not valid JSON: {error}") from error
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != FORMAT:
+            raise PackageError(
+                f"the package is of format {found!r}, this version reads format {FORMAT}; update featureloop"
+            )
+        try:
+            value: Self = _build(cls, data)
+        except (TypeError, ValueError, KeyError) as error:
+            raise PackageError(f"featureloop.json is malformed: {error}") from error
+        _check(value)
+        return value
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Build a value of a declared type from JSON, refusing what doesn't fit."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TypeError(f"{kind.__name__} must be an object, not {value!r:.40}")
+        hints = get_type_hints(kind)
+        if unknown := set(value) - {f.name for f in fields(kind)}:
+            raise TypeError(f"{kind.__name__} has unknown fields {sorted(unknown)}")
+        return kind(**{k: _build(hints[k], v) for k, v in value.items()})
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, not {value!r:.40}")
+        return tuple(_build(args[0], v) for v in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise TypeError(f"expected an object, not {value!r:.40}")
+        return {str(k): _build(args[1], v) for k, v in value.items()}
+    if origin is UnionType:
+        return None if value is None else _build(args[0], value)
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"expected {kind.__name__}, not {value!r:.40}")
+    return value
+
+
+def _check(manifest: Manifest) -> None:
+    released, grid = manifest.released, manifest.features
+    per_channel = (released.low, released.high, released.levels, released.frequencies)
+    if any(len(x) != released.channels for x in per_channel):
+        raise PackageError(f"the released form doesn't describe each of its {released.channels} channels")
+    if any(not 2 <= n <= 256 or len(f) != n for n, f in zip(released.levels, released.frequencies, strict=True)):
+        raise PackageError("a channel's frequency table doesn't fit its quantization levels (2 to 256)")
+    if any(sum(f) != 4096 or min(f) < 1 for f in (*released.frequencies, released.target_frequencies)):
+        raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
+    if not 1 <= grid.grid <= 256 or not 1 <= grid.channels <= 4096 or not 16 <= manifest.preprocessing.size <= 4096:
+        raise PackageError(f"the feature spec {grid} is out of range")
+    if len(manifest.calibration.raw) != len(manifest.calibration.reliability) or not manifest.calibration.raw:
+        raise PackageError("the calibration has no knots, or not as many raw scores as reliabilities")

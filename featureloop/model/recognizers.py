@@ -1,0 +1,106 @@
+"""Recognizers: the later layers, in two forms that need no coordinates.
+
+`set` treats position vectors alike: a per-position network, with context
+pooled over the set. On a permuted bag it gives the permuted output, so
+training on coordinate-free records is training on the map. `global` works on
+one pooled vector. Sources: Zaheer et al. 2017 (Deep Sets, arXiv:1703.06114);
+Ilse et al. 2018 (attention pooling, arXiv:1802.04712).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from featureloop.core.errors import PackageError
+from featureloop.model.manifest import RecognizerSpec
+
+
+class SetContext(nn.Module):
+    """What the whole bag says, pooled by attention, mean and maximum: (B, N, W) to (B, 1, W)."""
+
+    def __init__(self, width: int, *, heads: int = 4) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, heads)
+        self.value = nn.Linear(width, width)
+        self.join = nn.Linear(3 * width, width)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool over the rows, in any order."""
+        b, n, w = x.shape
+        attention = torch.softmax(self.score(x), dim=1)  # (B, N, heads)
+        value = self.value(x).reshape(b, n, self.heads, w // self.heads)
+        pooled = (attention[..., None] * value).sum(1).reshape(b, w)
+        joined = torch.cat([pooled, x.mean(1), x.amax(1)], dim=1)
+        return cast(Tensor, self.join(joined))[:, None, :]
+
+
+class SetBlock(nn.Module):
+    """A residual per-position network that also sees the set's context."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.context = SetContext(width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 (B, N, W) to (B, N, W)."""
+        y = self.norm(x)
+        y = self.down(F.relu(self.up(y + self.context(y))))
+        return x + y
+
+
+class SetRecognizer(nn.Module):
+    """Position vectors float32 (B, N, C) to logits (B, N, T), alike at every position."""
+
+    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int) -> None:
+        super().__init__()
+        self.lift = nn.Linear(channels, width)
+        self.blocks = nn.ModuleList(SetBlock(width) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits of each row's targets."""
+        x = self.lift(vectors)
+        for block in self.blocks:
+            x = block(x)
+        return cast(Tensor, self.head(self.norm(x)))
+
+
+class GlobalRecognizer(nn.Module):
+    """One pooled vector float32 (B, 1, C) to logits (B, 1, K)."""
+
+    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Linear(channels, width), nn.ReLU()]
+        for _ in range(blocks - 1):
+            layers += [nn.Linear(width, width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(width, outputs))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits of the classes."""
+        return cast(Tensor, self.layers(vectors))
+
+
+RECOGNIZERS = {"set": SetRecognizer, "global": GlobalRecognizer}
+
+
+def build_recognizer(spec: RecognizerSpec, *, channels: int) -> nn.Module:
+    """The network that a package's manifest describes.
+
+    Raises
+    ------
+    PackageError
+        The form is unknown.
+    """
+    if spec.form not in RECOGNIZERS:
+        raise PackageError(f"recognizer form '{spec.form}' is unknown; known are {', '.join(RECOGNIZERS)}")
+    form = RECOGNIZERS[spec.form]
+    return form(channels, width=spec.width, blocks=spec.blocks, outputs=spec.outputs)

@@ -1,0 +1,79 @@
+"""A package's networks in ONNX Runtime: what a device runs, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from featureloop.core.errors import PackageError
+from featureloop.core.types import Float32, Recognition, Task, UInt8
+from featureloop.model.manifest import Calibration
+from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package
+from featureloop.model.preprocess import to_input
+
+_LOGIT_LIMIT = 50.0
+
+
+def open_session(path: Path, *, threads: int = 0) -> Any:
+    """An ONNX Runtime session on the CPU; `threads` 0 takes one per core.
+
+    Raises
+    ------
+    PackageError
+        ONNX Runtime can't read the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class
+        raise PackageError(f"'{path.name}' is no network that ONNX Runtime can run: {str(error)[:200]}") from error
+
+
+class Runtime:
+    """Runs a package: pixels to feature map, position vectors to probabilities."""
+
+    def __init__(self, package: Package, *, threads: int = 0) -> None:
+        self.package = package
+        self._extractor = open_session(package.file(EXTRACTOR), threads=threads)
+        self._recognizer = open_session(package.file(RECOGNIZER), threads=threads)
+        self._image = self._extractor.get_inputs()[0].name
+        self._vectors = self._recognizer.get_inputs()[0].name
+
+    def extract(self, pixels: UInt8) -> Float32:
+        """Position vectors float32 (N, C) in [-1, 1] of an RGB frame uint8 (H, W, 3), in the map's order.
+
+        Raises
+        ------
+        PackageError
+            The extractor's output is not what the manifest declares.
+        """
+        spec = self.package.manifest.features
+        out = self._extractor.run(None, {self._image: to_input(pixels, self.package.manifest.preprocessing)})[0]
+        if out.shape != (1, spec.channels, spec.grid, spec.grid):
+            raise PackageError(f"the extractor gave {out.shape}, its manifest declares (1, C, G, G) of {spec}")
+        return np.ascontiguousarray(out[0].reshape(spec.channels, -1).T)
+
+    def logits(self, vectors: Float32) -> Float32:
+        """Logits float32 (N, T) of released vectors float32 (N, C), any N."""
+        out: Float32 = self._recognizer.run(None, {self._vectors: vectors[None]})[0][0]
+        return out
+
+    def recognize(self, vectors: Float32) -> Recognition:
+        """What the recognizer finds in released vectors float32 (N, C), as calibrated probabilities."""
+        manifest = self.package.manifest
+        task = Task(manifest.task)
+        return Recognition(task, probabilities(self.logits(vectors), task=task, calibration=manifest.calibration))
+
+
+def probabilities(logits: Float32, *, task: Task, calibration: Calibration) -> Float32:
+    """Logits float32 (N, T) to probabilities: sigmoid per sub-cell, or softmax over classes."""
+    x = np.clip(logits / np.float32(calibration.temperature), -_LOGIT_LIMIT, _LOGIT_LIMIT)
+    if task is Task.SEGMENTATION:
+        return (1.0 / (1.0 + np.exp(-x))).astype(np.float32)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)

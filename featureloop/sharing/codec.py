@@ -1,0 +1,157 @@
+"""The codec `uniform/1`: per-channel quantization and entropy coding with static tables.
+
+Values are quantized uniformly between a channel's exact bounds (beyond them
+is an error, never a silent clip) and coded by an asymmetric numeral system
+(Duda 2013, arXiv:1311.2540; the constriction library) under integer frequency
+tables that the package carries, so that decoding is bit-exact on every
+machine. Every payload ends in a CRC-32.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import constriction
+import numpy as np
+
+from featureloop.core.errors import RecordError
+from featureloop.core.types import Float32, UInt8
+from featureloop.model.manifest import ReleasedForm
+
+NAME = "uniform/1"
+TOTAL = 4096
+"""Every frequency table sums to this; exact in float64, so models are the same everywhere."""
+_HEADER = struct.Struct("<I")
+_CHECK = struct.Struct("<I")
+BOUND_SLACK = 1e-4
+"""A value may exceed its bound by this share of the range: rounding of float32 arithmetic."""
+
+
+def quantize(values: Float32, form: ReleasedForm) -> UInt8:
+    """Float32 (N, C) to symbols uint8 (N, C); the error is at most half a step.
+
+    Raises
+    ------
+    RecordError
+        A value is not finite or outside its channel's bounds.
+    """
+    low, span, top = _bounds(form)
+    if values.ndim != 2 or values.shape[1] != form.channels:
+        raise RecordError(f"expected (N, {form.channels}) values, not {values.shape}")
+    if not np.isfinite(values).all():
+        raise RecordError("the feature values hold NaN or infinity; the frame can't be shared")
+    unit = (values.astype(np.float64) - low) / span
+    if values.size and (unit.min() < -BOUND_SLACK or unit.max() > 1 + BOUND_SLACK):
+        raise RecordError(f"a feature value is outside its channel's bounds by {max(-unit.min(), unit.max() - 1):.3g}")
+    return np.clip(np.rint(unit * top), 0, top).astype(np.uint8)
+
+
+def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
+    """Symbols uint8 (N, C) to the values they stand for, float32 (N, C)."""
+    low, span, top = _bounds(form)
+    return (low + symbols * (span / top)).astype(np.float32)
+
+
+def encode_features(symbols: UInt8, form: ReleasedForm) -> bytes:
+    """Symbols uint8 (N, C) to a payload."""
+    coder = constriction.stream.stack.AnsCoder()
+    columns = symbols.astype(np.int32)
+    for c in reversed(range(form.channels)):
+        coder.encode_reverse(np.ascontiguousarray(columns[:, c]), _model(form.frequencies[c]))
+    return _seal(len(symbols), coder)
+
+
+def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> UInt8:
+    """The symbols uint8 (N, C) of a payload.
+
+    Raises
+    ------
+    RecordError
+        The payload is truncated or damaged, or holds over `max_vectors` vectors.
+    """
+    n, coder = _open(payload, max_vectors)
+    out = np.empty((n, form.channels), np.uint8)
+    for c in range(form.channels):
+        out[:, c] = coder.decode(_model(form.frequencies[c]), n)
+    _finish(coder)
+    return out
+
+
+def encode_rows(rows: UInt8, frequencies: Sequence[int]) -> bytes:
+    """Rows of targets uint8 (N, T) of 0 and 1 to a payload: all-0, all-1, or mixed with its bits."""
+    ones = rows.sum(axis=1)
+    kinds = np.where(ones == 0, 0, np.where(ones == rows.shape[1], 1, 2)).astype(np.int32)
+    mixed = np.packbits(rows[kinds == 2], axis=1).reshape(-1).astype(np.int32)
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(mixed, _BYTE)
+    coder.encode_reverse(kinds, _model(frequencies))
+    return _seal(len(rows), coder)
+
+
+def decode_rows(payload: bytes, frequencies: Sequence[int], *, width: int, max_vectors: int) -> UInt8:
+    """The rows uint8 (N, width) of a payload.
+
+    Raises
+    ------
+    RecordError
+        The payload is truncated or damaged.
+    """
+    n, coder = _open(payload, max_vectors)
+    kinds = coder.decode(_model(frequencies), n)
+    mixed = int((kinds == 2).sum())
+    bytes_each = -(-width // 8)
+    bits = coder.decode(_BYTE, mixed * bytes_each).astype(np.uint8).reshape(mixed, bytes_each)
+    _finish(coder)
+    rows = np.repeat((kinds == 1).astype(np.uint8)[:, None], width, axis=1)
+    rows[kinds == 2] = np.unpackbits(bits, axis=1, count=width)
+    return rows
+
+
+def frequency_table(counts: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """Counts of symbols to integer frequencies, each at least 1, summing to `TOTAL`."""
+    share = (counts.astype(np.float64) + 0.5) / (counts.sum() + 0.5 * len(counts))
+    table = np.maximum(1, np.floor(share * (TOTAL - len(counts))).astype(np.int64) + 1)
+    table[int(table.argmax())] += TOTAL - int(table.sum())
+    return tuple(int(x) for x in table)
+
+
+_BYTE = constriction.stream.model.Uniform(256)
+
+
+def _model(frequencies: Sequence[int]) -> Any:
+    return constriction.stream.model.Categorical(np.asarray(frequencies, np.float64) / TOTAL, perfect=False)
+
+
+def _bounds(form: ReleasedForm) -> tuple[Any, Any, Any]:
+    low, high = np.asarray(form.low), np.asarray(form.high)
+    return low, high - low, np.asarray(form.levels, np.float64) - 1
+
+
+def _seal(n: int, coder: Any) -> bytes:
+    words = coder.get_compressed().astype("<u4")
+    body = _HEADER.pack(n) + words.tobytes()
+    return body + _CHECK.pack(zlib.crc32(body))
+
+
+def _open(payload: bytes, max_vectors: int) -> tuple[int, Any]:
+    if len(payload) < _HEADER.size + _CHECK.size or len(payload) % 4:
+        raise RecordError(f"a payload of {len(payload)} bytes is truncated")
+    body, check = payload[:-4], _CHECK.unpack(payload[-4:])[0]
+    if zlib.crc32(body) != check:
+        raise RecordError("a payload's checksum doesn't match; it was damaged on its way")
+    n = _HEADER.unpack(body[:4])[0]
+    if n > max_vectors:
+        raise RecordError(f"a payload claims {n} vectors, its package's grid has {max_vectors}")
+    words = np.frombuffer(body[4:], "<u4").astype(np.uint32)
+    try:
+        return n, constriction.stream.stack.AnsCoder(words)
+    except ValueError as error:
+        raise RecordError("a payload is no valid code stream") from error
+
+
+def _finish(coder: Any) -> None:
+    if not cast(bool, coder.is_empty()):
+        raise RecordError("a payload holds more than it declares")

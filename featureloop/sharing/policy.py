@@ -1,0 +1,141 @@
+"""The site's sharing policy: what may leave, decided by the site and never by the learner.
+
+A TOML file, `policy.toml`::
+
+    [share]
+    anonymizers = ["set", "pool"]      # released forms that this site allows
+    provide = "all"                    # all | below-threshold | changed | nothing
+    below_threshold = "ask"            # ask | withhold | provide
+    content = "result-and-reliability" # result-and-reliability | result | reliability
+    threshold = 0.8                    # instead of the package's
+    groups = true                      # the keyed pseudonym of patient or examination
+
+    [limits]
+    bytes_per_day = 50_000_000         # 0: no limit
+    outbox_bytes = 1_000_000_000       # what may wait on the disk
+    retention_days = 30                # undelivered records expire after it
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from featureloop.core.errors import PolicyError
+
+_T = TypeVar("_T")
+Provide = Literal["all", "below-threshold", "changed", "nothing"]
+BelowThreshold = Literal["ask", "withhold", "provide"]
+Content = Literal["result-and-reliability", "result", "reliability"]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What is shared.
+
+    Attributes
+    ----------
+    anonymizers
+        Released forms that the site allows.
+    provide
+        Which frames: all, only those below the threshold, only those with a
+        changed result, or nothing.
+    below_threshold
+        What happens to a doubtful result: somebody is asked (nothing leaves
+        until there is an answer), it is withheld, or it is provided as it is.
+    content
+        What goes with the features of an unchanged result.
+    threshold
+        In [0, 1]; None takes the package's.
+    groups
+        Whether the keyed pseudonym of the patient or examination goes along.
+    """
+
+    anonymizers: tuple[str, ...] = ("set", "pool")
+    provide: Provide = "all"
+    below_threshold: BelowThreshold = "ask"
+    content: Content = "result-and-reliability"
+    threshold: float | None = None
+    groups: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may leave and wait.
+
+    Attributes
+    ----------
+    bytes_per_day
+        Payload bytes that may leave a day; 0 is no limit.
+    outbox_bytes
+        Payload bytes that may wait on the disk.
+    retention_days
+        Undelivered records expire after it.
+    """
+
+    bytes_per_day: int = 0
+    outbox_bytes: int = 1_000_000_000
+    retention_days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The whole of `policy.toml`."""
+
+    share: Share = field(default_factory=Share)
+    limits: Limits = field(default_factory=Limits)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read `policy.toml`.
+
+    Raises
+    ------
+    PolicyError
+        The file can't be read, is no TOML, or has an unknown or invalid setting.
+        An unknown setting is refused: a typing error must not share more than was meant.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"the policy '{path}' can't be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(f"the policy '{path}' is no valid TOML: {error}") from error
+    if unknown := set(data) - {"share", "limits"}:
+        raise PolicyError(f"the policy '{path}' has unknown tables {sorted(unknown)}; known are share, limits")
+    return Policy(_read(Share, data.get("share", {}), path), _read(Limits, data.get("limits", {}), path))
+
+
+def _read(kind: type[_T], data: Any, path: Path) -> _T:
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # both kinds are dataclasses
+    if not isinstance(data, dict):
+        raise PolicyError(f"the policy '{path}': {kind.__name__.lower()} must be a table")
+    if unknown := set(data) - set(names):
+        raise PolicyError(f"the policy '{path}' has unknown settings {sorted(unknown)}; known are {', '.join(names)}")
+    values = {name: _value(name, hints[name], value, path) for name, value in data.items()}
+    return kind(**values)
+
+
+def _value(name: str, hint: Any, value: Any, path: Path) -> Any:
+    choices = get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
+    if choices and value not in choices:
+        raise PolicyError(f"the policy '{path}': {name} can't be {value!r}; choose one of {', '.join(choices)}")
+    if name == "anonymizers":
+        known = ("pool", "set")
+        if not isinstance(value, list) or not value or any(v not in known for v in value):
+            raise PolicyError(f"the policy '{path}': anonymizers must be a list of {', '.join(known)}, not {value!r}")
+        return tuple(value)
+    if name == "threshold" and not (_is_number(value) and 0 <= value <= 1):
+        raise PolicyError(f"the policy '{path}': threshold must be a number from 0 to 1, not {value!r}")
+    if hint is int and not (_is_number(value) and isinstance(value, int) and value >= 0):
+        raise PolicyError(f"the policy '{path}': {name} must be a whole number of at least 0, not {value!r}")
+    if hint is bool and not isinstance(value, bool):
+        raise PolicyError(f"the policy '{path}': {name} must be true or false, not {value!r}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,269 @@
+"""Fakes of every seam, and a real small package, for tests of code that uses featureloop.
+
+`tiny_package` needs `onnx` and `safetensors` (the `learner` extra); the rest
+needs nothing beyond what a device has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featureloop.core.ports import Receipt
+from featureloop.core.types import Change, Frame, Recognition, Task
+from featureloop.model import package as packages
+from featureloop.model.manifest import (
+    Calibration,
+    FeatureSpec,
+    Lineage,
+    Manifest,
+    Preprocessing,
+    RecognizerSpec,
+    ReleasedForm,
+)
+from featureloop.model.package import Package
+from featureloop.sharing.record import Record, from_wire
+
+if TYPE_CHECKING:
+    from featureloop.core.types import Float32
+
+STRIDE = 16
+SUBCELLS = 16
+CLASSES = ("normal", "hyperplastic", "adenoma")
+
+
+class FakeClock:
+    """A clock that moves only when it is told to.
+
+    Attributes
+    ----------
+    now
+        Seconds since the epoch.
+    slept
+        Every sleep that was asked for, in seconds.
+    """
+
+    def __init__(self, now: float = 1_750_000_000.0) -> None:
+        self.now = now
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        """The time, as `time.time`."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock."""
+        self.now += seconds
+
+    def sleep(self, seconds: float) -> None:
+        """As `time.sleep`, but the clock jumps instead of waiting."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@dataclass
+class FakeWire:
+    """A `core.ports.Wire`: raises the scripted failures first, then takes every record.
+
+    Attributes
+    ----------
+    failures
+        Raised one by one, in this order, each by one call of `deliver`.
+    refuse
+        Record id to reason: what the learner will never take.
+    bodies
+        Every body that was sent, failed ones included.
+    held
+        Record id to record, of all that was taken; a repeat changes nothing.
+    """
+
+    failures: list[Exception] = field(default_factory=list)
+    refuse: Mapping[bytes, str] = field(default_factory=dict)
+    bodies: list[bytes] = field(default_factory=list)
+    held: dict[bytes, Record] = field(default_factory=dict)
+
+    def deliver(self, body: bytes) -> Receipt:
+        """Take an Arrow stream of records, or fail as scripted."""
+        self.bodies.append(body)
+        if self.failures:
+            raise self.failures.pop(0)
+        records = {r.id: r for r in from_wire(body)}
+        taken = {i: r for i, r in records.items() if i not in self.refuse}
+        self.held.update(taken)
+        return Receipt(frozenset(taken), {i: self.refuse[i] for i in records if i in self.refuse})
+
+
+class FakeReviewer:
+    """A `core.ports.Reviewer` with scripted answers; None once they are used up.
+
+    Attributes
+    ----------
+    asked
+        The frames and recognitions that were shown.
+    """
+
+    def __init__(self, answers: Iterable[Change | None] = ()) -> None:
+        self._answers = list(answers)
+        self.asked: list[tuple[Frame, Recognition]] = []
+
+    def review(self, frame: Frame, recognition: Recognition) -> Change | None:
+        """The next scripted answer."""
+        self.asked.append((frame, recognition))
+        return self._answers.pop(0) if self._answers else None
+
+
+def make_record(i: int, **overrides: Any) -> Record:
+    """A valid record whose bytes differ for every `i`.
+
+    Its payload is not coded by any codec; give `features` and the rest where
+    that matters.
+
+    Parameters
+    ----------
+    i
+        Any integer.
+    **overrides
+        Fields of `Record` to set otherwise.
+    """
+    noise = hashlib.shake_128(b"record %d" % i).digest(48 + i % 17)
+    values: dict[str, Any] = {
+        "site": "site-a",
+        "device": f"device-{i % 3}",
+        "package": hashlib.sha256(b"package").digest(),
+        "extractor": hashlib.sha256(b"extractor").digest(),
+        "task": str(Task.SEGMENTATION),
+        "anonymizer": "set",
+        "vectors": 16,
+        "channels": 8,
+        "codec": "uniform/1",
+        "features": noise[:-8],
+        "recognition": noise[-8:],
+        "reliability": (i % 129) / 128,
+        "reliability_method": "expected-dice",
+        "changed": None,
+        "changed_by": None,
+        "changed_when": None,
+        "group": hashlib.sha256(b"group %d" % (i // 4)).digest()[:16],
+        "period": 4 * 2026 + i % 4,
+    }
+    return Record(**(values | overrides))
+
+
+def tiny_package(
+    path: Path,
+    *,
+    task: str = "segmentation",
+    seed: int = 0,
+    size: int = 64,
+    channels: int = 8,
+    recognizer_seed: int | None = None,
+) -> Package:
+    """Build a real package of a few kilobytes; it runs, but it has learned nothing.
+
+    Parameters
+    ----------
+    path
+        The directory to make it in.
+    task
+        `segmentation` (form `set`, T = 16) or `classification` (form `global`, T = 3).
+    seed
+        Of the extractor's and the recognizer's weights.
+    size
+        Side of the input in pixels, a multiple of 16.
+    channels
+        C, of the feature map.
+    recognizer_seed
+        Another seed for the recognizer alone: a successor in the same package line.
+
+    Raises
+    ------
+    ValueError
+        The task is unknown or the size no multiple of 16.
+    """
+    if size % STRIDE or size < STRIDE:
+        raise ValueError(f"size must be a multiple of {STRIDE}, not {size}")
+    kind, grid = Task(task), size // STRIDE
+    whole_frame = kind is Task.CLASSIFICATION
+    released = 2 * channels if whole_frame else channels
+    outputs = len(CLASSES) if whole_frame else SUBCELLS
+    # A convolution over 768 values in [-1, 1] stays clear of tanh's flat ends at this scale.
+    kernel = _normal(seed, (channels, 3, STRIDE, STRIDE), 0.08)
+    matrix = _normal(1_000 + (seed if recognizer_seed is None else recognizer_seed), (released, outputs), 1.0)
+    _write_models(path, kernel=kernel, matrix=matrix, size=size, single=whole_frame)
+    manifest = Manifest(
+        task=str(kind),
+        labels=CLASSES if whole_frame else ("lesion",),
+        version="0.0.1",
+        preprocessing=Preprocessing(size=size),
+        features=FeatureSpec(channels=channels, stride=STRIDE, grid=grid),
+        recognizer=RecognizerSpec(form="global" if whole_frame else "set", width=released, blocks=0, outputs=outputs),
+        released=_released(channels, pooled=whole_frame),
+        calibration=Calibration(
+            temperature=1.0,
+            method="max-probability" if whole_frame else "expected-dice",
+            raw=(0.0, 1.0),
+            reliability=(0.0, 1.0),
+            threshold=0.5,
+            threshold_risk=0.5,
+            samples=100,
+        ),
+        lineage=Lineage(records={"founding": 100}),
+    )
+    card = "# A package for tests\n\nIts weights are random numbers: it recognizes nothing. Not a medical device.\n"
+    packages.write_atomically(path / packages.CARD, card.encode())
+    metadata = json.dumps(packages.monai_metadata(manifest), indent=1).encode()
+    packages.write_atomically(path / packages.METADATA, metadata)
+    return packages.seal_package(path, manifest)
+
+
+def _normal(seed: int, shape: tuple[int, ...], scale: float) -> Float32:
+    return np.random.default_rng(seed).normal(0.0, scale, shape).astype(np.float32)
+
+
+def _released(channels: int, *, pooled: bool) -> ReleasedForm:
+    # Pooling gives each channel's mean in [-1, 1], then each channel's standard deviation in [0, 1].
+    low = (-1.0,) * channels + (0.0,) * (channels if pooled else 0)
+    n, levels = len(low), 8
+    return ReleasedForm(
+        anonymizer="pool" if pooled else "set",
+        channels=n,
+        low=low,
+        high=(1.0,) * n,
+        levels=(levels,) * n,
+        frequencies=((4096 // levels,) * levels,) * n,
+    )
+
+
+def _write_models(path: Path, *, kernel: Float32, matrix: Float32, size: int, single: bool) -> None:
+    """Both ONNX graphs and the weights: kernel (C, 3, 16, 16), matrix (released C, T)."""
+    from onnx import TensorProto, helper, numpy_helper
+    from safetensors.numpy import save
+
+    channels, (inputs, outputs), grid = kernel.shape[0], matrix.shape, size // STRIDE
+    rows = 1 if single else "positions"
+
+    def value(name: str, shape: tuple[int | str, ...]) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+    def model(name: str, nodes: list[Any], source: Any, result: Any, weights: tuple[str, Float32]) -> bytes:
+        initial = [numpy_helper.from_array(weights[1], weights[0])]
+        graph = helper.make_graph(nodes, name, [source], [result], initial)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        return bytes(made.SerializeToString())
+
+    convolve = helper.make_node("Conv", ["image", "kernel"], ["raw"], strides=[STRIDE, STRIDE])
+    bound = helper.make_node("Tanh", ["raw"], ["features"])
+    image, features = value("image", (1, 3, size, size)), value("features", (1, channels, grid, grid))
+    extractor = model("extractor", [convolve, bound], image, features, ("kernel", kernel))
+    multiply = helper.make_node("MatMul", ["vectors", "matrix"], ["logits"])
+    vectors, logits = value("vectors", (1, rows, inputs)), value("logits", (1, rows, outputs))
+    recognizer = model("recognizer", [multiply], vectors, logits, ("matrix", matrix))
+    packages.write_atomically(path / packages.EXTRACTOR, extractor)
+    packages.write_atomically(path / packages.RECOGNIZER, recognizer)
+    packages.write_atomically(path / packages.WEIGHTS, save({"matrix": matrix}))
