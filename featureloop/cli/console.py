@@ -39,7 +39,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """A table for people; cells are plain text."""
     from rich.text import Text
 
-    out = Table(title=title, title_justify="left")
+    out = Table(title=title, title_justify="left", min_width=min(len(title), 100))
     for i, column in enumerate(columns):
         out.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:

@@ -23,6 +23,7 @@ from featureloop.device.reviewers import TruthReviewer
 from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.update import poll_update
+from featureloop.device.metered import MeteredWire
 from featureloop.device.uplink import Uplink, UplinkThread
 from featureloop.device.wire import HttpWire
 from featureloop.device.wire import enroll as enroll_device
@@ -114,7 +115,7 @@ def process(  # noqa: PLR0913 - one option a decision of the user's
     started = time.perf_counter()
     if learner is None:
         tell("no --learner: frames are recognized, nothing is shared")
-        summary, fault, waiting = _run(frames, runtime, None, None, out, total), None, None
+        summary, fault, waiting, meter = _run(frames, runtime, None, None, out, total), None, None, None
     else:
         identity = _identity(place, learner)
         check_form(loaded, rules)
@@ -129,11 +130,12 @@ def process(  # noqa: PLR0913 - one option a decision of the user's
             reviewer=reviewer,
             clock=time.time,
         )
-        summary, fault = _run_and_send(frames, runtime, provider, outbox, identity, out, total, wait)
+        meter = MeteredWire(HttpWire(identity))
+        summary, fault = _run_and_send(frames, runtime, provider, outbox, meter, out, total, wait)
         waiting = {str(k): v for k, v in outbox.counts().items()}
         outbox.close()
     seconds = time.perf_counter() - started
-    data = _summary_data(summary, seconds, waiting, fault)
+    data = _summary_data(summary, seconds, waiting, fault) | {"sent_bytes": meter.sent_bytes if meter else 0}
     report(data, as_json=as_json, show=lambda: _summary_table(data))
     _finish(summary, fault)
 
@@ -207,7 +209,7 @@ def _run_and_send(
     runtime: Runtime,
     provider: Provider,
     outbox: Outbox,
-    identity: Identity,
+    wire: MeteredWire,
     out: Path | None,
     total: int | None,
     wait: float,
@@ -216,7 +218,6 @@ def _run_and_send(
 
     What went wrong with sending is returned, not raised: the records wait in the outbox.
     """
-    wire = HttpWire(identity)
     uplink = Uplink(outbox, wire)
     thread = UplinkThread(uplink)
     thread.start()
@@ -261,6 +262,7 @@ def _summary_table(data: dict[str, Any]) -> Any:
         ("below the threshold", data["doubtful"]),
         ("sharing", outcomes),
         ("payload put into the outbox", size_text(data["payload_bytes"])),
+        ("sent to the learner", size_text(data["sent_bytes"])),
         ("recognized, but not shared", len(data["not_shared"])),
         ("outbox", outbox),
     ]

@@ -29,7 +29,7 @@ def list_records(
     entries = outbox.rows(state=only, limit=limit)
     outbox.close()
     data = [{"id": e.id.hex(), "state": str(e.state), "bytes": e.size, "reason": e.reason} for e in entries]
-    rows = [(d["id"][:12], d["state"], size_text(d["bytes"]), d["reason"] or "") for d in data]
+    rows = [(e.id.hex()[:12], str(e.state), size_text(e.size), e.reason or "") for e in entries]
     report(data, as_json=as_json, show=lambda: table("outbox", ["id", "state", "payload", "reason"], rows))
 
 

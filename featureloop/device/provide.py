@@ -64,7 +64,7 @@ class Provider:
 
     def key_of(self, frame: Frame) -> bytes:
         """The keyed name of a frame under this extractor, so that a restart doesn't provide it twice."""
-        parts = (self.package.extractor_digest, frame.name.encode(), str(frame.index).encode(), frame.pixels.tobytes())
+        parts = (self.package.extractor_digest, frame.name, str(frame.index), frame.pixels.tobytes())
         return frame_key(self.site_key, *parts)
 
     def provide(self, frame: Frame, vectors: Float32, recognition: Recognition, *, key: bytes) -> tuple[Decision, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from featureloop.core.errors import FeatureloopError
 from featureloop.core.types import Skipped
-from featureloop.device.outbox import Outbox
+from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pipeline import run_pipeline
 from featureloop.device.provide import Provider, check_form
 from featureloop.device.show import ResultWriter
@@ -24,6 +24,7 @@ from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.policy import Policy
 
+PURGE_EVERY_S = 3600.0
 SETTLED_S = 1.0
 """A file that changed more recently may still be being written."""
 
@@ -53,7 +54,8 @@ class DeviceService:
         package = self.package
         runtime = Runtime(package, threads=self.threads)
         seen: dict[Path, tuple[float, int]] = {}
-        asked = float("-inf")
+        asked = purged = float("-inf")
+        refused = False
         try:
             while not stop.is_set():
                 if time.monotonic() - asked >= update_every_s:
@@ -64,11 +66,17 @@ class DeviceService:
                     if stop.is_set():
                         break
                     self._process(path, package, runtime)
+                if time.monotonic() - purged >= PURGE_EVERY_S:
+                    purged = time.monotonic()
+                    self.outbox.purge(states=SETTLED, older_than_s=self.policy.limits.retention_days * 86_400.0)
+                if sender.status.stopped and not refused:
+                    refused = True
+                    self.tell(f"sharing stopped, recognition goes on: {sender.status.error}")
                 stop.wait(every_s)
         finally:
-            sender.stop()
-            wire.close()
-            self.outbox.close()
+            if sender.stop():
+                wire.close()
+                self.outbox.close()
 
     def _newer(self, package: Package) -> Package | None:
         """A verified newer package; whatever is wrong with it, the current one stays."""

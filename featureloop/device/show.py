@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from featureloop.model.preprocess import probability_map
 from featureloop.sharing.reliability import reliability
 
 OUTLINE = (60, 230, 120)
+NAME_CHARACTERS = 120
 
 
 def draw_mask(pixels: UInt8, mask: UInt8, *, colour: tuple[int, int, int] = OUTLINE) -> UInt8:
@@ -83,4 +85,8 @@ class ResultWriter:
 
 
 def _picture_name(frame: Frame) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', frame.name)}.{frame.index:05d}.jpg"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", frame.name)[-NAME_CHARACTERS:]
+    if plain != frame.name:
+        # 'a/b' and 'a_b' are two frames, so a name that had to be changed gets a mark of its own.
+        plain += "." + hashlib.sha256(frame.name.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{plain}.{frame.index:05d}.jpg"

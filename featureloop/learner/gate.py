@@ -105,10 +105,10 @@ def judge(
         No contributing site has a verified held-back record, so that nothing can be proved.
     """
     comparisons, resampled, reasons = [], [], []
-    for site in sorted(set(sites.tolist())):
+    for i, site in enumerate(sorted(set(sites.tolist()))):
         own = sites == site
         difference = after[own] - before[own]
-        means = bootstrap_means(difference, groups[own], seed=seed)
+        means = bootstrap_means(difference, groups[own], seed=seed + i)  # sites are drawn independently
         low, high = np.quantile(means, [0.025, 0.975])
         worse = bool(difference.mean() < -settings.margin)
         comparisons.append(

@@ -103,6 +103,8 @@ def train_candidate(
         draft = seal_package(draft.path, replace(draft.manifest, reports={"gate": verdict.as_dict()}))
         state = "candidate" if verdict.passed else "rejected"
         package = registry.add(draft, metrics=verdict.as_dict(), state=state)
+    if version:
+        store.pin(version, name=f"package-{package.short}")
     return Trained(package, verdict, bags.counts(chosen), bags.unreadable)
 
 

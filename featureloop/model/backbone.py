@@ -72,7 +72,8 @@ class InvertedResidual(nn.Module):
         """Map float32 (B, C_in, H, W) to (B, C_out, H / stride, W / stride)."""
         y = x if self.expand is None else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
+        out: Tensor = x + y if self.residual else y
+        return out
 
 
 def _blocks() -> list[InvertedResidual]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Float32, Task, UInt8
@@ -70,6 +71,16 @@ class BagSet:
         return len(self.values)
 
 
+def running_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The step of an exponential moving average of weights, started by a plain mean."""
+
+    def step(kept: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+        share = min(decay, float(n) / (float(n) + 1.0))
+        return kept * share + new * (1.0 - share)
+
+    return step
+
+
 def fit_recognizer(
     recognizer: nn.Module, bags: BagSet, *, task: Task, settings: FitSettings, progress: Progress = silent
 ) -> None:
@@ -81,9 +92,7 @@ def fit_recognizer(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
     )
-    average = torch.optim.swa_utils.AveragedModel(
-        recognizer, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average)
-    )
+    average = torch.optim.swa_utils.AveragedModel(recognizer, avg_fn=running_average(settings.average))
     recognizer.train()
     for step in range(steps):
         at = rng.choice(len(bags), settings.batch, p=bags.shares)

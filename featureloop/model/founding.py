@@ -26,6 +26,7 @@ from featureloop.core.types import Bool, Frame, Task, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.backbone import EarlyStages, LateStages, load_imagenet
 from featureloop.model.export import export_onnx
+from featureloop.model.fit import running_average
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.neck import Breadth, Neck, add_quantization_noise, rate
@@ -57,6 +58,8 @@ class FoundingSettings:
         Cached augmented versions of every frame, besides the original.
     breadth
         Weight of the loss that keeps the neck broad (see `neck.Breadth`).
+    average
+        Decay of the running average of the weights that is kept.
     seed
         Of every random choice.
     """
@@ -64,14 +67,15 @@ class FoundingSettings:
     size: int = 320
     channels: int = 48
     levels: int = 8
-    bits_per_vector: float = 60.0
+    bits_per_vector: float = 66.0
     width: int = 128
     blocks: int = 3
-    epochs: float = 9.0
+    epochs: float = 16.0
     batch: int = 16
     learning_rate: float = 1e-3
     augmentations: int = 5
-    breadth: float = 0.5
+    breadth: float = 0.3
+    average: float = 0.98
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -266,6 +270,8 @@ def _fit(
     generator = torch.Generator().manual_seed(settings.seed)
     extractor.train()
     recognizer.train()
+    trained = nn.ModuleList([extractor, recognizer])
+    average = torch.optim.swa_utils.AveragedModel(trained, avg_fn=running_average(settings.average), use_buffers=True)
     order: list[int] = []
     bits = 0.0
     for step in range(steps):
@@ -292,8 +298,10 @@ def _fit(
         nn.utils.clip_grad_norm_([*new, *late], 1.0)
         optimizer.step()
         schedule.step()
+        average.update_parameters(trained)
         bits = spent.item() if step == 0 else 0.95 * bits + 0.05 * spent.item()
         progress(f"founding training, loss {loss.item():.3f}", step + 1, steps)
+    trained.load_state_dict(average.module.state_dict())
     return bits
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from itertools import pairwise
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from featureloop.core.errors import PackageError
+from featureloop.core.types import Task
 
 FORMAT = 1
 
@@ -181,7 +184,7 @@ class Manifest:
         """
         try:
             data = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PackageError(f"featureloop.json is not valid JSON: {error}") from error
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:
@@ -190,13 +193,13 @@ class Manifest:
             )
         try:
             value: Self = _build(cls, data)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise PackageError(f"featureloop.json is malformed: {error}") from error
         _check(value)
         return value
 
 
-def _build(kind: Any, value: Any) -> Any:
+def _build(kind: Any, value: Any) -> Any:  # noqa: C901, PLR0911  One branch for each kind of type.
     """Build a value of a declared type from JSON, refusing what doesn't fit."""
     if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
@@ -218,7 +221,9 @@ def _build(kind: Any, value: Any) -> Any:
         return None if value is None else _build(args[0], value)
     if kind is Any:
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"a number is {value}")
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"expected {kind.__name__}, not {value!r:.40}")
@@ -226,15 +231,41 @@ def _build(kind: Any, value: Any) -> Any:
 
 
 def _check(manifest: Manifest) -> None:
-    released, grid = manifest.released, manifest.features
+    if manifest.task not in tuple(Task):
+        raise PackageError(f"the task '{manifest.task}' is unknown; known are {', '.join(Task)}")
+    _check_networks(manifest)
+    _check_released(manifest.released)
+    _check_calibration(manifest.calibration)
+
+
+def _check_networks(manifest: Manifest) -> None:
+    grid, spec, input_ = manifest.features, manifest.recognizer, manifest.preprocessing
+    if not 1 <= grid.grid <= 256 or not 1 <= grid.channels <= 4096 or not 16 <= input_.size <= 4096:
+        raise PackageError(f"the feature spec {grid} is out of range")
+    if not 1 <= spec.width <= 65_536 or not 0 <= spec.blocks <= 1_024 or not 1 <= spec.outputs <= 4_096:
+        raise PackageError(f"the recognizer's spec {spec} is out of range")
+    if input_.scale <= 0:
+        raise PackageError(f"the preprocessing divides by {input_.scale}; its scale must be positive")
+
+
+def _check_released(released: ReleasedForm) -> None:
     per_channel = (released.low, released.high, released.levels, released.frequencies)
     if any(len(x) != released.channels for x in per_channel):
         raise PackageError(f"the released form doesn't describe each of its {released.channels} channels")
     if any(not 2 <= n <= 256 or len(f) != n for n, f in zip(released.levels, released.frequencies, strict=True)):
         raise PackageError("a channel's frequency table doesn't fit its quantization levels (2 to 256)")
+    if len(released.target_frequencies) != 3:
+        raise PackageError("the frequency table of the row kinds must have 3 entries: all 0, all 1, mixed")
     if any(sum(f) != 4096 or min(f) < 1 for f in (*released.frequencies, released.target_frequencies)):
         raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
-    if not 1 <= grid.grid <= 256 or not 1 <= grid.channels <= 4096 or not 16 <= manifest.preprocessing.size <= 4096:
-        raise PackageError(f"the feature spec {grid} is out of range")
-    if len(manifest.calibration.raw) != len(manifest.calibration.reliability) or not manifest.calibration.raw:
+    if any(not low < high for low, high in zip(released.low, released.high, strict=True)):
+        raise PackageError("a channel's lower bound is not below its upper one")
+
+
+def _check_calibration(calibration: Calibration) -> None:
+    if len(calibration.raw) != len(calibration.reliability) or not calibration.raw:
         raise PackageError("the calibration has no knots, or not as many raw scores as reliabilities")
+    if any(a > b for a, b in pairwise(calibration.raw)):
+        raise PackageError("the calibration's raw scores don't rise")
+    if calibration.temperature <= 0:
+        raise PackageError(f"the calibration's temperature is {calibration.temperature}; it must be positive")

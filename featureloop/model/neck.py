@@ -52,7 +52,8 @@ class Breadth(nn.Module):
         whole = [F.pixel_unshuffle(at8, 2), at16, F.interpolate(at32, scale_factor=2.0, mode="nearest")]
         wanted = torch.cat(whole, dim=1).detach().flatten(2).transpose(1, 2)
         mean, variance = wanted.mean((0, 1)), wanted.var((0, 1)) + 1e-4
-        return ((self.predict(vectors) - (wanted - mean) / variance.sqrt()) ** 2).mean()
+        unexplained: Tensor = ((self.predict(vectors) - (wanted - mean) / variance.sqrt()) ** 2).mean()
+        return unexplained
 
 
 def add_quantization_noise(z: Tensor, *, levels: int, generator: torch.Generator) -> Tensor:

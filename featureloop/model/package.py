@@ -21,12 +21,15 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
+import threading
 import zipfile
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -46,6 +49,8 @@ REQUIRED = (EXTRACTOR, RECOGNIZER, WEIGHTS, CARD, METADATA)
 
 MAX_FILES = 64
 MAX_PACKAGE_BYTES = 2 << 30
+MAX_NAME = 200
+_NAME_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _CHUNK = 1 << 20
 
 
@@ -148,7 +153,7 @@ def verify_signature(package: Package, keys: Iterable[Ed25519PublicKey]) -> None
         key, signature = str(text["key"]), base64.b64decode(text["ed25519"], validate=True)
     except FileNotFoundError as error:
         raise AuthError(f"package {package.short} is not signed; take only a learner's package over") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AuthError(f"package {package.short} has a malformed {SIGNATURE}: {error}") from error
     if key not in trusted:
         raise AuthError(f"package {package.short} is signed by key {key[:12]}, not a trusted one; enroll again")
@@ -208,16 +213,28 @@ def _extract(data: bytes, into: Path) -> None:
             size = sum(i.file_size for i in infos)
             if len(infos) > MAX_FILES or size > MAX_PACKAGE_BYTES:
                 raise PackageError(f"the archive claims {len(infos)} files of {size} bytes; that is no package")
+            _check_names([i.filename for i in infos])
             for info in infos:
                 target = into / info.filename
-                if info.is_dir() or not target.resolve().is_relative_to(into.resolve()):
-                    raise PackageError(f"the archive holds the path '{info.filename}', which no package has")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise PackageError(f"'{info.filename}' is compressed by a method that no package uses")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(info) as source, target.open("wb") as out:
                     # A lying header can't make more than it declared: ZipExtFile stops at file_size.
                     shutil.copyfileobj(source, out, _CHUNK)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise PackageError(f"the package archive is damaged: {error}") from error
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse paths that lead outside, that can't be files beside one another, or that come twice."""
+    if len(set(names)) != len(names):
+        raise PackageError("the archive holds a path twice, which no package does")
+    folders = {str(p) for name in names for p in PurePosixPath(name).parents}
+    for name in names:
+        plain = len(name) <= MAX_NAME and all(_NAME_PART.fullmatch(part) for part in name.split("/"))
+        if not plain or name in folders:
+            raise PackageError(f"the archive holds the path {name[:80]!r}, which no package has")
 
 
 def file_digest(path: Path) -> str:
@@ -234,7 +251,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     StorageError
         The disk is full or not writable.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -243,6 +260,11 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(f"'{path}' can't be written: {error}; free some space or check the permissions") from error

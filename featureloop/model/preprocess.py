@@ -30,10 +30,11 @@ def to_input(pixels: UInt8, preprocessing: Preprocessing) -> Float32:
 
 
 def mask_to_targets(mask: Bool, grid: int) -> UInt8:
-    """bool (H, W) to rows of targets, uint8 (grid * grid, 16): 1 where at least half a sub-cell is lesion."""
+    """Mask bool (H, W) to rows of targets, uint8 (grid * grid, 16): 1 where at least half a sub-cell is lesion."""
     side = grid * SUBCELLS
-    area = Image.fromarray(mask.astype(np.uint8) * 255).resize((side, side), Image.Resampling.BOX)
-    return cells_to_rows((np.asarray(area) >= 128).astype(np.uint8), grid)
+    area = Image.fromarray(mask.astype(np.float32)).resize((side, side), Image.Resampling.BOX)
+    # In float32 a sum of shares that is exactly one half may end a little below it.
+    return cells_to_rows((np.asarray(area) >= 0.5 - 1e-5).astype(np.uint8), grid)
 
 
 def cells_to_rows(cells: UInt8, grid: int) -> UInt8:

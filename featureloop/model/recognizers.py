@@ -53,7 +53,8 @@ class SetBlock(nn.Module):
         """Map float32 (B, N, W) to (B, N, W)."""
         y = self.norm(x)
         y = self.down(F.relu(self.up(y + self.context(y))))
-        return x + y
+        out: Tensor = x + y
+        return out
 
 
 class SetRecognizer(nn.Module):

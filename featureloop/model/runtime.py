@@ -74,6 +74,8 @@ def probabilities(logits: Float32, *, task: Task, calibration: Calibration) -> F
     """Logits float32 (N, T) to probabilities: sigmoid per sub-cell, or softmax over classes."""
     x = np.clip(logits / np.float32(calibration.temperature), -_LOGIT_LIMIT, _LOGIT_LIMIT)
     if task is Task.SEGMENTATION:
-        return (1.0 / (1.0 + np.exp(-x))).astype(np.float32)
+        p: Float32 = (1.0 / (1.0 + np.exp(-x))).astype(np.float32)
+        return p
     e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
+    p = (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return p

@@ -42,7 +42,7 @@ class Decision:
         return self.outcome in ("provided", "changed", "confirmed")
 
 
-def decide(
+def decide(  # noqa: PLR0911  One return for each row of the table.
     frame: Frame,
     recognition: Recognition,
     *,

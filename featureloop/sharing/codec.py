@@ -46,13 +46,15 @@ def quantize(values: Float32, form: ReleasedForm) -> UInt8:
     unit = (values.astype(np.float64) - low) / span
     if values.size and (unit.min() < -BOUND_SLACK or unit.max() > 1 + BOUND_SLACK):
         raise RecordError(f"a feature value is outside its channel's bounds by {max(-unit.min(), unit.max() - 1):.3g}")
-    return np.clip(np.rint(unit * top), 0, top).astype(np.uint8)
+    symbols: UInt8 = np.clip(np.rint(unit * top), 0, top).astype(np.uint8)
+    return symbols
 
 
 def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
     """Symbols uint8 (N, C) to the values they stand for, float32 (N, C)."""
     low, span, top = _bounds(form)
-    return (low + symbols * (span / top)).astype(np.float32)
+    values: Float32 = (low + symbols * (span / top)).astype(np.float32)
+    return values
 
 
 def encode_features(symbols: UInt8, form: ReleasedForm) -> bytes:
@@ -131,8 +133,8 @@ def _bounds(form: ReleasedForm) -> tuple[Any, Any, Any]:
 
 
 def _seal(n: int, coder: Any) -> bytes:
-    words = coder.get_compressed().astype("<u4")
-    body = _HEADER.pack(n) + words.tobytes()
+    words: bytes = coder.get_compressed().astype("<u4").tobytes()
+    body = _HEADER.pack(n) + words
     return body + _CHECK.pack(zlib.crc32(body))
 
 

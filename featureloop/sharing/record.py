@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from featureloop.core.errors import RecordError
 from featureloop.core.types import ChangedBy, Task
+from featureloop.sharing.stream import check_stream, check_words
 
 SCHEMA_VERSION = 1
 MAX_VECTORS = 65_536
@@ -28,6 +29,7 @@ MAX_CHANNELS = 4_096
 MAX_PAYLOAD = 1 << 20
 MAX_RECORDS_PER_BODY = 4_096
 MAX_BODY = 64 << 20
+MAX_WORDS = 128
 
 ENROLLED_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 TASKS = tuple(str(t) for t in Task)
@@ -35,6 +37,17 @@ ANONYMIZERS = ("pool", "set")
 CODECS = ("uniform/1",)
 RELIABILITY_METHODS = ("expected-dice", "max-probability")
 CHANGED_BY = tuple(str(c) for c in ChangedBy)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bytes": (bytes,),
+    "int": (int,),
+    "str | None": (str, type(None)),
+    "bytes | None": (bytes, type(None)),
+    "int | None": (int, type(None)),
+    "float | None": (float, type(None)),
+}
 
 
 def _word() -> pa.DataType:
@@ -140,6 +153,9 @@ class Record:
     period: int
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            _require(isinstance(value, _TYPES[str(f.type)]) and not isinstance(value, bool), f.name, self)
         for name in ("site", "device"):
             _require(ENROLLED_ID.fullmatch(getattr(self, name)) is not None, name, self)
         for name in ("package", "extractor"):
@@ -200,12 +216,21 @@ def content_id(record: Record) -> bytes:
 
 
 def to_table(records: Sequence[Record]) -> pa.Table:
-    """Records as an Arrow table with `SCHEMA`."""
+    """Records as an Arrow table with `SCHEMA`.
+
+    Raises
+    ------
+    RecordError
+        A field of words has more different values than its index can tell apart.
+    """
     columns = []
     for f in SCHEMA:
         values: list[Any] = [getattr(r, f.name) for r in records]
         if pa.types.is_dictionary(f.type):
-            columns.append(pa.array(values, f.type.value_type).dictionary_encode().cast(f.type))
+            words = pa.array(values, f.type.value_type).dictionary_encode()
+            if len(words.dictionary) > MAX_WORDS:
+                raise RecordError(f"over {MAX_WORDS} different values of '{f.name}' in one table; use fewer records")
+            columns.append(words.cast(f.type))
         else:
             columns.append(pa.array(values, f.type))
     return pa.Table.from_arrays(columns, schema=SCHEMA)
@@ -231,7 +256,7 @@ def from_table(table: pa.Table) -> list[Record]:
         except TypeError as error:
             raise RecordError(f"a record field has a wrong type: {error}") from error
         if record.id != row["id"]:
-            raise RecordError(f"record {row['id'].hex()[:12]} is damaged: its id is not the hash of its content")
+            raise RecordError(f"record {record.id.hex()[:12]} is damaged: its id is not the hash of its content")
         out.append(record)
     return out
 
@@ -252,12 +277,13 @@ def from_wire(body: bytes) -> list[Record]:
     Raises
     ------
     RecordError
-        The body is over 64 MiB, not an Arrow stream, of another schema, or a
-        record in it is invalid.
+        The body is over 64 MiB, not an Arrow stream, compressed, of another
+        schema, or a record in it is invalid.
     """
     if len(body) > MAX_BODY:
         raise RecordError(f"a body of {len(body)} bytes is over the limit of {MAX_BODY}; send fewer records at once")
     try:
+        check_stream(pa.py_buffer(body))
         with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
             if not reader.schema.equals(SCHEMA, check_metadata=True):
                 raise RecordError("the body's schema is not the record schema of this version; update the device")
@@ -267,6 +293,7 @@ def from_wire(body: bytes) -> list[Record]:
                 if rows > MAX_RECORDS_PER_BODY:
                     raise RecordError(f"more than {MAX_RECORDS_PER_BODY} records in one body; send fewer at once")
                 batch.validate(full=True)
+                check_words(batch)
                 batches.append(batch)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordError(f"the body is no Arrow stream of records: {str(error)[:200]}") from error

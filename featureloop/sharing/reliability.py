@@ -124,7 +124,9 @@ def _monotone_map(scores: Float64, qualities: Float64) -> tuple[Float64, Float64
         n = int(inside.sum())
         raw.append(float(scores[order][inside].mean()))
         mapped.append((level * n + 2 * qualities.mean()) / (n + 2))
-    return np.array(raw), np.maximum.accumulate(np.array(mapped))
+    # The rule of succession: n frames without an error don't promise more than 1 - 1 / (n + 2).
+    best = 1.0 - 1.0 / (len(scores) + 2)
+    return np.array(raw), np.minimum(np.maximum.accumulate(np.array(mapped)), best)
 
 
 def _threshold(values: Float64, losses: Float64, risk: float) -> float:

@@ -111,11 +111,12 @@ def test_a_new_package_is_taken_over(state: DeviceState, old: Package, new: Pack
 
 
 def test_the_learner_may_go_back(state: DeviceState, old: Package, new: Package) -> None:
-    """A rollback is an update to a package that is already here."""
+    """A rollback is an update to a package that is already here, and stays as it is."""
+    before = current(state).path.stat().st_ino
     assert poll(state, pack(new)) is not None
     taken = poll(state, pack(old))
     assert taken == current(state)
-    assert current(state).digest == old.digest
+    assert (current(state).digest, current(state).path.stat().st_ino) == (old.digest, before)
 
 
 def test_nothing_new_changes_nothing(state: DeviceState, old: Package) -> None:

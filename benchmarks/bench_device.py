@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Frames per second of `device process` against ONNX Runtime alone, on the same networks, in one run.
+
+    benchmarks/bench_device.py --package runs/polyps/P0 [--images DIR] [--rounds 3]
+
+Without --images, phantom frames are generated. The device decodes, recognizes,
+decides, anonymizes, compresses and writes every record durably into its
+outbox; ONNX Runtime alone runs extractor and recognizer on inputs prepared
+beforehand. The two alternate, and the ratio is of their medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from featureloop.core.types import Frame
+from featureloop.device.outbox import Outbox
+from featureloop.device.pipeline import run_pipeline
+from featureloop.device.provide import Provider
+from featureloop.device.reviewers import TruthReviewer
+from featureloop.images.labelled import LabelledFolder, open_labelled
+from featureloop.images.phantom import write_phantom_folder
+from featureloop.images.phantom_look import HOSPITAL_B
+from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package, load_package
+from featureloop.model.preprocess import to_input
+from featureloop.model.runtime import Runtime, open_session
+from featureloop.sharing.policy import Policy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).resolve().parents[1]
+    parser.add_argument("--package", type=Path, default=root / "runs" / "polyps" / "P0")
+    parser.add_argument("--images", type=Path, help="a labelled folder")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    package = load_package(args.package)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        images = args.images or work / "phantom"
+        if not args.images:
+            write_phantom_folder(images, HOSPITAL_B, seed=9, sequences=30, frames_each=10, size=(288, 384))
+        folder = open_labelled(images)
+        rounds = [(networks_alone(package, folder), device(package, folder, work / f"{i}.sqlite")) for i in range(args.rounds)]
+    alone, whole = median(r[0] for r in rounds), median(r[1] for r in rounds)
+    result = {"frames": len(folder.items), "onnx_runtime_fps": alone, "device_process_fps": whole, "ratio": whole / alone}
+    print(json.dumps({k: round(v, 3) for k, v in result.items()}, indent=1))
+
+
+def networks_alone(package: Package, folder: LabelledFolder) -> float:
+    """Frames per second of extractor and recognizer on prepared inputs."""
+    extractor, recognizer = (open_session(package.file(f)) for f in (EXTRACTOR, RECOGNIZER))
+    spec = package.manifest.features
+    inputs = [to_input(f.pixels, package.manifest.preprocessing) for f in folder.frames(folder.items[:64]) if isinstance(f, Frame)]
+    source, vectors = extractor.get_inputs()[0].name, recognizer.get_inputs()[0].name
+    n = len(folder.items)
+    started = time.perf_counter()
+    for i in range(n):
+        z = extractor.run(None, {source: inputs[i % len(inputs)]})[0]
+        recognizer.run(None, {vectors: z.reshape(1, spec.channels, -1).transpose(0, 2, 1)})
+    return n / (time.perf_counter() - started)
+
+
+def device(package: Package, folder: LabelledFolder, outbox_path: Path) -> float:
+    """Frames per second of the whole pipeline, from files to the durable outbox."""
+    outbox = Outbox(outbox_path)
+    provider = Provider(
+        site="bench",
+        device="bench",
+        site_key=bytes(32),
+        package=package,
+        policy=Policy(),
+        keeper=outbox,
+        reviewer=TruthReviewer(package.manifest.features.grid),
+        clock=time.time,
+    )
+    runtime = Runtime(package)
+    started = time.perf_counter()
+    summary = run_pipeline(folder.frames(), runtime=runtime, provider=provider, is_done=outbox.done)
+    seconds = time.perf_counter() - started
+    outbox.close()
+    return summary.frames / seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""The loop on real frames: founded on Kvasir-SEG, deployed on CVC-ClinicDB, by the commands a user types.
+
+Prints Dice with 95% intervals (resampled by group) before and after, on
+Kvasir-SEG's held-out 200 images and on the held-out third of ClinicDB's
+sequences; bytes; seconds; and how much of the gain the records bring that the
+same recognizer gets from the same frames' full, uncompressed feature maps with
+the true mask of every frame.
+
+    benchmarks/bench_loop_polyps.py [--data ../shared/data/polyps] [--work runs/polyps] [--seeds 1 2 3]
+
+The data are not part of the project (Kvasir-SEG: Jha et al. 2020; CVC-ClinicDB:
+Bernal et al. 2015). Steps whose result is in --work already are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureloop.cli.processes import Children, children
+from featureloop.core.errors import GateError
+from featureloop.core.types import Frame, Task
+from featureloop.device.state import DeviceState, pseudonym
+from featureloop.images.labelled import open_labelled, split
+from featureloop.learner.bags import load_bags, training_set
+from featureloop.learner.evaluation import evaluate
+from featureloop.learner.service import open_learner
+from featureloop.learner.training import TrainSettings
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.package import WEIGHTS, Package, load_package
+from featureloop.model.preprocess import mask_to_targets
+from featureloop.model.recognizers import build_recognizer
+from featureloop.model.runtime import Runtime
+from featureloop.sharing import codec
+
+SITE_HOLD_OUT = 1 / 3
+SPLIT_SEED = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).resolve().parents[1]
+    parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
+    parser.add_argument("--work", type=Path, default=root / "runs" / "polyps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    with children() as group:
+        result = run(group, args.data, args.work, args.seeds)
+    (args.work / "result.json").write_text(json.dumps(result, indent=1))
+    print(as_markdown(result))
+
+
+def run(group: Children, data: Path, work: Path, seeds: list[int]) -> dict[str, Any]:
+    kvasir, clinic = data / "kvasir-seg", data / "cvc-clinicdb"
+    founding, learner, state = work / "P0", work / "learner", work / "device"
+    seconds: dict[str, float] = {}
+    if not founding.exists():
+        trained = group.run(
+            "model", "train", "--task", "segmentation", "--images", str(kvasir), "--out", str(founding), "--seed", "1"
+        )
+        (work / "founding.json").write_text(json.dumps(trained))
+    seconds["founding"] = json.loads((work / "founding.json").read_text())["seconds"]
+    for old in (learner, state):
+        shutil.rmtree(old, ignore_errors=True)
+    url = group.serve("learner", "serve", "--data", str(learner), "--package", str(founding), "--port", "0", timeout_s=120)
+    code = group.run("learner", "invite", "--site", "barcelona", "--data", str(learner))["code"]
+    group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(state))
+    processed = group.run(
+        "device", "process", str(clinic), "--package", str(founding), "--learner", url, "--review", "masks",
+        "--state", str(state), "--part", "rest", "--hold-out", str(SITE_HOLD_OUT), "--seed", str(SPLIT_SEED),
+    )  # fmt: skip
+    seconds["process"] = processed["seconds"]
+    runs = []
+    for seed in seeds:
+        trained = group.run(
+            "learner", "train", "--data", str(learner), "--seed", str(seed), accept=(0, GateError.exit_code)
+        )
+        seconds[f"learner train, seed {seed}"] = trained["seconds"]
+        started = time.perf_counter()
+        control = full_map_control(load_package(founding), clinic, learner, state, seed=seed)
+        seconds[f"full-map control, seed {seed}"] = time.perf_counter() - started
+        runs.append({"seed": seed, "trained": trained, "control": control})
+    passed = next((r["trained"] for r in runs if r["trained"]["gate"]["passed"]), None)
+    if passed:
+        group.run("package", "promote", passed["candidate"], "--data", str(learner))
+        group.run("device", "update", "--package", str(founding), "--state", str(state))
+    return {
+        "processed": processed,
+        "seconds": seconds,
+        "image_bytes": image_bytes(clinic),
+        "before": both(group, founding, kvasir, clinic),
+        "runs": [
+            {
+                "seed": r["seed"],
+                "gate_passed": r["trained"]["gate"]["passed"],
+                "gate": r["trained"]["gate"],
+                "after": both(group, Path(r["trained"]["path"]), kvasir, clinic),
+                "control": r["control"],
+            }
+            for r in runs
+        ],
+    }
+
+
+def both(group: Children, package: Path, kvasir: Path, clinic: Path) -> dict[str, Any]:
+    """Dice on Kvasir-SEG's held-out fifth and on the held-out third of ClinicDB's sequences."""
+    common = ("--part", "held-out", "--seed", str(SPLIT_SEED))
+    at_founding = group.run("model", "evaluate", str(package), "--images", str(kvasir), "--hold-out", "0.2", *common)
+    at_site = group.run(
+        "model", "evaluate", str(package), "--images", str(clinic), "--hold-out", str(SITE_HOLD_OUT), *common
+    )
+    return {"kvasir": at_founding["figures"]["dice"], "clinic": at_site["figures"]["dice"]}
+
+
+def image_bytes(clinic: Path) -> int:
+    """Bytes of the image files whose frames were processed."""
+    rest, _ = split(open_labelled(clinic).items, hold_out=SITE_HOLD_OUT, seed=SPLIT_SEED)
+    return sum(item.image.stat().st_size for item in rest)
+
+
+def full_map_control(package: Package, clinic: Path, learner_data: Path, state: Path, *, seed: int) -> dict[str, Any]:
+    """Train the same recognizer from the same frames' float32 maps, in order, with every frame's true mask."""
+    from safetensors.torch import load_file
+
+    learner, manifest = open_learner(learner_data), package.manifest
+    settings = TrainSettings(fit=FitSettings(seed=seed))
+    bags = load_bags(learner.store.records(extractor=package.extractor_digest), manifest)
+    own = training_set(bags, manifest, founding_share=settings.founding_share, chosen=~bags.held)
+    is_founding = bags.sites[~bags.held] == "founding"
+    learned_groups = set(bags.groups[~bags.held].tolist())
+    key = DeviceState(state).site_key()
+    folder = open_labelled(clinic)
+    rest, _ = split(folder.items, hold_out=SITE_HOLD_OUT, seed=SPLIT_SEED)
+    items = [i for i in rest if pseudonym(key, i.group).hex() in learned_groups]
+    runtime = Runtime(package)
+    frames = [f for f in folder.frames(items) if isinstance(f, Frame)]
+    maps = np.stack([runtime.extract(f.pixels) for f in frames])
+    masks = np.stack([mask_to_targets(f.truth.mask, manifest.features.grid) for f in frames if f.truth and f.truth.mask is not None])
+    replay = np.stack([codec.dequantize(x, manifest.released) for x in own.values[is_founding].astype(np.uint8)])
+    n_founding, n_own = len(replay), len(maps)
+    shares: NDArray[np.float64] = np.concatenate(
+        [
+            np.full(n_founding, settings.founding_share / n_founding),
+            np.full(n_own, (1 - settings.founding_share) / n_own),
+        ]
+    )
+    whole = BagSet(
+        np.concatenate([replay, maps]),
+        np.concatenate([own.targets[is_founding], masks]),
+        shares,
+        np.ones(n_founding + n_own, np.float32),
+        np.ones(maps.shape[2], np.float32),
+        np.zeros(maps.shape[2], np.float32),
+    )
+    recognizer = build_recognizer(manifest.recognizer, channels=manifest.released.channels)
+    recognizer.load_state_dict(load_file(package.file(WEIGHTS)))
+    fit_recognizer(recognizer, whole, task=Task.SEGMENTATION, settings=settings.fit)
+    return evaluate_recognizer(package, recognizer, clinic, frames_used=n_own)
+
+
+def evaluate_recognizer(package: Package, recognizer: Any, clinic: Path, *, frames_used: int) -> dict[str, Any]:
+    """Dice on ClinicDB's held-out sequences of a recognizer under the package's extractor."""
+    import tempfile
+    from dataclasses import replace
+
+    from featureloop.learner.founding import write_recognizer
+    from featureloop.model.package import seal_package
+
+    with tempfile.TemporaryDirectory() as folder_name:
+        work = Path(folder_name) / "control"
+        shutil.copytree(package.path, work)
+        form = package.manifest.recognizer.form
+        write_recognizer(recognizer, work, form=form, channels=package.manifest.features.channels)
+        sealed = seal_package(work, replace(package.manifest, files={}))
+        folder = open_labelled(clinic)
+        _, held = split(folder.items, hold_out=SITE_HOLD_OUT, seed=SPLIT_SEED)
+        found = evaluate(sealed, folder, held)
+    figure = found.figures[0]
+    return {"value": figure.value, "low": figure.low, "high": figure.high, "frames": frames_used}
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    def cell(f: dict[str, float]) -> str:
+        return f"{f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f})"
+
+    before, runs, processed = result["before"], result["runs"], result["processed"]
+    lines = ["| | Kvasir-SEG, held-out 200 | ClinicDB, held-out sequences |", "|---|---|---|"]
+    lines.append(f"| before | {cell(before['kvasir'])} | {cell(before['clinic'])} |")
+    for r in runs:
+        passed = "passed" if r["gate_passed"] else "not passed"
+        lines.append(f"| after, seed {r['seed']} (gate {passed}) | {cell(r['after']['kvasir'])} | {cell(r['after']['clinic'])} |")
+        lines.append(f"| full maps and all true masks, seed {r['seed']} | | {cell(r['control'])} |")
+    gain = float(np.mean([r["after"]["clinic"]["value"] for r in runs])) - before["clinic"]["value"]
+    bound = float(np.mean([r["control"]["value"] for r in runs])) - before["clinic"]["value"]
+    lost = before["kvasir"]["value"] - float(np.mean([r["after"]["kvasir"]["value"] for r in runs]))
+    records = processed["outbox"]["delivered"]
+    lines += [
+        "",
+        f"gain at the new site {100 * gain:+.2f} points, from full maps {100 * bound:+.2f}: {100 * gain / bound:.0f}% of it; "
+        f"the founding site loses {100 * lost:+.2f} points",
+        f"frames {processed['frames']}, doubtful {processed['doubtful']}, {processed['outcomes']}",
+        f"sent {processed['sent_bytes']} bytes in {records} records ({processed['sent_bytes'] / records:.0f} each, all included); "
+        f"image files {result['image_bytes']} bytes ({result['image_bytes'] / processed['sent_bytes']:.1f} times as much)",
+        "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

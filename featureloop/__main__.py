@@ -1,0 +1,6 @@
+"""`python -m featureloop`."""
+
+from featureloop.cli.main import main
+
+if __name__ == "__main__":
+    main()

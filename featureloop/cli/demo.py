@@ -1,0 +1,220 @@
+"""`featureloop demo`: the whole loop on generated frames, with real processes on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featureloop.cli.console import AsJson, progress_bars, report, size_text, table, tell
+from featureloop.cli.processes import Children, children
+from featureloop.core.errors import GateError
+from featureloop.core.ports import Progress
+
+CURVE = (0.1, 0.3, 1.0)
+"""Shares of hospital B's records at which the curve of quality is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """How large the demonstration is."""
+
+    founding_frames: int = 280
+    site_sequences: int = 30
+    frames_each: int = 8
+    test_frames: int = 80
+    side: int = 192
+    input_size: int = 160
+    channels: int = 32
+    epochs: float = 7.0
+    train_epochs: float = 6.0
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where the generated frames are."""
+
+    founding: Path
+    test_a: Path
+    loop_b: Path
+    test_b: Path
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where the report goes.")] = Path("demo-report"),
+    seed: Annotated[int, typer.Option(help="Of the generated frames and of every training.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole loop on generated frames: two hospitals, one learner, no image sent.
+
+    A learner and two hospitals' devices run as processes of their own on
+    127.0.0.1. Takes under three minutes on two cores. Ctrl-C ends everything.
+    """
+    from featureloop.cli.demo_report import write_report
+
+    settings = DemoSettings(seed=seed)
+    started = time.perf_counter()
+    tell("featureloop demo: generated frames, not patients. Not a medical device.\n")
+    with children() as group, tempfile.TemporaryDirectory(prefix="featureloop-demo-") as work:
+        result = run_demo(Path(work), group, settings)
+        result["seconds"] = round(time.perf_counter() - started, 1)
+        page = write_report(result, out)
+    result["report"] = str(page.resolve())
+    rows = [
+        (f"hospital {r['site']}, {r['when']}", f"{r['dice']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}")
+        for r in result["quality"]
+    ]
+    keep = {k: v for k, v in result.items() if k != "pictures"}
+    report(keep, as_json=as_json, show=lambda: table("Dice on frames that no network learned from", ["", "mean", "95% interval"], rows))
+    sent = result["bytes"]
+    tell(
+        f"\nwhat left hospital B: {size_text(sent['left'])} in {sent['records']} records "
+        f"({size_text(sent['left'] / max(1, sent['records']))} each); its images: {size_text(sent['images'])} "
+        f"({sent['images'] / max(1, sent['left']):.0f} times as much), none of which left"
+    )
+    tell(f"{result['seconds']:.0f} seconds; report: {result['report']}")
+
+
+def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, Any]:
+    """The loop, step by step; returns what the report shows."""
+    tell("1  two hospitals' frames are generated; B's colour, light, optics and lesions differ from A's")
+    with progress_bars() as progress:
+        folders = make_frames(work, settings, progress)
+    tell("2  the founding package is trained on hospital A's frames")
+    with progress_bars() as progress:
+        founding = found(folders.founding, work / "P0", settings, progress)
+    tell("3  the learner starts, adopts and signs the package; two devices enroll")
+    data = str(work / "learner")
+    url = group.serve("learner", "serve", "--data", data, "--package", str(founding), "--port", "0")
+    for site in ("hospital-a", "hospital-b"):
+        code = group.run("learner", "invite", "--site", site, "--data", data)["code"]
+        group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(work / site))
+    tell("4  hospital B runs it; doubtful frames are changed by the phantom's ground truth, in the physician's place")
+    done = group.run(
+        "device", "process", str(folders.loop_b), "--package", str(founding), "--learner", url,
+        "--review", "masks", "--state", str(work / "hospital-b"),
+    )  # fmt: skip
+    outcomes = ", ".join(f"{n} {k}" for k, n in done["outcomes"].items())
+    tell(f"   {done['frames']} frames, {done['doubtful']} below the threshold; provided: {outcomes}")
+    tell("5  the learner trains, the gate compares, the registry signs and promotes")
+    curve = train_curve(group, data, settings, provided=done["outbox"]["delivered"])
+    final = curve[-1]
+    promoted = group.run("package", "promote", final["candidate"], "--data", data)
+    tell(f"   gate: better with probability {final['gate']['probability']:.2f}; package {final['candidate'][:12]} is live")
+    tell("6  both devices take the new package over")
+    after = {}
+    for site in ("hospital-a", "hospital-b"):
+        taken = group.run("device", "update", "--package", str(founding), "--state", str(work / site))
+        after[site] = Path(taken["package"])
+    tell("7  before and after are measured on held-out frames of both hospitals")
+    with progress_bars() as progress:
+        return measure(folders, founding, after, curve, done, promoted, settings, progress)
+
+
+def make_frames(work: Path, settings: DemoSettings, progress: Progress) -> Folders:
+    """Generate both hospitals' frames as labelled folders."""
+    from featureloop.images.phantom import write_phantom_folder
+    from featureloop.images.phantom_look import HOSPITAL_A, HOSPITAL_B
+
+    folders = Folders(work / "a-founding", work / "a-test", work / "b-loop", work / "b-test")
+    stills = settings.frames_each
+    plan = (
+        (folders.founding, HOSPITAL_A, settings.founding_frames // 2, 2, 0),
+        (folders.test_a, HOSPITAL_A, settings.test_frames // 2, 2, 1),
+        (folders.loop_b, HOSPITAL_B, settings.site_sequences, stills, 2),
+        (folders.test_b, HOSPITAL_B, settings.test_frames // 2, 2, 3),
+    )
+    for i, (folder, look, sequences, frames, offset) in enumerate(plan):
+        write_phantom_folder(
+            folder,
+            look,
+            seed=settings.seed * 1000 + offset * 100_000,
+            sequences=sequences,
+            frames_each=frames,
+            size=(settings.side, settings.side),
+        )
+        progress("frames generated", i + 1, len(plan))
+    return folders
+
+
+def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -> Path:
+    """Train the founding package."""
+    from featureloop.images.labelled import open_labelled
+    from featureloop.learner.founding import found_package
+    from featureloop.model.founding import FoundingSettings
+
+    folder = open_labelled(images)
+    training = FoundingSettings(
+        size=settings.input_size,
+        channels=settings.channels,
+        epochs=settings.epochs,
+        augmentations=2,
+        width=96,
+        blocks=2,
+        seed=settings.seed,
+    )
+    found_package(folder, folder.items, out, settings=training, progress=progress)
+    return out
+
+
+def train_curve(group: Children, data: str, settings: DemoSettings, *, provided: int) -> list[dict[str, Any]]:
+    """Train on growing shares of what was provided; the last is the candidate for promotion."""
+    points = []
+    with progress_bars() as progress:
+        for i, share in enumerate(CURVE):
+            limit = max(4, round(share * provided))
+            common = ("--data", data, "--epochs", str(settings.train_epochs), "--seed", str(settings.seed))
+            points.append(group.run("learner", "train", *common, "--limit", str(limit), accept=(0, GateError.exit_code)))
+            progress("trainings", i + 1, len(CURVE))
+    return points
+
+
+def measure(
+    folders: Folders,
+    founding: Path,
+    after: dict[str, Path],
+    curve: Sequence[dict[str, Any]],
+    done: dict[str, Any],
+    promoted: dict[str, Any],
+    settings: DemoSettings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Evaluate before and after at both hospitals, and collect pictures and bytes."""
+    from featureloop.cli.demo_report import before_and_after
+    from featureloop.images.labelled import open_labelled
+    from featureloop.learner.evaluation import evaluate
+    from featureloop.model.package import load_package
+
+    first = load_package(founding)
+    quality, values = [], {}
+    for site, test, package in (("A", folders.test_a, "hospital-a"), ("B", folders.test_b, "hospital-b")):
+        folder = open_labelled(test)
+        for when, loaded in (("before", first), ("after", load_package(after[package]))):
+            found_here = evaluate(loaded, folder, folder.items, progress=progress)
+            figure = found_here.figures[0]
+            values[site, when] = found_here
+            quality.append({"site": site, "when": when, "dice": figure.value, "low": figure.low, "high": figure.high})
+    folder_b = open_labelled(folders.test_b)
+    points = [{"records": 0, "dice": values["B", "before"].figures[0].value}]
+    for trained in curve:
+        found_here = evaluate(load_package(Path(trained["path"])), folder_b, folder_b.items, progress=progress)
+        used = sum(n for site, n in trained["records"].items() if site == "hospital-b")
+        points.append({"records": used, "dice": found_here.figures[0].value})
+    images = sum(p.stat().st_size for p in (folders.loop_b / "images").iterdir())
+    return {
+        "quality": quality,
+        "curve": points,
+        "bytes": {"left": done["sent_bytes"], "images": images, "records": done["outbox"]["delivered"]},
+        "process": {k: done[k] for k in ("frames", "doubtful", "outcomes", "frames_per_second")},
+        "gate": curve[-1]["gate"],
+        "package": promoted["live"],
+        "pictures": before_and_after(
+            folder_b, first, load_package(after["hospital-b"]), values["B", "before"], values["B", "after"]
+        ),
+    }

@@ -1,0 +1,120 @@
+"""Child processes of a demonstration: started, read, and never left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from featureloop.core.errors import FeatureloopError, TransportError
+
+READY = "learner ready at "
+_GRACE_S = 5.0
+
+
+class Children:
+    """The processes that were started and have not ended."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, args: Sequence[str]) -> subprocess.Popen[str]:
+        """Start `featureloop ARGS` with its output captured."""
+        command = [sys.executable, "-m", "featureloop", *args]
+        child = subprocess.Popen(  # noqa: S603 - our own command line, no shell
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._running.append(child)
+        return child
+
+    def run(self, *args: str, accept: Sequence[int] = (0,)) -> Any:
+        """Run `featureloop ARGS --json` to its end, and return what it reports.
+
+        Parameters
+        ----------
+        accept
+            Exit codes that are no failure.
+
+        Raises
+        ------
+        FeatureloopError
+            It failed; the message is its own.
+        """
+        child = self.start([*args, "--json"])
+        out, err = child.communicate()
+        self._running.remove(child)
+        if child.returncode not in accept:
+            raise FeatureloopError(f"'featureloop {' '.join(args[:2])}' ended with {child.returncode}: {err.strip()[-400:]}")
+        return json.loads(out)
+
+    def serve(self, *args: str, timeout_s: float = 60.0) -> str:
+        """Start a learner that keeps running, and return its URL once it is ready.
+
+        Raises
+        ------
+        TransportError
+            It ended, or was not ready in time.
+        """
+        child = self.start(args)
+        last: deque[str] = deque(maxlen=20)
+        ready = threading.Event()
+        found: list[str] = []
+
+        def read() -> None:
+            for text in child.stderr or ():
+                last.append(text)
+                if READY in text:
+                    found.append(text.split(READY)[1].split()[0])
+                    ready.set()
+            ready.set()
+
+        threading.Thread(target=read, daemon=True).start()
+        if not ready.wait(timeout_s) or not found:
+            raise TransportError(f"the learner did not become ready: {''.join(last).strip()[-400:]}")
+        return found[0]
+
+    def kill_servers(self) -> None:
+        """SIGKILL all that still runs, as a power cut would."""
+        for child in self._running:
+            child.kill()
+            child.wait()
+        self._running.clear()
+
+    def end(self) -> None:
+        """Stop all that still runs: first politely, then for good."""
+        for child in self._running:
+            child.terminate()
+        for child in self._running:
+            try:
+                child.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._running.clear()
+
+
+@contextmanager
+def children() -> Iterator[Children]:
+    """Children that are ended however this block is left, by SIGTERM and SIGHUP too."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.signal(n, interrupt) for n in numbers}
+    group = Children()
+    try:
+        yield group
+    finally:
+        # A second interrupt must not cut the clean-up short.
+        held = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, *numbers)}
+        group.end()
+        for number, handler in {**held, **before}.items():
+            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""A record against what its package declares: nothing more may come in than the package says."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featureloop.core.errors import RecordError
+from featureloop.core.types import UInt8
+from featureloop.model.manifest import Manifest
+from featureloop.model.package import EXTRACTOR
+from featureloop.sharing import codec
+from featureloop.sharing.record import Record
+
+
+def check_declared(record: Record, manifest: Manifest) -> None:
+    """Check that a record has exactly its package's released form, and that its payloads decode to it.
+
+    Raises
+    ------
+    RecordError
+        Which part carries something else or more than the package declares.
+    """
+    released = manifest.released
+    declared = {
+        "extractor": bytes.fromhex(manifest.files[EXTRACTOR]),
+        "task": manifest.task,
+        "anonymizer": released.anonymizer,
+        "channels": released.channels,
+        "codec": codec.NAME,
+    }
+    for name, expected in declared.items():
+        found = getattr(record, name)
+        if found != expected:
+            raise RecordError(f"its {name} is {_shown(found)}, its package declares {_shown(expected)}")
+    method = record.reliability_method
+    if method not in (None, manifest.calibration.method):
+        raise RecordError(f"its reliability is by '{method}', its package's by '{manifest.calibration.method}'")
+    most = max_vectors(manifest)
+    if record.vectors > most:
+        raise RecordError(f"it has {record.vectors} vectors, its package's grid gives at most {most}")
+    _check_payloads(record, manifest)
+
+
+def max_vectors(manifest: Manifest) -> int:
+    """How many vectors a record can have: one, or one of every position of the grid."""
+    return 1 if manifest.released.anonymizer == "pool" else manifest.features.grid**2
+
+
+def _check_payloads(record: Record, manifest: Manifest) -> None:
+    released = manifest.released
+    symbols = codec.decode_features(record.features, released, max_vectors=record.vectors)
+    _require_count("features", len(symbols), record)
+    if codec.encode_features(symbols, released) != record.features:
+        # Many byte strings could decode alike; the choice among them would carry something.
+        raise RecordError("its features are not coded as its package's codec codes them")
+    if not _in_canonical_order(symbols):
+        raise RecordError("its vectors are not in canonical order: their order could tell where they stood")
+    for name, payload in (("recognition", record.recognition), ("changed", record.changed)):
+        if payload is None:
+            continue
+        frequencies, width = released.target_frequencies, manifest.recognizer.outputs
+        rows = codec.decode_rows(payload, frequencies, width=width, max_vectors=record.vectors)
+        _require_count(name, len(rows), record)
+        if codec.encode_rows(rows, frequencies) != payload:
+            raise RecordError(f"its {name} is not coded as its package's codec codes it")
+
+
+def _require_count(name: str, found: int, record: Record) -> None:
+    if found != record.vectors:
+        raise RecordError(f"its {name} hold {found} rows for the {record.vectors} vectors that it declares")
+
+
+def _in_canonical_order(symbols: UInt8) -> bool:
+    """Whether the rows (N, C) ascend, compared value by value from the first channel on."""
+    if len(symbols) < 2:
+        return True
+    # Bytes compare as the rows do.
+    packed = np.ascontiguousarray(symbols).view(f"S{symbols.shape[1]}").reshape(-1)
+    return bool((packed[:-1] <= packed[1:]).all())
+
+
+def _shown(value: object) -> str:
+    return value.hex()[:12] if isinstance(value, bytes) else f"'{value}'"

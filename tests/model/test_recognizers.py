@@ -1,0 +1,102 @@
+"""Recognizers: on a shuffled bag they are the same function, and learn the same, as on the map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featureloop.core.errors import PackageError
+from featureloop.core.types import Task
+from featureloop.model.losses import recognition_loss
+from featureloop.model.manifest import RecognizerSpec
+from featureloop.model.recognizers import GlobalRecognizer, SetRecognizer, build_recognizer
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A recognizer, a map's vectors (B, N, C), its targets (B, N, T), and a shuffling of the N rows."""
+
+    recognizer: SetRecognizer
+    vectors: torch.Tensor
+    targets: torch.Tensor
+    order: torch.Tensor
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> _Case:
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    b, n, channels, outputs = (draw(st.integers(1, high)) for high in (3, 40, 9, 16))
+    recognizer = SetRecognizer(
+        channels, width=draw(st.sampled_from([4, 8, 32])), blocks=draw(st.integers(0, 3)), outputs=outputs
+    )
+    vectors = torch.rand(b, n, channels, dtype=torch.float64) * 2 - 1
+    targets = (torch.rand(b, n, outputs, dtype=torch.float64) < 0.3).double()
+    return _Case(recognizer.double(), vectors, targets, torch.randperm(n))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases())
+def test_the_output_on_a_permuted_bag_is_the_permuted_output(case: _Case) -> None:
+    on_map = case.recognizer(case.vectors)
+    on_bag = case.recognizer(case.vectors[:, case.order])
+    torch.testing.assert_close(on_bag, on_map[:, case.order], rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases())
+def test_a_training_step_on_the_shuffled_bag_is_the_training_step_on_the_map(case: _Case) -> None:
+    def gradients(vectors: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        loss = recognition_loss(case.recognizer(vectors), targets, task=Task.SEGMENTATION)
+        return torch.autograd.grad(loss, tuple(case.recognizer.parameters()))
+
+    on_map = gradients(case.vectors, case.targets)
+    on_bag = gradients(case.vectors[:, case.order], case.targets[:, case.order])
+    assert any(g.abs().max() > 0 for g in on_map)
+    for a, b in zip(on_map, on_bag, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-11)
+
+
+def test_targets_that_do_not_move_with_their_vectors_teach_something_else() -> None:
+    # The control of the test above: it would see a wrong pairing.
+    torch.manual_seed(0)
+    recognizer = SetRecognizer(4, width=8, blocks=1, outputs=2).double()
+    vectors = torch.rand(1, 12, 4, dtype=torch.float64)
+    targets = (torch.rand(1, 12, 2, dtype=torch.float64) < 0.5).double()
+
+    def gradient(rows: torch.Tensor) -> torch.Tensor:
+        loss = recognition_loss(recognizer(rows), targets, task=Task.SEGMENTATION)
+        return torch.autograd.grad(loss, recognizer.head.weight)[0]
+
+    assert (gradient(vectors) - gradient(vectors.flip(1))).abs().max() > 1e-4
+
+
+def test_a_position_hears_of_the_others_through_the_context() -> None:
+    torch.manual_seed(0)
+    recognizer = SetRecognizer(4, width=8, blocks=1, outputs=2)
+    vectors = torch.rand(1, 6, 4)
+    others = torch.cat([vectors[:, :1], torch.rand(1, 5, 4)], dim=1)
+    assert (recognizer(vectors)[0, 0] - recognizer(others)[0, 0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_a_global_recognizer_maps_one_pooled_vector_to_the_classes(blocks: int) -> None:
+    recognizer = GlobalRecognizer(12, width=8, blocks=blocks, outputs=3).eval()
+    logits = recognizer(torch.rand(5, 1, 12))
+    assert logits.shape == (5, 1, 3)
+    torch.testing.assert_close(recognizer(torch.ones(1, 1, 12)), recognizer(torch.ones(2, 1, 12))[1:])
+
+
+def test_a_recognizer_is_built_from_its_spec() -> None:
+    found = build_recognizer(RecognizerSpec("set", 16, 2, 5), channels=7)
+    assert isinstance(found, SetRecognizer)
+    assert found(torch.rand(2, 9, 7)).shape == (2, 9, 5)
+    assert isinstance(build_recognizer(RecognizerSpec("global", 16, 2, 5), channels=7), GlobalRecognizer)
+
+
+def test_an_unknown_form_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(PackageError, match=r"'grid' is unknown; known are set, global"):
+        build_recognizer(RecognizerSpec("grid", 16, 2, 5), channels=7)

@@ -1,0 +1,156 @@
+"""Reliability: calibrated against a known distortion, monotone, and with a threshold that keeps its promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featureloop.core.errors import InputError
+from featureloop.core.types import Float32, Recognition, Task, UInt8
+from featureloop.model.manifest import Calibration
+from featureloop.model.runtime import probabilities
+from featureloop.sharing.reliability import calibrate, dice, quality, raw_score, reliability
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def distorted_masks(temperature: float, *, frames: int, seed: int) -> tuple[list[Float32], list[UInt8]]:
+    """Logits of truths drawn from them, multiplied by a known temperature."""
+    rng = np.random.default_rng(seed)
+    honest = rng.normal(0, 2, (frames, 16, 16)) + rng.normal(0, 1, (frames, 1, 1))
+    truths = (rng.random(honest.shape) < 1 / (1 + np.exp(-honest))).astype(np.uint8)
+    return list((temperature * honest).astype(np.float32)), list(truths)
+
+
+def distorted_classes(temperature: float, *, frames: int, seed: int) -> tuple[list[Float32], list[UInt8]]:
+    rng = np.random.default_rng(seed)
+    honest = rng.normal(0, 2, (frames, 1, 3))
+    p = np.exp(honest) / np.exp(honest).sum(-1, keepdims=True)
+    labels = [rng.choice(3, p=row[0]) for row in p]
+    return list((temperature * honest).astype(np.float32)), [np.eye(3, dtype=np.uint8)[[k]] for k in labels]
+
+
+def recognized(logits: Float32, task: Task, calibration: Calibration) -> Recognition:
+    return Recognition(task, probabilities(logits, task=task, calibration=calibration))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_known_distortion_is_found_and_taken_back(temperature: float) -> None:
+    logits, truths = distorted_masks(temperature, frames=60, seed=1)
+    found = calibrate(logits, truths, task=Task.SEGMENTATION, risk=0.3)
+    # Within a step and a half of the grid, each 9 %.
+    assert found.temperature == pytest.approx(temperature, rel=0.14)
+    logits, truths = distorted_classes(temperature, frames=1500, seed=2)
+    found = calibrate(logits, truths, task=Task.CLASSIFICATION, risk=0.3)
+    assert found.temperature == pytest.approx(temperature, rel=0.14)
+    assert (found.method, found.samples) == ("max-probability", 1500)
+
+
+def test_reliability_is_the_share_that_is_right() -> None:
+    logits, truths = distorted_classes(3.0, frames=3000, seed=3)
+    fitted = calibrate(logits, truths, task=Task.CLASSIFICATION, risk=0.1)
+    logits, truths = distorted_classes(3.0, frames=3000, seed=4)
+    results = [recognized(x, Task.CLASSIFICATION, fitted) for x in logits]
+    trust = np.array([reliability(r, fitted) for r in results])
+    right = np.array([quality(r, t) for r, t in zip(results, truths, strict=True)])
+    for low, high in ((0.0, 0.6), (0.6, 0.8), (0.8, 0.95), (0.95, 1.0)):
+        inside = (trust >= low) & (trust <= high)
+        assert inside.sum() > 100
+        assert right[inside].mean() == pytest.approx(trust[inside].mean(), abs=0.06)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.integers(1, 25), st.sampled_from([0.05, 0.1, 0.3, 0.6]), st.sampled_from(Task))
+def test_the_map_rises_stays_in_0_1_and_the_threshold_keeps_the_corrected_loss(
+    seed: int, frames: int, risk: float, task: Task
+) -> None:
+    make = distorted_masks if task is Task.SEGMENTATION else distorted_classes
+    logits, truths = make(2.0, frames=frames, seed=seed)
+    fitted = calibrate(logits, truths, task=task, risk=risk)
+    assert list(fitted.raw) == sorted(fitted.raw)
+    assert list(fitted.reliability) == sorted(fitted.reliability)
+    assert 0.0 <= min(fitted.reliability) <= max(fitted.reliability) < 1.0
+    results = [recognized(x, task, fitted) for x in logits]
+    trust = np.array([reliability(r, fitted) for r in results])
+    losses = np.array([1 - quality(r, t) for r, t in zip(results, truths, strict=True)])
+
+    def corrected(threshold: float) -> float:
+        accepted = losses[trust >= threshold]
+        return float((accepted.sum() + 1) / (len(accepted) + 1))
+
+    kept = [t for t in np.unique(trust) if corrected(t) <= risk]
+    # The most results that keep the promise are accepted; and where no threshold keeps it, none is.
+    assert fitted.threshold == (min(kept) if kept else 1.0)
+    if not kept:
+        assert not (trust >= fitted.threshold).any()
+
+
+def test_a_few_lucky_frames_are_not_enough_for_the_promise() -> None:
+    logits = [np.array([[9.0, 0.0, 0.0]], np.float32)] * 5
+    truths = [np.array([[1, 0, 0]], np.uint8)] * 5
+    fitted = calibrate(logits, truths, task=Task.CLASSIFICATION, risk=0.05)
+    assert fitted.threshold == 1.0
+    assert reliability(recognized(logits[0], Task.CLASSIFICATION, fitted), fitted) == pytest.approx(6 / 7)
+
+
+def test_enough_right_frames_are() -> None:
+    logits = [np.array([[9.0, 0.0, 0.0]], np.float32)] * 25
+    truths = [np.array([[1, 0, 0]], np.uint8)] * 25
+    fitted = calibrate(logits, truths, task=Task.CLASSIFICATION, risk=0.05)
+    assert reliability(recognized(logits[0], Task.CLASSIFICATION, fitted), fitted) >= fitted.threshold
+
+
+def test_without_a_frame_there_is_no_calibration() -> None:
+    with pytest.raises(InputError, match="no held-out frame"):
+        calibrate([], [], task=Task.SEGMENTATION, risk=0.1)
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(0, 9), st.just(16)), elements=st.floats(0, 1, width=32)),
+    st.lists(st.floats(0, 1), min_size=1, max_size=5),
+)
+def test_the_reliability_of_any_mask_is_in_0_1(p: Any, knots: list[float]) -> None:
+    calibration = Calibration(1.0, "expected-dice", tuple(sorted(knots)), tuple(sorted(knots)), 0.5, 0.1, 10)
+    found = Recognition(Task.SEGMENTATION, p)
+    assert 0.0 <= raw_score(found) <= 1.0
+    assert 0.0 <= reliability(found, calibration) <= 1.0
+
+
+def test_an_empty_result_is_reliable_only_as_far_as_nothing_was_suspected() -> None:
+    def score(p: float) -> float:
+        return raw_score(Recognition(Task.SEGMENTATION, np.full((25, 16), p, np.float32)))
+
+    assert score(0.0) == 1.0
+    assert score(0.001) == pytest.approx(16 / (16 + 0.4), rel=1e-5)
+    assert score(0.4) < 0.1
+    assert raw_score(Recognition(Task.SEGMENTATION, np.zeros((0, 16), np.float32))) == 1.0
+
+
+def test_a_class_is_as_reliable_as_its_largest_probability() -> None:
+    assert raw_score(Recognition(Task.CLASSIFICATION, np.array([[0.25, 0.75]], np.float32))) == 0.75
+
+
+@given(st.data())
+def test_dice_is_twice_the_overlap_over_the_sum(data: st.DataObject) -> None:
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=2, max_side=20))
+    bits = hnp.arrays(np.uint8, shape, elements=st.integers(0, 1))
+    a, b = data.draw(bits), data.draw(bits)
+    ones, others = set(np.flatnonzero(a)), set(np.flatnonzero(b))
+    total = len(ones) + len(others)
+    assert dice(a, b) == (1.0 if not total else 2 * len(ones & others) / total)
+
+
+def test_dice_of_a_large_mask_does_not_overflow() -> None:
+    ones = np.ones((300, 300), np.uint8)
+    assert dice(ones, ones) == 1.0
+
+
+def test_the_quality_of_a_class_is_right_or_wrong() -> None:
+    found = Recognition(Task.CLASSIFICATION, np.array([[0.2, 0.5, 0.3]], np.float32))
+    assert quality(found, np.array([[0, 1, 0]], np.uint8)) == 1.0
+    assert quality(found, np.array([[0, 0, 1]], np.uint8)) == 0.0
