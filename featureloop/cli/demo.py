@@ -30,9 +30,9 @@ class DemoSettings:
     test_frames: int = 80
     side: int = 192
     input_size: int = 160
-    channels: int = 32
     epochs: float = 7.0
-    train_epochs: float = 6.0
+    recognizer_epochs: float = 10.0
+    train_epochs: float = 8.0
     seed: int = 1
 
 
@@ -71,7 +71,11 @@ def demo(
         for r in result["quality"]
     ]
     keep = {k: v for k, v in result.items() if k != "pictures"}
-    report(keep, as_json=as_json, show=lambda: table("Dice on frames that no network learned from", ["", "mean", "95% interval"], rows))
+    report(
+        keep,
+        as_json=as_json,
+        show=lambda: table("Dice on frames that no network learned from", ["", "mean", "95% interval"], rows),
+    )
     sent = result["bytes"]
     tell(
         f"\nwhat left hospital B: {size_text(sent['left'])} in {sent['records']} records "
@@ -106,7 +110,8 @@ def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, A
     curve = train_curve(group, data, settings, provided=done["outbox"]["delivered"])
     final = curve[-1]
     promoted = group.run("package", "promote", final["candidate"], "--data", data)
-    tell(f"   gate: better with probability {final['gate']['probability']:.2f}; package {final['candidate'][:12]} is live")
+    sure = final["gate"]["probability"]
+    tell(f"   gate: better with probability {sure:.2f}; package {final['candidate'][:12]} is live")
     tell("6  both devices take the new package over")
     after = {}
     for site in ("hospital-a", "hospital-b"):
@@ -114,7 +119,7 @@ def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, A
         after[site] = Path(taken["package"])
     tell("7  before and after are measured on held-out frames of both hospitals")
     with progress_bars() as progress:
-        return measure(folders, founding, after, curve, done, promoted, settings, progress)
+        return measure(folders, founding, after, curve=curve, done=done, promoted=promoted, progress=progress)
 
 
 def make_frames(work: Path, settings: DemoSettings, progress: Progress) -> Folders:
@@ -152,10 +157,10 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
     folder = open_labelled(images)
     training = FoundingSettings(
         size=settings.input_size,
-        channels=settings.channels,
         epochs=settings.epochs,
+        recognizer_epochs=settings.recognizer_epochs,
         augmentations=2,
-        width=96,
+        width=64,
         blocks=2,
         seed=settings.seed,
     )
@@ -170,7 +175,9 @@ def train_curve(group: Children, data: str, settings: DemoSettings, *, provided:
         for i, share in enumerate(CURVE):
             limit = max(4, round(share * provided))
             common = ("--data", data, "--epochs", str(settings.train_epochs), "--seed", str(settings.seed))
-            points.append(group.run("learner", "train", *common, "--limit", str(limit), accept=(0, GateError.exit_code)))
+            points.append(
+                group.run("learner", "train", *common, "--limit", str(limit), accept=(0, GateError.exit_code))
+            )
             progress("trainings", i + 1, len(CURVE))
     return points
 
@@ -179,10 +186,10 @@ def measure(
     folders: Folders,
     founding: Path,
     after: dict[str, Path],
+    *,
     curve: Sequence[dict[str, Any]],
     done: dict[str, Any],
     promoted: dict[str, Any],
-    settings: DemoSettings,
     progress: Progress,
 ) -> dict[str, Any]:
     """Evaluate before and after at both hospitals, and collect pictures and bytes."""

@@ -140,7 +140,4 @@ def training_set(bags: Bags, manifest: Manifest, *, founding_share: float, chose
     released = manifest.released
     low, high = np.array(released.low, np.float32), np.array(released.high, np.float32)
     scale = (high - low) / (np.array(released.levels, np.float32) - 1)
-    return BagSet(
-        bags.symbols[chosen], bags.results[chosen], shares / shares.sum(), bags.weights[chosen], scale, low
-    )
-
+    return BagSet(bags.symbols[chosen], bags.results[chosen], shares / shares.sum(), bags.weights[chosen], scale, low)

@@ -52,8 +52,9 @@ FOUNDING_SITE = "founding"
 HELD_SITE = "founding-held"
 """Founding frames that no network learned from: calibration and gate use them."""
 CALIBRATION_SHARE = 0.1
-POOL_LEVELS = 64
-RISK = {Task.SEGMENTATION: 0.1, Task.CLASSIFICATION: 0.05}
+POOL_LEVELS = 255
+RISK = {Task.SEGMENTATION: 0.12, Task.CLASSIFICATION: 0.05}
+"""Mean loss (1 - Dice, or the error) that results above the threshold may have."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +101,9 @@ def found_package(
     train, bad_train = _read(folder, train_items, progress)
     held, bad_held = _read(folder, held_items, progress)
     if len(train) < 8 or not held:
-        raise InputError(f"{len(train)} frames to learn from and {len(held)} to calibrate on are too few; give at least 20")
+        raise InputError(
+            f"{len(train)} frames to learn from and {len(held)} to calibrate on are too few; give at least 20"
+        )
     networks = train_networks(
         train, task=folder.task, classes=len(folder.classes), settings=settings, progress=progress
     )
@@ -109,7 +112,7 @@ def found_package(
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work_name:
             work = Path(work_name) / "package"
             _write_networks(networks, work)
-            package = _describe(networks, work, folder=folder, train=train, held=held, settings=settings, progress=progress)
+            package = _describe(networks, work, folder=folder, train=train, held=held, progress=progress)
             work.rename(out)
     except OSError as error:
         raise StorageError(f"the package can't be written to '{out}': {error}") from error
@@ -143,7 +146,9 @@ def load_records(path: Path) -> list[Record]:
         raise RecordError(f"'{path}' holds no records: {error}") from error
 
 
-def _read(folder: LabelledFolder, items: Sequence[LabelledItem], progress: Progress) -> tuple[list[Frame], list[Skipped]]:
+def _read(
+    folder: LabelledFolder, items: Sequence[LabelledItem], progress: Progress
+) -> tuple[list[Frame], list[Skipped]]:
     frames: list[Frame] = []
     skipped: list[Skipped] = []
     for i, item in enumerate(folder.frames(items)):
@@ -155,7 +160,12 @@ def _read(folder: LabelledFolder, items: Sequence[LabelledItem], progress: Progr
 def _write_networks(networks: Networks, work: Path) -> None:
     size, channels = networks.preprocessing.size, networks.features.channels
     export_onnx(
-        networks.extractor, torch.zeros(1, 3, size, size), work / EXTRACTOR, source="image", result="features", dynamic={}
+        networks.extractor,
+        torch.zeros(1, 3, size, size),
+        work / EXTRACTOR,
+        source="image",
+        result="features",
+        dynamic={},
     )
     write_recognizer(networks.recognizer, work, form=networks.spec.form, channels=channels)
 
@@ -177,7 +187,6 @@ def _describe(
     folder: LabelledFolder,
     train: Sequence[Frame],
     held: Sequence[Frame],
-    settings: FoundingSettings,
     progress: Progress,
 ) -> Package:
     """Calibrate, count the codec's tables, and seal the package in `work`."""
@@ -189,7 +198,7 @@ def _describe(
         preprocessing=networks.preprocessing,
         features=networks.features,
         recognizer=networks.spec,
-        released=_form(anonymizer, settings, None, None),
+        released=_form(anonymizer, networks.levels, None, None),
         calibration=Calibration(1.0, METHODS[networks.task], (0.0, 1.0), (0.0, 1.0), 0.0, RISK[networks.task], 0),
         lineage=Lineage(records={FOUNDING_SITE: len(train)}),
     )
@@ -205,7 +214,7 @@ def _describe(
     truths = [_truth(f, draft) for f in held]
     final = replace(
         draft,
-        released=_form(anonymizer, settings, np.concatenate(symbols), np.concatenate(rows)),
+        released=_form(anonymizer, networks.levels, np.concatenate(symbols), np.concatenate(rows)),
         calibration=calibrate(logits, truths, task=networks.task, risk=RISK[networks.task]),
     )
     write_card(final, work)
@@ -218,15 +227,14 @@ def write_card(manifest: Manifest, work: Path) -> None:
     write_atomically(work / METADATA, json.dumps(monai_metadata(manifest), indent=1).encode())
 
 
-def _form(anonymizer: str, settings: FoundingSettings, symbols: UInt8 | None, rows: UInt8 | None) -> ReleasedForm:
-    c = settings.channels
+def _form(anonymizer: str, map_levels: tuple[int, ...], symbols: UInt8 | None, rows: UInt8 | None) -> ReleasedForm:
+    """The released form of a map of these levels, its tables counted from symbols (M, C) and rows (M, T)."""
+    c = len(map_levels)
     if anonymizer == "set":
-        low, high, levels = (-1.0,) * c, (1.0,) * c, (settings.levels,) * c
+        low, high, levels = (-1.0,) * c, (1.0,) * c, map_levels
     else:
         low, high, levels = (-1.0,) * c + (0.0,) * c, (1.0,) * (2 * c), (POOL_LEVELS,) * (2 * c)
-    counts = [
-        np.zeros(n) if symbols is None else np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(levels)
-    ]
+    counts = [np.zeros(n) if symbols is None else np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(levels)]
     kinds = np.array([6.0, 1.0, 1.0])
     if rows is not None:
         ones = rows.sum(axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -45,8 +45,8 @@ class TrainSettings:
         Learn from at most so many of the sites' records, drawn by seed; None takes all.
     """
 
-    fit: FitSettings = FitSettings()
-    gate: GateSettings = GateSettings()
+    fit: FitSettings = field(default_factory=FitSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
     founding_share: float = 0.5
     limit: int | None = None
 
@@ -118,9 +118,7 @@ def _chosen(bags: Bags, settings: TrainSettings) -> Bool:
     return np.asarray(chosen)
 
 
-def _write_candidate(
-    recognizer: torch.nn.Module, live: Package, work: Path, lineage: Lineage, bags: Bags
-) -> Package:
+def _write_candidate(recognizer: torch.nn.Module, live: Package, work: Path, lineage: Lineage, bags: Bags) -> Package:
     manifest = live.manifest
     (work / EXTRACTOR).parent.mkdir(parents=True)
     copyfile(live.file(EXTRACTOR), work / EXTRACTOR)
@@ -158,9 +156,9 @@ def _judge(
     return judge(before, after, sites, bags.groups[at], settings=settings, contributing=contributed)
 
 
-def _qualities(runtime: Runtime, bags: Bags, at: np.ndarray[tuple[int], np.dtype[np.intp]]) -> np.ndarray[
-    tuple[int], np.dtype[np.float64]
-]:
+def _qualities(
+    runtime: Runtime, bags: Bags, at: np.ndarray[tuple[int], np.dtype[np.intp]]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     released = runtime.package.manifest.released
 
     def one(symbols: UInt8, truth: UInt8) -> float:

@@ -77,19 +77,17 @@ class InvertedResidual(nn.Module):
 
 
 def _blocks() -> list[InvertedResidual]:
-    out = []
-    for stage in _STAGES:
-        for i in range(stage.repeats):
-            out.append(
-                InvertedResidual(
-                    stage.channels_in if i == 0 else stage.channels_out,
-                    stage.channels_out,
-                    kernel=stage.kernel,
-                    expand=stage.expand,
-                    stride=stage.stride if i == 0 else 1,
-                )
-            )
-    return out
+    return [
+        InvertedResidual(
+            stage.channels_in if i == 0 else stage.channels_out,
+            stage.channels_out,
+            kernel=stage.kernel,
+            expand=stage.expand,
+            stride=stage.stride if i == 0 else 1,
+        )
+        for stage in _STAGES
+        for i in range(stage.repeats)
+    ]
 
 
 class EarlyStages(nn.Module):

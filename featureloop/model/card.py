@@ -8,6 +8,8 @@ from featureloop.model.manifest import Manifest
 def model_card(manifest: Manifest) -> str:
     """What the package is, where it comes from, how it was checked, and what it is not for."""
     released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
+    levels = f"{min(released.levels)} to {max(released.levels)}"
+    recognizer, features = manifest.recognizer, manifest.features
     records = "\n".join(f"- {site}: {n}" for site, n in sorted(lineage.records.items())) or "- none"
     return f"""# {manifest.task} of {", ".join(manifest.labels)}, version {manifest.version}
 
@@ -16,17 +18,18 @@ def model_card(manifest: Manifest) -> str:
 ## What it does
 - Task: {manifest.task}; labels: {", ".join(manifest.labels)}.
 - Input: an RGB frame, resized to {manifest.preprocessing.size} x {manifest.preprocessing.size} pixels.
-- Features: {manifest.features.channels} channels on a {manifest.features.grid} x {manifest.features.grid} grid.
-- Recognizer: form `{manifest.recognizer.form}`, {manifest.recognizer.blocks} blocks of width {manifest.recognizer.width}.
+- Features: {features.channels} channels on a {features.grid} x {features.grid} grid.
+- Recognizer: form `{recognizer.form}`, {recognizer.blocks} blocks of width {recognizer.width}.
 
 ## What leaves a device under it
-- Form: `{released.anonymizer}`, {released.channels} channels, {min(released.levels)} to {max(released.levels)} levels each.
+- Form: `{released.anonymizer}`, {released.channels} channels, {levels} levels each.
 - No coordinates: the order of the vectors is computed from their values alone.
 - No privacy report is bound to this package; how linkable its features are has not been measured.
 
 ## Reliability
 - Method: {calibration.method}, fitted on {calibration.samples} held-out frames.
-- Results below {calibration.threshold:.3f} are doubtful; above it the mean loss was held to {calibration.threshold_risk:.2f}.
+- Results below {calibration.threshold:.3f} are doubtful.
+- Above it the mean loss on those frames was held to {calibration.threshold_risk:.2f}.
 
 ## Lineage
 - Parent: {lineage.parent or "none; this is a founding package"}

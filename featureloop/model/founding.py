@@ -1,15 +1,16 @@
-"""Founding training: late stages, neck and recognizer, end to end on the centre's own frames.
+"""Founding training: extractor and recognizer, on the centre's own labelled frames.
 
 The early stages stay as ImageNet left them and run once per frame and
 augmentation; their outputs are cached, so that an epoch costs only the later
-stages. The neck learns under quantization noise and a bit budget.
+stages. The neck is then computed from the tuned taps, and the recognizer
+learns from exactly what will be released.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,26 @@ from torch import Tensor, nn
 
 from featureloop.core.errors import InputError
 from featureloop.core.ports import Progress, silent
-from featureloop.core.types import Bool, Frame, Task, UInt8
+from featureloop.core.types import Bool, Float32, Frame, Task, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.backbone import EarlyStages, LateStages, load_imagenet
 from featureloop.model.export import export_onnx
-from featureloop.model.fit import running_average
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, running_average
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
-from featureloop.model.neck import Breadth, Neck, add_quantization_noise, rate
+from featureloop.model.neck import Neck, Transform, fit_transform, join_taps
 from featureloop.model.preprocess import SUBCELLS, label_to_targets, mask_to_targets, resize_frame, to_input
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import open_session
 
 STRIDE = 16
+EARLY_CHANNELS = 40
+TAPS = 4 * LateStages.channels[0] + LateStages.channels[1] + LateStages.channels[2]
+SET_CHANNELS = 160
+POOL_CHANNELS = 48
+"""Channels of a pooled vector: its mean and standard deviation make two values of each."""
+SAMPLED_POSITIONS = 60_000
+"""Position vectors that the neck's transform is computed from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +54,18 @@ class FoundingSettings:
     size
         Pixels per side of the extractor's input; a multiple of 32.
     channels
-        C of the neck: values per position vector.
-    levels
-        Quantization levels per channel that the neck is trained for.
+        C of the neck, at most; None takes what suits the recognizer's form.
     bits_per_vector
-        Bit budget of one position vector; above it the rate is penalized.
+        Bit budget of one position vector of a `set`.
+    width, blocks
+        Of the recognizer.
     epochs, batch, learning_rate
-        Of AdamW with a cosine schedule; `learning_rate` is the neck's and
-        recognizer's, the late stages learn at a quarter of it.
+        Of the backbone's fine-tuning by AdamW with a cosine schedule; the late
+        stages learn at a quarter of `learning_rate`.
+    recognizer_epochs
+        Passes over the frames when the recognizer learns from the finished, quantized features.
     augmentations
         Cached augmented versions of every frame, besides the original.
-    breadth
-        Weight of the loss that keeps the neck broad (see `neck.Breadth`).
     average
         Decay of the running average of the weights that is kept.
     seed
@@ -65,16 +73,15 @@ class FoundingSettings:
     """
 
     size: int = 320
-    channels: int = 48
-    levels: int = 8
+    channels: int | None = None
     bits_per_vector: float = 66.0
     width: int = 128
     blocks: int = 3
-    epochs: float = 16.0
+    epochs: float = 12.0
+    recognizer_epochs: float = 16.0
     batch: int = 16
     learning_rate: float = 1e-3
     augmentations: int = 5
-    breadth: float = 0.3
     average: float = 0.98
     seed: int = 1
 
@@ -91,20 +98,30 @@ class FoundingSettings:
 class Extractor(nn.Module):
     """First layers: preprocessed image (B, 3, S, S) to bounded feature map (B, C, S/16, S/16)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, early: EarlyStages, late: LateStages, neck: Neck) -> None:
         super().__init__()
-        self.early = EarlyStages()
-        self.late = LateStages()
-        self.neck = Neck(LateStages.channels, channels)
-
-    def from_early(self, x: Tensor) -> Tensor:
-        """Feature map from the cached early features."""
-        out: Tensor = self.neck(self.late(x))
-        return out
+        self.early = early
+        self.late = late
+        self.neck = neck
 
     def forward(self, image: Tensor) -> Tensor:
         """Feature map of an image."""
-        return self.from_early(self.early(image))
+        out: Tensor = self.neck(join_taps(self.late(self.early(image))))
+        return out
+
+
+class LateExtractor(nn.Module):
+    """What follows the cached early features: (B, 40, S/8, S/8) to joined taps, or through a neck."""
+
+    def __init__(self, late: LateStages, neck: nn.Module) -> None:
+        super().__init__()
+        self.late = late
+        self.neck = neck
+
+    def forward(self, early: Tensor) -> Tensor:
+        """Taps or feature map on the stride-16 grid."""
+        out: Tensor = self.neck(join_taps(self.late(early)))
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +134,7 @@ class Networks:
     features: FeatureSpec
     spec: RecognizerSpec
     task: Task
+    levels: tuple[int, ...]
     bits_per_vector: float
 
 
@@ -157,6 +175,10 @@ def train_networks(
 ) -> Networks:
     """Train extractor and recognizer on labelled frames.
 
+    Fine-tunes the late stages under a recognizer of their taps, computes the
+    neck's transform from the tuned taps, then trains the recognizer that is
+    kept on what the neck leaves after quantization.
+
     Raises
     ------
     InputError
@@ -164,21 +186,27 @@ def train_networks(
     """
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    extractor = Extractor(settings.channels)
-    load_imagenet(extractor.early, extractor.late)
+    early, late = EarlyStages(), LateStages()
+    load_imagenet(early, late)
     spec = recognizer_spec(task, classes, settings)
-    released = settings.channels * (1 if spec.form == "set" else 2)
-    recognizer = build_recognizer(spec, channels=released)
-    cache = _fill_cache(frames, extractor.early, task=task, classes=classes, settings=settings, rng=rng, progress=progress)
-    bits = _fit(extractor, recognizer, cache, task=task, settings=settings, rng=rng, progress=progress)
+    cache = _fill_cache(frames, early, task=task, classes=classes, settings=settings, rng=rng, progress=progress)
+    _tune(late, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
+    transform = _transform(late, cache, spec, settings=settings, rng=rng, progress=progress)
+    neck = transform.neck()
+    bags = _released(LateExtractor(late, neck), cache, spec, transform, settings=settings, progress=progress)
+    recognizer = build_recognizer(spec, channels=bags.values.shape[2])
+    passes = settings.recognizer_epochs * len(frames) / len(bags)
+    fit = FitSettings(epochs=passes, batch=settings.batch, learning_rate=settings.learning_rate, seed=settings.seed)
+    fit_recognizer(recognizer, bags, task=task, settings=fit, progress=progress)
     return Networks(
-        extractor.eval(),
+        Extractor(early, late, neck).eval(),
         recognizer.eval(),
         Preprocessing(settings.size),
-        FeatureSpec(settings.channels, STRIDE, settings.grid),
+        FeatureSpec(len(transform.levels), STRIDE, settings.grid),
         spec,
         task,
-        bits,
+        transform.levels,
+        transform.bits,
     )
 
 
@@ -214,7 +242,7 @@ def _fill_cache(
     side = settings.size // 8
     rows = settings.grid**2 if task is Task.SEGMENTATION else 1
     width = SUBCELLS**2 if task is Task.SEGMENTATION else classes
-    features = np.empty((len(frames) * versions, 40, side, side), np.float16)
+    features = np.empty((len(frames) * versions, EARLY_CHANNELS, side, side), np.float16)
     targets = np.empty((len(frames) * versions, rows, width), np.uint8)
     preprocessing = Preprocessing(settings.size)
     session = _early_session(early, settings.size)
@@ -247,33 +275,31 @@ def square_mask(mask: Bool, size: int) -> Bool:
     return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)) >= 128
 
 
-def _fit(
-    extractor: Extractor,
-    recognizer: nn.Module,
+def _tune(
+    late: LateStages,
     cache: _Cache,
+    spec: RecognizerSpec,
     *,
     task: Task,
     settings: FoundingSettings,
     rng: np.random.Generator,
     progress: Progress,
-) -> float:
-    """Train late stages, neck and recognizer; return the rate reached, in bits per vector."""
+) -> None:
+    """Fine-tune the late stages in place, under a recognizer of their joined taps that is then dropped."""
     versions = settings.augmentations + 1
     frames = len(cache.targets) // versions
     steps = max(1, round(settings.epochs * frames / settings.batch))
-    breadth = Breadth(LateStages.channels, settings.channels)
-    new = [*extractor.neck.parameters(), *recognizer.parameters(), *breadth.parameters()]
-    late = list(extractor.late.parameters())
-    groups = [{"params": new, "lr": settings.learning_rate}, {"params": late, "lr": settings.learning_rate / 4}]
+    head = build_recognizer(spec, channels=TAPS if spec.form == "set" else 2 * TAPS)
+    groups = [
+        {"params": list(head.parameters()), "lr": settings.learning_rate},
+        {"params": list(late.parameters()), "lr": settings.learning_rate / 4},
+    ]
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _warm_cosine(s, steps))
-    generator = torch.Generator().manual_seed(settings.seed)
-    extractor.train()
-    recognizer.train()
-    trained = nn.ModuleList([extractor, recognizer])
-    average = torch.optim.swa_utils.AveragedModel(trained, avg_fn=running_average(settings.average), use_buffers=True)
+    trained = nn.ModuleList([late, head])
+    average = torch.optim.swa_utils.AveragedModel(trained, avg_fn=running_average(settings.average))
+    trained.train()
     order: list[int] = []
-    bits = 0.0
     for step in range(steps):
         if len(order) < settings.batch:
             order += rng.permutation(frames).tolist()
@@ -281,28 +307,93 @@ def _fit(
         at = np.array(chosen) * versions + rng.integers(0, versions, len(chosen))
         x = torch.from_numpy(cache.features[at].astype(np.float32))
         y = torch.from_numpy(cache.targets[at].astype(np.float32))
-        taps = extractor.late(x)
-        z = extractor.neck(taps)
-        kept = breadth(map_to_rows(z), taps)
-        if task is Task.SEGMENTATION:
-            vectors = map_to_rows(z)
-            spent = rate(vectors, levels=settings.levels)
-            over = torch.relu(spent - settings.bits_per_vector) / settings.bits_per_vector
-            vectors = add_quantization_noise(vectors, levels=settings.levels, generator=generator)
-        else:
-            vectors = pool_map(z)
-            spent, over = torch.zeros(()), torch.zeros(())
-        loss = recognition_loss(recognizer(vectors), y, task=task) + over + settings.breadth * kept
+        joined = join_taps(late(x))
+        loss = recognition_loss(head(map_to_rows(joined) if spec.form == "set" else pool_map(joined)), y, task=task)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([*new, *late], 1.0)
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         average.update_parameters(trained)
-        bits = spent.item() if step == 0 else 0.95 * bits + 0.05 * spent.item()
-        progress(f"founding training, loss {loss.item():.3f}", step + 1, steps)
+        progress(f"fine-tuning, loss {loss.item():.3f}", step + 1, steps)
     trained.load_state_dict(average.module.state_dict())
-    return bits
+    trained.eval()
+
+
+def _transform(
+    late: LateStages,
+    cache: _Cache,
+    spec: RecognizerSpec,
+    *,
+    settings: FoundingSettings,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> Transform:
+    """Compute the neck's transform from positions of the original frames and one augmentation of each."""
+    versions = settings.augmentations + 1
+    frames = len(cache.targets) // versions
+    originals = np.arange(frames) * versions
+    chosen = np.unique(np.concatenate([originals, originals + versions - 1]))
+    each = max(1, min(settings.grid**2, SAMPLED_POSITIONS // len(chosen)))
+    rows = []
+    for at, joined in _run_late(
+        LateExtractor(late, nn.Identity()), cache, chosen, settings=settings, what="taps", progress=progress
+    ):
+        vectors = joined.reshape(len(at), TAPS, -1).transpose(0, 2, 1)
+        rows += [v[rng.choice(len(v), each, replace=False)] for v in vectors]
+    if spec.form == "set":
+        budget, limit = settings.bits_per_vector, settings.channels or SET_CHANNELS
+    else:
+        budget, limit = float("inf"), settings.channels or POOL_CHANNELS
+    return fit_transform(np.concatenate(rows), bits_per_vector=budget, max_channels=limit)
+
+
+def _released(
+    extractor: LateExtractor,
+    cache: _Cache,
+    spec: RecognizerSpec,
+    transform: Transform,
+    *,
+    settings: FoundingSettings,
+    progress: Progress,
+) -> BagSet:
+    """All cached versions as they would be released: quantized position vectors, or pooled vectors."""
+    top = np.array(transform.levels, np.float32) - np.float32(1)
+    values: list[NDArray[Any]] = []
+    every = np.arange(len(cache.targets))
+    for _, z in _run_late(extractor, cache, every, settings=settings, what="features", progress=progress):
+        if spec.form == "set":
+            vectors = z.reshape(len(z), len(top), -1).transpose(0, 2, 1)
+            values.append(np.rint((vectors + 1) / 2 * top).astype(np.uint8))
+        else:
+            values.append(pool_map(torch.from_numpy(z)).numpy())
+    stacked: NDArray[Any] = np.concatenate(values)
+    channels, n = stacked.shape[2], len(stacked)
+    one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    scale, offset = (np.float32(2) / top, -one) if spec.form == "set" else (one, zero)
+    return BagSet(stacked, cache.targets, np.full(n, 1 / n), np.ones(n, np.float32), scale, offset)
+
+
+def _run_late(
+    extractor: LateExtractor,
+    cache: _Cache,
+    chosen: NDArray[np.intp],
+    *,
+    settings: FoundingSettings,
+    what: str,
+    progress: Progress,
+) -> Iterator[tuple[NDArray[np.intp], Float32]]:
+    """Run the late stages in ONNX Runtime over chosen cache rows, a batch at a time."""
+    side = settings.size // 8
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "late.onnx"
+        example = torch.zeros(2, EARLY_CHANNELS, side, side)
+        export_onnx(extractor, example, path, source="early", result="map", dynamic={0: "batch"})
+        session = open_session(path)
+    for start in range(0, len(chosen), settings.batch):
+        at = chosen[start : start + settings.batch]
+        yield at, session.run(None, {"early": cache.features[at].astype(np.float32)})[0]
+        progress(what, start + len(at), len(chosen))
 
 
 def _warm_cosine(step: int, steps: int) -> float:

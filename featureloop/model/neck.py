@@ -1,75 +1,142 @@
-"""The neck: a learned bottleneck from the backbone's taps to the few channels that may leave.
+"""The neck: from the backbone's taps to the few bits of each position that may leave.
 
-Trained for recognition under quantization noise and a bit budget. The rate is
-the entropy of soft-assigned quantization symbols per channel, so it is the
-same figure that the codec's static tables reach.
+A linear transform, computed and not trained: the Karhunen-Loeve transform of
+the standardized taps, so that the channels are uncorrelated, one quantization
+step for all of them, so that every channel gets bits by its variance (reverse
+water-filling: Cover & Thomas, Elements of Information Theory, 10.3.3), and no
+channel that would get almost none. Trained end to end, a neck keeps only what
+tells the founding site's lesions apart, and a recognizer can then learn little
+more from other sites' records.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from featureloop.core.types import Float32
+
+Float64 = NDArray[np.float64]
+REACH = 5.0
+"""A channel is bounded at so many standard deviations; the extractor clips there, exactly."""
+LEAST_BITS = 0.05
+"""A channel with a smaller entropy is left out."""
+MAX_LEVELS = 255
+
+
+def join_taps(taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Taps at strides 8, 16, 32 on the stride-16 grid, (B, 4 C8 + C16 + C32, H/16, W/16), without padding."""
+    at8, at16, at32 = taps
+    above = F.interpolate(at32, scale_factor=2.0, mode="nearest")
+    return torch.cat([F.pixel_unshuffle(at8, 2), at16, above], dim=1)
 
 
 class Neck(nn.Module):
-    """Taps at strides 8, 16, 32 to (B, C, H/16, W/16), bounded to [-1, 1]."""
+    """Joined taps (B, D, G, G) to (B, C, G, G), bounded to [-1, 1]."""
 
-    def __init__(self, taps: tuple[int, int, int], channels: int, *, width: int = 128) -> None:
+    def __init__(self, dimensions: int, channels: int) -> None:
         super().__init__()
-        self.from8 = nn.Conv2d(taps[0], width, 2, 2)
-        self.from16 = nn.Conv2d(taps[1], width, 1)
-        self.from32 = nn.Conv2d(taps[2], width, 1)
-        self.mix = nn.Conv2d(width, width, 1)
-        self.out = nn.Conv2d(width, channels, 1)
-        # Unit variance before the bound makes every channel use its levels, for what later training may ask of it.
-        self.norm = nn.BatchNorm2d(channels, affine=False, momentum=0.05)
+        self.transform = nn.Conv2d(dimensions, channels, 1)
 
-    def forward(self, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Join the taps on the stride-16 grid; no padding, so none of its traces."""
-        at8, at16, at32 = taps
-        x = self.from8(at8) + self.from16(at16)
-        x = F.relu(x + F.interpolate(self.from32(at32), scale_factor=2.0, mode="nearest"))
-        x = x + F.relu(self.mix(x))
-        return torch.tanh(self.norm(self.out(x)))
+    def forward(self, joined: Tensor) -> Tensor:
+        """Transform and bound."""
+        return torch.clamp(self.transform(joined), -1.0, 1.0)
 
 
-class Breadth(nn.Module):
-    """What keeps the neck broad: the backbone's taps, predicted linearly from the released vectors.
+@dataclass(frozen=True, slots=True, eq=False)
+class Transform:
+    """A neck's transform and its quantization.
 
-    A neck trained for one site's lesions alone keeps only what tells those
-    apart; a later recognizer for other sites can then learn little from it.
-    Used in founding training only.
+    Attributes
+    ----------
+    weight, bias
+        float32 (C, D) and (C,), from joined taps to channels of which 1 is the bound.
+    levels
+        Quantization levels of each channel over [-1, 1], odd, so that 0 is a level.
+    bits
+        The entropy of one quantized position vector under the channels' own statistics.
     """
 
-    def __init__(self, taps: tuple[int, int, int], channels: int) -> None:
-        super().__init__()
-        self.predict = nn.Linear(channels, 4 * taps[0] + taps[1] + taps[2])
+    weight: Float32
+    bias: Float32
+    levels: tuple[int, ...]
+    bits: float
 
-    def forward(self, vectors: Tensor, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Share of the taps' variance that vectors float32 (B, N, C) leave unexplained, about 0 to 1."""
-        at8, at16, at32 = taps
-        whole = [F.pixel_unshuffle(at8, 2), at16, F.interpolate(at32, scale_factor=2.0, mode="nearest")]
-        wanted = torch.cat(whole, dim=1).detach().flatten(2).transpose(1, 2)
-        mean, variance = wanted.mean((0, 1)), wanted.var((0, 1)) + 1e-4
-        unexplained: Tensor = ((self.predict(vectors) - (wanted - mean) / variance.sqrt()) ** 2).mean()
-        return unexplained
-
-
-def add_quantization_noise(z: Tensor, *, levels: int, generator: torch.Generator) -> Tensor:
-    """Add uniform noise of one quantization step to float32 z in [-1, 1] (Ballé et al. 2017, arXiv:1611.01704)."""
-    step = 2.0 / (levels - 1)
-    return z + (torch.rand(z.shape, generator=generator) - 0.5) * step
+    def neck(self) -> Neck:
+        """The network that applies it."""
+        c, d = self.weight.shape
+        neck = Neck(d, c)
+        with torch.no_grad():
+            neck.transform.weight.copy_(torch.from_numpy(self.weight[:, :, None, None]))
+            neck.transform.bias.copy_(torch.from_numpy(self.bias))  # type: ignore[union-attr]  # it has a bias
+        return neck
 
 
-def rate(z: Tensor, *, levels: int) -> Tensor:
-    """Bits per position vector of float32 (..., C) in [-1, 1]: the sum of the channels' entropies.
+def fit_transform(joined: Float32, *, bits_per_vector: float, max_channels: int) -> Transform:
+    """The transform and the finest common step whose position vectors fit the bit budget.
 
-    Each value is shared linearly between its two neighbouring levels, so that
-    the histogram, and with it the entropy, is differentiable.
+    Parameters
+    ----------
+    joined
+        Joined taps of many positions, float32 (M, D).
+    bits_per_vector
+        The budget, in bits.
+    max_channels
+        No more than so many channels, those of most variance.
     """
-    position = (z.reshape(-1, z.shape[-1]) + 1.0) * (0.5 * (levels - 1))
-    grid = torch.arange(levels, dtype=z.dtype)
-    share = F.relu(1.0 - (position[:, :, None] - grid).abs())
-    p = share.mean(0)
-    return -(p * torch.log2(p + 1e-9)).sum()
+    mean, spread = joined.mean(axis=0, dtype=np.float64), joined.std(axis=0, dtype=np.float64) + 1e-3
+    x = ((joined - mean) / spread).astype(np.float32)
+    variances, axes = np.linalg.eigh(np.asarray(x.T @ x, np.float64) / len(x))
+    order = np.argsort(variances)[::-1][:max_channels]
+    axes = _with_signs(axes[:, order])
+    z = x @ axes.astype(np.float32)
+    deviation = np.maximum(z.std(axis=0, dtype=np.float64), 1e-6)
+    step = _step(z, bits_per_vector)
+    entropy = _entropies(z, step)
+    kept = entropy >= LEAST_BITS
+    if not kept.any():
+        kept[0] = True
+    # Odd, and no more than a byte holds; a channel of wide reach gets a coarser step instead of a clipped one.
+    half = np.clip(np.ceil(REACH * deviation[kept] / step), 1, MAX_LEVELS // 2).astype(int)
+    bound = np.where(half < MAX_LEVELS // 2, half * step, REACH * deviation[kept])
+    weight = (axes[:, kept] / bound / spread[:, None]).T
+    return Transform(
+        weight.astype(np.float32),
+        (-(weight @ mean)).astype(np.float32),
+        tuple(int(2 * h + 1) for h in half),
+        float(entropy[kept].sum()),
+    )
+
+
+def _with_signs(axes: Float64) -> Float64:
+    """Each axis with its largest component positive, so that the transform is the same everywhere."""
+    largest = np.abs(axes).argmax(axis=0)
+    return np.asarray(axes * np.sign(axes[largest, np.arange(axes.shape[1])]))
+
+
+def _step(z: Float32, budget: float) -> float:
+    """The finest step whose entropies sum to at most the budget, by bisection."""
+    low, high = 1e-3 * float(z.std()), 100.0 * float(z.std()) + 1e-6
+    for _ in range(30):
+        middle = (low * high) ** 0.5
+        if _entropies(z, middle).sum() > budget:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _entropies(z: Float32, step: float) -> Float64:
+    """Entropy in bits of each channel of float32 (M, C), quantized uniformly."""
+    symbols = np.rint(z / step).astype(np.int64)
+    out = np.empty(z.shape[1])
+    for c in range(z.shape[1]):
+        _, counts = np.unique(symbols[:, c], return_counts=True)
+        p = counts / counts.sum()
+        out[c] = -(p * np.log2(p)).sum()
+    return out

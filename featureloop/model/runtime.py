@@ -30,7 +30,7 @@ def open_session(path: Path, *, threads: int = 0) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class
+    except Exception as error:  # ONNX Runtime's errors share no base class
         raise PackageError(f"'{path.name}' is no network that ONNX Runtime can run: {str(error)[:200]}") from error
 
 
@@ -74,8 +74,6 @@ def probabilities(logits: Float32, *, task: Task, calibration: Calibration) -> F
     """Logits float32 (N, T) to probabilities: sigmoid per sub-cell, or softmax over classes."""
     x = np.clip(logits / np.float32(calibration.temperature), -_LOGIT_LIMIT, _LOGIT_LIMIT)
     if task is Task.SEGMENTATION:
-        p: Float32 = (1.0 / (1.0 + np.exp(-x))).astype(np.float32)
-        return p
+        return np.asarray(1.0 / (1.0 + np.exp(-x)), np.float32)
     e = np.exp(x - x.max(axis=-1, keepdims=True))
-    p = (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return p
+    return np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32)

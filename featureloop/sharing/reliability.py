@@ -113,6 +113,8 @@ def _monotone_map(scores: Float64, qualities: Float64) -> tuple[Float64, Float64
 
     Each step is shrunk a little towards the mean of all, as if two more frames
     of mean quality had been seen, so that a few lucky frames don't promise 1.
+    Below the lowest score that was seen, the reliability falls to 0 in a line:
+    a score that no held-out frame had is a reason for doubt.
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -126,6 +128,8 @@ def _monotone_map(scores: Float64, qualities: Float64) -> tuple[Float64, Float64
         mapped.append((level * n + 2 * qualities.mean()) / (n + 2))
     # The rule of succession: n frames without an error don't promise more than 1 - 1 / (n + 2).
     best = 1.0 - 1.0 / (len(scores) + 2)
+    if raw[0] > 0.0:
+        raw, mapped = [0.0, *raw], [0.0, *mapped]
     return np.array(raw), np.minimum(np.maximum.accumulate(np.array(mapped)), best)
 
 
