@@ -31,16 +31,17 @@ def boxes(mask: Bool) -> tuple[Box, ...]:
     above: list[int] = []
     current: list[int] = []
     row = -2
-    for run, y in enumerate(rows):
+    for run, y in enumerate(rows.tolist()):
         if y != row:
             above = current if y == row + 1 else []
-            current, row = [], int(y)
+            current, row = [], y
         for other in above:
             if starts[other] <= ends[run] and starts[run] <= ends[other]:
                 parent[_root(parent, other)] = _root(parent, run)
         current.append(run)
     extents: dict[int, tuple[int, int, int, int]] = {}
-    for run, (y, x0, x1) in enumerate(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True)):
+    for run in range(len(rows)):
+        y, x0, x1 = int(rows[run]), int(starts[run]), int(ends[run])
         left, top, right, bottom = extents.get(_root(parent, run), (width, height, 0, 0))
         extents[_root(parent, run)] = (min(left, x0), min(top, y), max(right, x1), max(bottom, y + 1))
     return tuple(

@@ -81,12 +81,13 @@ def render(scene: Scene, look: SiteLook, *, view: View, size: tuple[int, int], n
     x, y = _scene_plane(scene, look, view, cam_x, cam_y)
     r = np.maximum(np.hypot(x, y), np.float32(1e-3))
     angle, depth = np.arctan2(y, x), -np.log(r)
-    u, v = angle / _TURN, depth / _TURN
+    u, v = np.asarray(angle / _TURN, np.float32), np.asarray(depth / _TURN, np.float32)
 
     bumps = repeat_sample(scene.bumps, u * 512, v * 512)
+    film = repeat_sample(scene.bumps, u * 256 + 97, v * 256 + 53)
     mottle = repeat_sample(scene.mottle, u * 256 + 31, v * 256)
     fold, behind = _folds(scene, look, angle, depth, mottle)
-    height = r * (np.float32(0.10 * look.fold_depth) * fold + np.float32(0.0075) * bumps)
+    height = r * (np.float32(0.17 * look.fold_depth) * fold + np.float32(0.003) * bumps + np.float32(0.008) * film)
     colour = _mucosa(scene, look, u, v, mottle)
 
     lesions: list[tuple[int, Bool]] = []
@@ -100,14 +101,14 @@ def render(scene: Scene, look: SiteLook, *, view: View, size: tuple[int, int], n
         colour = colour * (1 - spots) + target * spots
         lesions.append((lesion.kind, np.asarray(inside & (field > 0.5))))
 
-    light, highlight = _light(look, view, cam_x, cam_y, x, y, height, bumps, size)
+    light, highlight = _light(look, view, (cam_x, cam_y), (x, y), height=height, film=film)
     tube = np.clip(r * np.float32(view.advance / 0.62), 0, 1.15) ** np.float32(1.35)
     light = light * tube * behind
     # Light that reaches the deep parts has been reflected by red walls before.
     deep = np.clip(1 - tube, 0, 1)[..., None]
     colour = colour * (1 - deep * np.array([0.05, 0.35, 0.4], np.float32))
     linear = colour * light[..., None] * np.asarray(look.light_colour, np.float32)
-    linear += (highlight * tube)[..., None] + _bubbles(scene, x, y, light)[..., None]
+    linear += (highlight * tube * tube)[..., None] + _bubbles(scene, x, y, light)[..., None]
     pixels = _record(linear, look, field, size, np.random.default_rng(noise_seed))
     mask, kind = _truth(lesions, size)
     return Rendered(pixels, mask, kind)
@@ -144,9 +145,7 @@ def _field(look: SiteLook, x: Float32, y: Float32) -> Float32:
     return np.asarray(np.clip(0.5 - outside / pixel, 0, 1), np.float32)
 
 
-def _folds(
-    scene: Scene, look: SiteLook, angle: Float32, depth: Float32, mottle: Float32
-) -> tuple[Float32, Float32]:
+def _folds(scene: Scene, look: SiteLook, angle: Float32, depth: Float32, mottle: Float32) -> tuple[Float32, Float32]:
     """The folds' height in [0, 1], and how much light reaches behind them.
 
     Going deeper, the wall rises to a fold's crest and drops behind it into
@@ -156,14 +155,15 @@ def _folds(
         np.float32(a) * np.cos(np.float32(k + 1) * angle + np.float32(p))
         for k, (a, p) in enumerate(zip(scene.fold_waves, scene.fold_phases, strict=True))
     )
-    phase = np.asarray(depth * np.float32(look.folds) + np.float32(2.2) * wave + np.float32(0.10) * mottle, np.float32)
+    phase = np.asarray(depth * np.float32(look.folds) + np.float32(2.2) * wave + np.float32(0.05) * mottle, np.float32)
     number = np.floor(phase)
     along = phase - number
     # Haustral folds don't go all the way round.
     strength = 0.6 + 0.4 * np.cos(angle * 2 + number * np.float32(1.9) + np.float32(scene.fold_phases[0]))
-    crest = along**np.float32(2.2) * (1 - _smooth(along, 0.9, 1.0))
-    shade = np.float32(0.55 * min(look.fold_depth, 1.2)) * strength * np.exp(-along * np.float32(3.2))
-    shade = shade * _smooth(along, 0.0, 0.07)
+    crest = along * along * (1 - _smooth(along, 0.74, 1.0)) * np.float32(1.5)
+    shade = np.float32(0.62 * min(look.fold_depth, 1.2)) * strength * np.exp(-along * np.float32(3.0))
+    # Before its crest, a fold's own far side begins to turn away.
+    shade = shade * _smooth(along, 0.0, 0.05) + np.float32(0.3) * strength * _smooth(along, 0.9, 1.0)
     return np.asarray(crest * strength, np.float32), np.asarray(1 - shade, np.float32)
 
 
@@ -171,7 +171,7 @@ def _mucosa(scene: Scene, look: SiteLook, u: Float32, v: Float32, mottle: Float3
     mix = (1 / (1 + np.exp(-1.1 * mottle)))[..., None].astype(np.float32)
     colour = np.asarray(look.mucosa, np.float32) * (1 - mix) + np.asarray(look.blood, np.float32) * mix
     vessels = repeat_sample(scene.vessels, u * 512, v * 512) * np.float32(look.vessels)
-    return np.asarray(colour * (1 - vessels[..., None] * np.array([0.22, 0.62, 0.5], np.float32)), np.float32)
+    return np.asarray(colour * (1 - vessels[..., None] * np.array([0.30, 0.75, 0.62], np.float32)), np.float32)
 
 
 def _shape(lesion: Lesion, look: SiteLook, x: Float32, y: Float32, bumps: Float32) -> tuple[Bool, Float32, Float32]:
@@ -189,7 +189,7 @@ def _shape(lesion: Lesion, look: SiteLook, x: Float32, y: Float32, bumps: Float3
     distance = np.asarray(np.maximum(distance, 0), np.float32)
     cover = 1 - _smooth(distance, 0.86, 1.06)
     if lesion.kind == 1:
-        body = np.clip(1 - distance * distance, 0, 1) ** np.float32(0.62)
+        body = np.clip(1 - distance * distance, 0, 1) ** np.float32(0.85)
         rise = np.float32(look.lesion_height) * body * (1 + np.float32(0.05 * look.lesion_roughness) * bumps)
     else:
         body = 1 - _smooth(distance, 0.6, 1.05)
@@ -200,16 +200,15 @@ def _shape(lesion: Lesion, look: SiteLook, x: Float32, y: Float32, bumps: Float3
 def _light(
     look: SiteLook,
     view: View,
-    cam_x: Float32,
-    cam_y: Float32,
-    x: Float32,
-    y: Float32,
+    camera: tuple[Float32, Float32],
+    plane: tuple[Float32, Float32],
+    *,
     height: Float32,
-    bumps: Float32,
-    size: tuple[int, int],
+    film: Float32,
 ) -> tuple[Float32, Float32]:
     """Diffuse light and highlights on the height map."""
-    per_pixel = np.float32(min(size) / 2 * 1.1)
+    (cam_x, cam_y), (x, y) = camera, plane
+    per_pixel = np.float32(min(height.shape) / 2 * 1.1)
     slope_y, slope_x = np.gradient(height * np.float32(view.advance))
     # The tube's wall faces its axis.
     r = np.hypot(x, y) + np.float32(0.15)
@@ -225,8 +224,8 @@ def _light(
     hx, hy, hz = lx / to_lamp, ly / to_lamp, lz / to_lamp + 1
     facing = (nx * hx + ny * hy + hz) / (length * np.sqrt(hx * hx + hy * hy + hz * hz))
     # Only where the film of mucus is thick does the surface mirror the lamp.
-    wet = _smooth(bumps, 0.5, 1.7)
-    highlight = np.float32(2.6 * look.specular) * _smooth(facing, 0.955, 0.992) * wet * fade
+    wet = _smooth(film, 0.75, 1.5)
+    highlight = np.float32(2.6 * look.specular) * _smooth(facing, 0.965, 0.990) * wet * fade
     return np.asarray(light, np.float32), np.asarray(highlight, np.float32)
 
 
@@ -241,9 +240,7 @@ def _bubbles(scene: Scene, x: Float32, y: Float32, light: Float32) -> Float32:
     return np.asarray(shine * light, np.float32)
 
 
-def _record(
-    linear: Float32, look: SiteLook, field: Float32, size: tuple[int, int], rng: np.random.Generator
-) -> UInt8:
+def _record(linear: Float32, look: SiteLook, field: Float32, size: tuple[int, int], rng: np.random.Generator) -> UInt8:
     """The camera's response, blur, noise, black surround, and the recorder's JPEG."""
     shown = (1 - np.exp(-np.float32(look.exposure) * np.maximum(linear, 0))) ** np.float32(1 / look.gamma)
     image = Image.fromarray(np.asarray(shown * 255 + 0.5, np.uint8))

@@ -138,7 +138,7 @@ def _vessels(rng: np.random.Generator) -> Float32:
     image = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(image)
     # (x, y, heading, width, steps left)
-    tips = [(*rng.uniform(0, side, 2), rng.uniform(0, 2 * np.pi), rng.uniform(2, 4), 16) for _ in range(12)]
+    tips = [(*rng.uniform(0, side, 2), rng.uniform(0, 2 * np.pi), rng.uniform(1.6, 3.4), 14) for _ in range(14)]
     while tips:
         x, y, heading, width, steps = tips.pop()
         bends = rng.normal(0, 0.28, steps)
@@ -152,14 +152,17 @@ def _vessels(rng: np.random.Generator) -> Float32:
                 tips.append((x, y, heading + turn, width * 0.62, max(4, steps - 6)))
         level = int(min(255, 90 + 42 * width))
         draw.line([(px + side / 2, py + side / 2) for px, py in points], fill=level, width=max(1, round(width)))
-    drawn = np.asarray(image.filter(ImageFilter.GaussianBlur(0.8)), np.float32) / 255
     # What was drawn beyond a border comes in at the opposite one.
-    return drawn.reshape(2, side, 2, side).max(axis=(0, 2))
+    folded = np.asarray(image).reshape(2, side, 2, side).max(axis=(0, 2))
+    soft = Image.fromarray(folded).filter(ImageFilter.BoxBlur(1))
+    return np.asarray(soft, np.float32) / np.float32(255)
 
 
 def _lesions(look: SiteLook, rng: np.random.Generator, lumen: tuple[float, float]) -> tuple[Lesion, ...]:
-    count = 1 + int(rng.random() < 0.2)
-    return tuple(_lesion(look, rng, lumen) for _ in range(count))
+    """One lesion, in a fifth of the scenes two that lie apart."""
+    first, second = _lesion(look, rng, lumen), _lesion(look, rng, lumen)
+    apart = np.hypot(first.x - second.x, first.y - second.y) > 1.3 * (first.half_axis + second.half_axis)
+    return (first, second) if apart and rng.random() < 0.28 else (first,)
 
 
 def _lesion(look: SiteLook, rng: np.random.Generator, lumen: tuple[float, float]) -> Lesion:

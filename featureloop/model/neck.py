@@ -121,7 +121,8 @@ def _with_signs(axes: Float64) -> Float64:
 
 def _step(z: Float32, budget: float) -> float:
     """The finest step whose entropies sum to at most the budget, by bisection."""
-    low, high = 1e-3 * float(z.std()), 100.0 * float(z.std()) + 1e-6
+    scale = max(float(z.std()), 1e-6)
+    low, high = 1e-3 * scale, 100.0 * scale
     for _ in range(30):
         middle = (low * high) ** 0.5
         if _entropies(z, middle).sum() > budget:
