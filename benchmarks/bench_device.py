@@ -46,9 +46,16 @@ def main() -> None:
         if not args.images:
             write_phantom_folder(images, HOSPITAL_B, seed=9, sequences=30, frames_each=10, size=(288, 384))
         folder = open_labelled(images)
-        rounds = [(networks_alone(package, folder), device(package, folder, work / f"{i}.sqlite")) for i in range(args.rounds)]
+        rounds = [
+            (networks_alone(package, folder), device(package, folder, work / f"{i}.sqlite")) for i in range(args.rounds)
+        ]
     alone, whole = median(r[0] for r in rounds), median(r[1] for r in rounds)
-    result = {"frames": len(folder.items), "onnx_runtime_fps": alone, "device_process_fps": whole, "ratio": whole / alone}
+    result = {
+        "frames": len(folder.items),
+        "onnx_runtime_fps": alone,
+        "device_process_fps": whole,
+        "ratio": whole / alone,
+    }
     print(json.dumps({k: round(v, 3) for k, v in result.items()}, indent=1))
 
 
@@ -56,7 +63,11 @@ def networks_alone(package: Package, folder: LabelledFolder) -> float:
     """Frames per second of extractor and recognizer on prepared inputs."""
     extractor, recognizer = (open_session(package.file(f)) for f in (EXTRACTOR, RECOGNIZER))
     spec = package.manifest.features
-    inputs = [to_input(f.pixels, package.manifest.preprocessing) for f in folder.frames(folder.items[:64]) if isinstance(f, Frame)]
+    inputs = [
+        to_input(f.pixels, package.manifest.preprocessing)
+        for f in folder.frames(folder.items[:64])
+        if isinstance(f, Frame)
+    ]
     source, vectors = extractor.get_inputs()[0].name, recognizer.get_inputs()[0].name
     n = len(folder.items)
     started = time.perf_counter()

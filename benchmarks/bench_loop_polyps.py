@@ -71,7 +71,9 @@ def run(group: Children, data: Path, work: Path, seeds: list[int]) -> dict[str, 
     seconds["founding"] = json.loads((work / "founding.json").read_text())["seconds"]
     for old in (learner, state):
         shutil.rmtree(old, ignore_errors=True)
-    url = group.serve("learner", "serve", "--data", str(learner), "--package", str(founding), "--port", "0", timeout_s=120)
+    url = group.serve(
+        "learner", "serve", "--data", str(learner), "--package", str(founding), "--port", "0", timeout_s=120
+    )
     code = group.run("learner", "invite", "--site", "barcelona", "--data", str(learner))["code"]
     group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(state))
     processed = group.run(
@@ -144,7 +146,9 @@ def full_map_control(package: Package, clinic: Path, learner_data: Path, state: 
     runtime = Runtime(package)
     frames = [f for f in folder.frames(items) if isinstance(f, Frame)]
     maps = np.stack([runtime.extract(f.pixels) for f in frames])
-    masks = np.stack([mask_to_targets(f.truth.mask, manifest.features.grid) for f in frames if f.truth and f.truth.mask is not None])
+    masks = np.stack(
+        [mask_to_targets(f.truth.mask, manifest.features.grid) for f in frames if f.truth and f.truth.mask is not None]
+    )
     replay = np.stack([codec.dequantize(x, manifest.released) for x in own.values[is_founding].astype(np.uint8)])
     n_founding, n_own = len(replay), len(maps)
     shares: NDArray[np.float64] = np.concatenate(
@@ -197,19 +201,22 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines.append(f"| before | {cell(before['kvasir'])} | {cell(before['clinic'])} |")
     for r in runs:
         passed = "passed" if r["gate_passed"] else "not passed"
-        lines.append(f"| after, seed {r['seed']} (gate {passed}) | {cell(r['after']['kvasir'])} | {cell(r['after']['clinic'])} |")
+        lines.append(
+            f"| after, seed {r['seed']} (gate {passed}) | {cell(r['after']['kvasir'])} | {cell(r['after']['clinic'])} |"
+        )
         lines.append(f"| full maps and all true masks, seed {r['seed']} | | {cell(r['control'])} |")
     gain = float(np.mean([r["after"]["clinic"]["value"] for r in runs])) - before["clinic"]["value"]
     bound = float(np.mean([r["control"]["value"] for r in runs])) - before["clinic"]["value"]
     lost = before["kvasir"]["value"] - float(np.mean([r["after"]["kvasir"]["value"] for r in runs]))
-    records = processed["outbox"]["delivered"]
+    records, sent = processed["outbox"]["delivered"], processed["sent_bytes"]
     lines += [
         "",
-        f"gain at the new site {100 * gain:+.2f} points, from full maps {100 * bound:+.2f}: {100 * gain / bound:.0f}% of it; "
+        f"gain at the new site {100 * gain:+.2f} points, "
+        f"from full maps {100 * bound:+.2f}: {100 * gain / bound:.0f}% of it; "
         f"the founding site loses {100 * lost:+.2f} points",
         f"frames {processed['frames']}, doubtful {processed['doubtful']}, {processed['outcomes']}",
-        f"sent {processed['sent_bytes']} bytes in {records} records ({processed['sent_bytes'] / records:.0f} each, all included); "
-        f"image files {result['image_bytes']} bytes ({result['image_bytes'] / processed['sent_bytes']:.1f} times as much)",
+        f"sent {sent} bytes in {records} records ({sent / records:.0f} each, all included); "
+        f"image files {result['image_bytes']} bytes ({result['image_bytes'] / sent:.1f} times as much)",
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()),
     ]
     return "\n".join(lines)

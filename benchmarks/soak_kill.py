@@ -44,7 +44,9 @@ def main() -> None:
         package = args.package or small_package(work)
         images = args.images or work / "frames"
         if not args.images:
-            write_phantom_folder(images, HOSPITAL_B, seed=5, sequences=args.frames // 12, frames_each=12, size=(192, 192))
+            write_phantom_folder(
+                images, HOSPITAL_B, seed=5, sequences=args.frames // 12, frames_each=12, size=(192, 192)
+            )
         sys.exit(soak(work, package, images, kills=args.kills, seed=args.seed))
 
 
@@ -87,10 +89,12 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
             device.wait()
         final = group.run(*process)
         group.end()
-    return judge(work, images, data, state, final, package, killed)
+    return judge(images, data=data, state=state, final=final, package=package, killed=killed)
 
 
-def judge(work: Path, images: Path, data: Path, state: Path, final: dict[str, object], package: Path, killed: dict[str, int]) -> int:
+def judge(
+    images: Path, *, data: Path, state: Path, final: dict[str, object], package: Path, killed: dict[str, int]
+) -> int:
     learner = open_learner(data)
     learner.ingest.drain()
     extractor = load_package(package).extractor_digest
@@ -100,7 +104,10 @@ def judge(work: Path, images: Path, data: Path, state: Path, final: dict[str, ob
     others = {str(k): n for k, n in outbox.counts().items() if k is not State.DELIVERED}
     outbox.close()
     frames = len(open_labelled(images).items)
-    print(f"{frames} frames, {sum(killed.values())} kills {killed}; last run: {final['frames']} new, {final['already_processed']} before")
+    print(
+        f"{frames} frames, {sum(killed.values())} kills {killed}; "
+        f"last run: {final['frames']} new, {final['already_processed']} before"
+    )
     print(f"store: {len(ids)} records, {len(set(ids))} distinct; outbox: {len(delivered)} delivered, others {others}")
     ok = len(ids) == len(set(ids)) == len(delivered) == frames and set(ids) == delivered and not any(others.values())
     print("every record arrived exactly once" if ok else "LOST OR DOUBLED RECORDS")

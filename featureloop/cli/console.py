@@ -22,8 +22,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 
 def tell(text: str) -> None:
-    """A line for people, on stderr; square brackets are plain text."""
-    people.print(text, markup=False)
+    """A line for people, on stderr; square brackets are plain text, and a path isn't broken in two."""
+    people.print(text, markup=False, soft_wrap=True)
 
 
 def report(data: dict[str, Any] | list[Any], *, as_json: bool, show: Callable[[], Table | str]) -> None:
@@ -32,7 +32,7 @@ def report(data: dict[str, Any] | list[Any], *, as_json: bool, show: Callable[[]
         sys.stdout.write(json.dumps(data, indent=1, default=str) + "\n")
         return
     shown = show()
-    results.print(shown, markup=False) if isinstance(shown, str) else results.print(shown)
+    results.print(shown, markup=False, soft_wrap=True) if isinstance(shown, str) else results.print(shown)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -55,7 +55,7 @@ def progress_bars() -> Iterator[ProgressPort]:
         tasks: dict[str, TaskID] = {}
 
         def advance(what: str, done: int, total: int) -> None:
-            kind = what.split(",")[0]
+            kind = what.split(",", maxsplit=1)[0]
             if kind not in tasks:
                 tasks[kind] = bars.add_task(what, total=total)
             bars.update(tasks[kind], description=what, completed=done, total=total)

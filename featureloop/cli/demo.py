@@ -11,13 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from featureloop.cli.console import AsJson, progress_bars, report, size_text, table, tell
+from featureloop.cli.console import AsJson, people, progress_bars, report, size_text, table, tell
 from featureloop.cli.processes import Children, children
 from featureloop.core.errors import GateError
 from featureloop.core.ports import Progress
 
 CURVE = (0.1, 0.3, 1.0)
 """Shares of hospital B's records at which the curve of quality is drawn."""
+
+
+SITES = ("hospital-a", "hospital-b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +98,17 @@ def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, A
         founding = found(folders.founding, work / "P0", settings, progress)
     tell("3  the learner starts, adopts and signs the package; two devices enroll")
     data = str(work / "learner")
-    url = group.serve("learner", "serve", "--data", data, "--package", str(founding), "--port", "0")
-    for site in ("hospital-a", "hospital-b"):
-        code = group.run("learner", "invite", "--site", site, "--data", data)["code"]
-        group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(work / site))
+    with people.status("learner and devices start"):
+        url = group.serve("learner", "serve", "--data", data, "--package", str(founding), "--port", "0")
+        for site in SITES:
+            code = group.run("learner", "invite", "--site", site, "--data", data)["code"]
+            group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(work / site))
     tell("4  hospital B runs it; doubtful frames are changed by the phantom's ground truth, in the physician's place")
-    done = group.run(
-        "device", "process", str(folders.loop_b), "--package", str(founding), "--learner", url,
-        "--review", "masks", "--state", str(work / "hospital-b"),
-    )  # fmt: skip
+    with people.status("hospital B's device recognizes and shares"):
+        done = group.run(
+            "device", "process", str(folders.loop_b), "--package", str(founding), "--learner", url,
+            "--review", "masks", "--state", str(work / "hospital-b"),
+        )  # fmt: skip
     outcomes = ", ".join(f"{n} {k}" for k, n in done["outcomes"].items())
     tell(f"   {done['frames']} frames, {done['doubtful']} below the threshold; provided: {outcomes}")
     tell("5  the learner trains, the gate compares, the registry signs and promotes")
@@ -114,9 +119,10 @@ def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, A
     tell(f"   gate: better with probability {sure:.2f}; package {final['candidate'][:12]} is live")
     tell("6  both devices take the new package over")
     after = {}
-    for site in ("hospital-a", "hospital-b"):
-        taken = group.run("device", "update", "--package", str(founding), "--state", str(work / site))
-        after[site] = Path(taken["package"])
+    with people.status("devices verify and swap"):
+        for site in SITES:
+            taken = group.run("device", "update", "--package", str(founding), "--state", str(work / site))
+            after[site] = Path(taken["package"])
     tell("7  before and after are measured on held-out frames of both hospitals")
     with progress_bars() as progress:
         return measure(folders, founding, after, curve=curve, done=done, promoted=promoted, progress=progress)

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from featureloop.cli.console import AsJson, progress_bars, report, size_text, table, tell
-from featureloop.cli.model import HoldOut, Part, Seed, part_of, tell_skipped
+from featureloop.cli.console import AsJson, progress_bars, report, table, tell
+from featureloop.cli.model import HoldOut, Part, Seed, part_of
+from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
-from featureloop.core.errors import AuthError, FeatureloopError, InputError, PackageError
+from featureloop.core.errors import AuthError, FeatureloopError, InputError, PackageError, StorageError, TransportError
 from featureloop.core.types import Frame, Recognition, Skipped
+from featureloop.device.exchange import TIMEOUT_S
+from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
+from featureloop.device.outbox import State as OutboxState
 from featureloop.device.pipeline import Summary, run_pipeline
 from featureloop.device.provide import Provider, check_form
 from featureloop.device.reviewers import TruthReviewer
 from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.update import poll_update
-from featureloop.device.metered import MeteredWire
-from featureloop.device.uplink import Uplink, UplinkThread
+from featureloop.device.uplink import Uplink, UplinkStatus, UplinkThread
 from featureloop.device.wire import HttpWire
 from featureloop.device.wire import enroll as enroll_device
 from featureloop.images.labelled import open_labelled
@@ -84,7 +87,7 @@ def enroll(
 
 
 @app.command()
-def process(  # noqa: PLR0913 - one option a decision of the user's
+def process(
     sources: Annotated[list[Path], typer.Argument(help="Images, DICOM files, videos, or folders of them.")],
     package: Annotated[Path | None, typer.Option("--package", help="A package; else the one taken over.")] = None,
     learner: Annotated[str | None, typer.Option("--learner", help="Share with this learner (enroll first).")] = None,
@@ -95,7 +98,7 @@ def process(  # noqa: PLR0913 - one option a decision of the user's
     seed: Seed = 1,
     policy: PolicyFile = None,
     state: State = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the uplink at the end.")] = 60.0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait at the end until all is sent.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Recognize every frame, share what the site's policy allows, then exit.
@@ -109,35 +112,40 @@ def process(  # noqa: PLR0913 - one option a decision of the user's
     if review is Review.MASKS:
         tell("review: the folder's masks answer in the physician's place (an experiment; records say 'ground-truth')")
         reviewer = TruthReviewer(loaded.manifest.features.grid)
-    frames, total = _frames(sources, labelled=review is Review.MASKS or part is not Part.ALL, part=part,
-                            hold_out=hold_out, seed=seed)
+    labelled = review is Review.MASKS or part is not Part.ALL
+    frames, total = _frames(sources, labelled=labelled, part=part, hold_out=hold_out, seed=seed)
     runtime = Runtime(loaded, threads=settings().threads)
     started = time.perf_counter()
     if learner is None:
         tell("no --learner: frames are recognized, nothing is shared")
-        summary, fault, waiting, meter = _run(frames, runtime, None, None, out, total), None, None, None
+        done = Done(_run(frames, runtime=runtime, out=out, total=total))
     else:
         identity = _identity(place, learner)
         check_form(loaded, rules)
-        outbox = open_outbox(place, rules)
-        provider = Provider(
-            site=identity.site,
-            device=identity.device,
-            site_key=place.site_key(),
-            package=loaded,
-            policy=rules,
-            keeper=outbox,
-            reviewer=reviewer,
-            clock=time.time,
-        )
-        meter = MeteredWire(HttpWire(identity))
-        summary, fault = _run_and_send(frames, runtime, provider, outbox, meter, out, total, wait)
-        waiting = {str(k): v for k, v in outbox.counts().items()}
-        outbox.close()
-    seconds = time.perf_counter() - started
-    data = _summary_data(summary, seconds, waiting, fault) | {"sent_bytes": meter.sent_bytes if meter else 0}
-    report(data, as_json=as_json, show=lambda: _summary_table(data))
-    _finish(summary, fault)
+        try:
+            outbox, site_key = open_outbox(place, rules), place.site_key()
+        except StorageError as error:
+            tell(f"nothing is shared, recognition goes on: {error}")
+            done = Done(_run(frames, runtime=runtime, out=out, total=total), error)
+        else:
+            provider = Provider(
+                site=identity.site,
+                device=identity.device,
+                site_key=site_key,
+                package=loaded,
+                policy=rules,
+                keeper=outbox,
+                reviewer=reviewer,
+                clock=time.time,
+            )
+            # Who waits only a moment at the end doesn't wait longer for one answer.
+            wire = MeteredWire(HttpWire(identity, timeout=min(TIMEOUT_S, max(wait, 1.0)) if wait else TIMEOUT_S))
+            done = _run_and_send(
+                frames, runtime=runtime, provider=provider, outbox=outbox, wire=wire, out=out, total=total, wait=wait
+            )
+    data = done.as_dict(seconds=time.perf_counter() - started)
+    report(data, as_json=as_json, show=lambda: summary_table(data))
+    finish(done)
 
 
 def _frames(
@@ -174,11 +182,12 @@ def _identity(place: DeviceState, learner: str) -> Identity:
 
 def _run(
     frames: Iterable[Frame | Skipped],
+    *,
     runtime: Runtime,
-    provider: Provider | None,
-    outbox: Outbox | None,
     out: Path | None,
     total: int | None,
+    provider: Provider | None = None,
+    is_done: Callable[[bytes], bool] = lambda _key: False,
 ) -> Summary:
     writer = ResultWriter(out, runtime.package) if out else None
     seen = 0
@@ -192,13 +201,7 @@ def _run(
 
     try:
         with progress_bars() as progress:
-            return run_pipeline(
-                frames,
-                runtime=runtime,
-                provider=provider,
-                is_done=outbox.done if outbox else lambda _key: False,
-                show=show,
-            )
+            return run_pipeline(frames, runtime=runtime, provider=provider, is_done=is_done, show=show)
     finally:
         if writer:
             writer.close()
@@ -206,6 +209,7 @@ def _run(
 
 def _run_and_send(
     frames: Iterable[Frame | Skipped],
+    *,
     runtime: Runtime,
     provider: Provider,
     outbox: Outbox,
@@ -213,73 +217,54 @@ def _run_and_send(
     out: Path | None,
     total: int | None,
     wait: float,
-) -> tuple[Summary, FeatureloopError | None]:
+) -> Done:
     """Recognize and share; the uplink runs beside it, and gets `wait` seconds for the rest.
 
-    What went wrong with sending is returned, not raised: the records wait in the outbox.
+    What went wrong with sending is kept, not raised: the records wait in the outbox.
     """
-    uplink = Uplink(outbox, wire)
+    uplink, fault = Uplink(outbox, wire), None
     thread = UplinkThread(uplink)
     thread.start()
     try:
-        summary = _run(frames, runtime, provider, outbox, out, total)
-    finally:
+        summary = _run(frames, runtime=runtime, out=out, total=total, provider=provider, is_done=outbox.done)
+    except BaseException:
         thread.stop()
-    try:
-        uplink.drain(deadline_s=wait)
-    except FeatureloopError as error:
-        return summary, error
-    finally:
+        raise
+    until = time.monotonic() + wait
+    # A thread that still waits for an answer has the outbox and the wire in its hands; it ends with the process.
+    if ended := thread.stop(timeout_s=wait + 2.0):
+        try:
+            fault = _send_rest(uplink, outbox, thread.status, until=until)
+        except FeatureloopError as error:
+            fault = error
+    else:
+        fault = TransportError(f"the learner took over {wait:.0f} s to answer; {_WAITS}")
+    done = Done(summary, fault, {str(k): v for k, v in outbox.counts().items()}, wire.sent_bytes)
+    if ended:
         wire.close()
-    return summary, None
+        outbox.close()
+    return done
 
 
-def _summary_data(
-    summary: Summary, seconds: float, waiting: dict[str, int] | None, fault: FeatureloopError | None
-) -> dict[str, Any]:
-    return {
-        "frames": summary.frames,
-        "already_processed": summary.already,
-        "skipped": [{"name": s.name, "reason": s.reason} for s in summary.skipped],
-        "doubtful": summary.doubtful,
-        "outcomes": summary.outcomes,
-        "payload_bytes": summary.payload_bytes,
-        "not_shared": [{"name": n, "reason": str(e)} for n, e in summary.faults],
-        "outbox": waiting,
-        "seconds": round(seconds, 2),
-        "frames_per_second": round(summary.frames / seconds, 1) if seconds else None,
-        "uplink_error": str(fault) if fault else None,
-    }
+def _send_rest(uplink: Uplink, outbox: Outbox, status: UplinkStatus, *, until: float) -> FeatureloopError | None:
+    """Send until nothing is left, and wait for what a killed process had in its hands; say why something stays.
+
+    Raises
+    ------
+    FeatureloopError
+        As `Uplink.drain`.
+    """
+    while (left := until - time.monotonic()) > 0:
+        uplink.drain(deadline_s=left)
+        if not outbox.counts()[OutboxState.LEASED]:
+            return None
+        time.sleep(min(0.5, left))
+    if status.error and outbox.counts()[OutboxState.PENDING]:
+        return TransportError(f"{status.error}; {_WAITS}")
+    return None
 
 
-def _summary_table(data: dict[str, Any]) -> Any:
-    outcomes = ", ".join(f"{n} {k}" for k, n in data["outcomes"].items()) or "none"
-    outbox = ", ".join(f"{n} {k}" for k, n in (data["outbox"] or {}).items() if n) or "not used"
-    rows = [
-        ("frames recognized", f"{data['frames']} in {data['seconds']} s ({data['frames_per_second']} a second)"),
-        ("processed before", data["already_processed"]),
-        ("skipped", len(data["skipped"])),
-        ("below the threshold", data["doubtful"]),
-        ("sharing", outcomes),
-        ("payload put into the outbox", size_text(data["payload_bytes"])),
-        ("sent to the learner", size_text(data["sent_bytes"])),
-        ("recognized, but not shared", len(data["not_shared"])),
-        ("outbox", outbox),
-    ]
-    return table("processed", ["", "value"], rows)
-
-
-def _finish(summary: Summary, fault: FeatureloopError | None) -> None:
-    """Name what went wrong, and exit with the code of the worst of it."""
-    tell_skipped(summary.skipped)
-    for name, error in summary.faults[:5]:
-        tell(f"recognized but not shared, {name}: {error}")
-    if summary.faults:
-        raise summary.faults[0][1]
-    if fault:
-        raise fault
-    if summary.skipped and not summary.frames and not summary.already:
-        raise InputError(f"no frame could be read; the first reason: {summary.skipped[0].reason}")
+_WAITS = "what was to be sent waits in the outbox, start again later"
 
 
 @app.command()
@@ -293,7 +278,12 @@ def update(
     current = place.current_package() or _package(place, package)
     taken = poll_update(place, place.load_identity(), current=current)
     now = taken or current
-    data = {"updated": taken is not None, "package": str(now.path), "digest": now.digest.hex(), "version": now.manifest.version}
+    data = {
+        "updated": taken is not None,
+        "package": str(now.path),
+        "digest": now.digest.hex(),
+        "version": now.manifest.version,
+    }
     report(data, as_json=as_json, show=lambda: table("update", ["", "value"], list(data.items())))
 
 
@@ -308,7 +298,8 @@ def status(state: State = None, policy: PolicyFile = None, as_json: AsJson = Fal
     except AuthError:
         data |= {"site": None, "device": None, "learner": None}
     current = place.current_package()
-    data |= {"package": current.digest.hex() if current else None, "version": current.manifest.version if current else None}
+    digest, version = (current.digest.hex(), current.manifest.version) if current else (None, None)
+    data |= {"package": digest, "version": version}
     outbox = open_outbox(place, site_policy(policy))
     data["outbox"] = {str(k): v for k, v in outbox.counts().items()}
     outbox.close()

@@ -33,7 +33,7 @@ app.add_typer(records.app, name="records")
 app.command("demo")(demo.demo)
 
 
-def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback
+def _version(show: bool) -> None:
     if show:
         typer.echo(__version__)
         raise typer.Exit
@@ -41,7 +41,7 @@ def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:

@@ -45,7 +45,9 @@ def show(
     item = outbox.get(record)
     outbox.close()
     if item.record is None:
-        raise StorageError(f"record {item.entry.id.hex()[:12]} was {item.entry.state} and its content purged; only its id is left")
+        raise StorageError(
+            f"record {item.entry.id.hex()[:12]} was {item.entry.state} and its content purged; only its id is left"
+        )
     rows = record_in_words(item.record)
     data = {"state": str(item.entry.state), **{name: value for name, value, _ in rows}}
     report(

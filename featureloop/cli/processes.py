@@ -51,7 +51,9 @@ class Children:
         out, err = child.communicate()
         self._running.remove(child)
         if child.returncode not in accept:
-            raise FeatureloopError(f"'featureloop {' '.join(args[:2])}' ended with {child.returncode}: {err.strip()[-400:]}")
+            raise FeatureloopError(
+                f"'featureloop {' '.join(args[:2])}' ended with {child.returncode}: {err.strip()[-400:]}"
+            )
         return json.loads(out)
 
     def serve(self, *args: str, timeout_s: float = 60.0) -> str:

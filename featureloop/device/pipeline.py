@@ -11,8 +11,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
-from featureloop.core.errors import FeatureloopError
+from featureloop.core.errors import FeatureloopError, StorageError
 from featureloop.core.types import Float32, Frame, Recognition, Skipped
 from featureloop.device.provide import Provider
 from featureloop.model.runtime import Runtime
@@ -42,6 +43,9 @@ class Summary:
         Bytes of coded features and results put into the outbox.
     faults
         Frames that were recognized but could not be shared, with the reason.
+    dropped
+        Frames that were recognized while the sharing was too far behind to take
+        them; they are not marked as done, so a later run provides them.
     """
 
     frames: int = 0
@@ -51,9 +55,11 @@ class Summary:
     doubtful: int = 0
     payload_bytes: int = 0
     faults: list[tuple[str, FeatureloopError]] = field(default_factory=list)
+    dropped: int = 0
 
 
 Show = Callable[[Frame, Recognition], None]
+WhenFull = Literal["wait", "drop"]
 _Shared = tuple[Frame, Float32, Recognition, bytes]
 
 
@@ -64,6 +70,7 @@ def run_pipeline(
     provider: Provider | None = None,
     is_done: Callable[[bytes], bool] = lambda _key: False,
     show: Show = lambda _frame, _recognition: None,
+    when_full: WhenFull = "wait",
 ) -> Summary:
     """Process every frame of a source, and return when all is recognized and in the outbox.
 
@@ -75,9 +82,13 @@ def run_pipeline(
         Whether an earlier run had finished with the frame of this key.
     show
         Called with every recognition, as soon as it exists.
+    when_full
+        What a frame does when `SHARE_BEHIND` others wait for the sharing: it
+        waits (a batch that must lose nothing), or is dropped from the sharing
+        (live, where recognition never waits).
     """
     summary = Summary()
-    sharing = _Sharing(provider, summary) if provider else None
+    sharing = _Sharing(provider, summary, when_full=when_full) if provider else None
     anonymizer = runtime.package.manifest.released.anonymizer
     try:
         for item in decoded_ahead(source):  # decode
@@ -85,7 +96,7 @@ def run_pipeline(
                 summary.skipped.append(item)
                 continue
             key = provider.key_of(item) if provider else b""
-            if provider and is_done(key):
+            if provider and _finished(is_done, key):
                 summary.already += 1
                 continue
             vectors = release_vectors(runtime.extract(item.pixels), anonymizer)  # extract
@@ -100,19 +111,31 @@ def run_pipeline(
     return summary
 
 
+def _finished(is_done: Callable[[bytes], bool], key: bytes) -> bool:
+    """Whether a frame needs no more work; where the outbox can't say, it is recognized (again)."""
+    try:
+        return is_done(key)
+    except StorageError:
+        return False
+
+
 class _Sharing:
     """The sharing thread: reliability, change, anonymization, compression, outbox."""
 
-    def __init__(self, provider: Provider, summary: Summary) -> None:
+    def __init__(self, provider: Provider, summary: Summary, *, when_full: WhenFull) -> None:
         self._provider = provider
         self._summary = summary
+        self._when_full = when_full
         self._queue: queue.Queue[_Shared | None] = queue.Queue(SHARE_BEHIND)
         self._broken: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sharing", daemon=True)
         self._thread.start()
 
     def put(self, item: _Shared) -> None:
-        self._queue.put(item)
+        try:
+            self._queue.put(item, block=self._when_full == "wait")
+        except queue.Full:
+            self._summary.dropped += 1
 
     def close(self) -> None:
         self._queue.put(None)

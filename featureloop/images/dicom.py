@@ -14,7 +14,7 @@ from pydicom import uid
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileDataset
-from pydicom.encaps import generate_fragments, parse_basic_offsets
+from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import as_pixel_options, get_decoder
 
@@ -33,6 +33,14 @@ _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _DEFERRED: Final = 64 * 1024
 _MAX_INFLATED: Final = 2**30
 _VIDEO: Final = frozenset({*uid.MPEGTransferSyntaxes, uid.HEVCMP51, uid.HEVCM10P51})
+
+# One decoder a syntax, and none of GDCM's: see `featureloop.images.dicom_imagecodecs`.
+_PLUGINS: Final = {
+    **dict.fromkeys(dicom_imagecodecs.DECODER_DEPENDENCIES, dicom_imagecodecs.LABEL),
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.RLELossless: "pydicom",
+}
 
 # PS3.4, B.5: their pixel data are measures or regions, not a picture of the patient.
 _NO_PICTURE: Final = frozenset(
@@ -94,6 +102,8 @@ def dicom_frames(path: Path, *, name: str, group: str | None = None) -> Iterator
         patient = str(header.get("PatientID") or "").strip() or None
         _check_picture(header)
         syntax = header.file_meta.TransferSyntaxUID
+        if not isinstance(syntax, uid.UID):
+            raise InputError(f"the DICOM file's transfer syntax is {syntax}, no UID: export it again")
         group = patient if group is None else group
     if syntax in _VIDEO:
         yield from stream_frames(_video_stream(path, header), name=name, group=group)
@@ -101,7 +111,6 @@ def dicom_frames(path: Path, *, name: str, group: str | None = None) -> Iterator
     with _pixel_stream(path, header) as stream:
         with reading("the pixel data"):
             _check_length(stream, header)
-            dicom_imagecodecs.register()
             element = _pixel_element(header)
             keyword = keyword_for_tag(element.tag)
             options = as_pixel_options(header, pixel_keyword=keyword, pixel_vr=element.VR or "OW")
@@ -141,12 +150,13 @@ def count_frames(path: Path) -> int:
 
 def _decoded(stream: BinaryIO, syntax: uid.UID, options: dict[str, Any]) -> Iterator[tuple[AnyArray, dict[str, Any]]]:
     """Decode frame by frame, each with what it turned out to be."""
+    dicom_imagecodecs.register()
     decoder = get_decoder(syntax)
-    if syntax in uid.JPEG2000TransferSyntaxes or syntax in uid.JPEGLSTransferSyntaxes:
-        # pydicom's iteration corrects signs in place, in memory that these decoders return read-only.
-        frames = range(options["number_of_frames"])
-        return (decoder.as_array(stream, index=index, **options) for index in frames)
-    return cast(Iterator[tuple[AnyArray, dict[str, Any]]], decoder.iter_array(stream, **options))
+    plugin = _PLUGINS.get(syntax, "")
+    if syntax.is_encapsulated and not plugin:
+        raise InputError(f"the transfer syntax {syntax.name} is not supported: export the file uncompressed")
+    decoded = decoder.iter_array(stream, decoding_plugin=plugin, **options)
+    return cast(Iterator[tuple[AnyArray, dict[str, Any]]], decoded)
 
 
 def _read(path: Path) -> FileDataset:
@@ -230,9 +240,11 @@ def _check_length(stream: BinaryIO, header: FileDataset) -> None:
     start = stream.tell()
     size = (int(header.Columns), int(header.Rows))
     if header.file_meta.TransferSyntaxUID.is_encapsulated:
-        parse_basic_offsets(stream)
-        for fragment in generate_fragments(stream):
-            found = encoded_size(fragment)
+        # Exactly the frames that will be decoded, however they are cut into fragments.
+        offsets = as_pixel_options(header).get("extended_offsets")
+        frames = generate_frames(stream, number_of_frames=_declared_frames(header), extended_offsets=offsets)
+        for frame in frames:
+            found = encoded_size(frame)
             if found is not None and found != size:
                 raise InputError(f"an encoded frame is {found} pixels where the header says {size}: export it again")
     else:

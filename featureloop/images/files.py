@@ -18,7 +18,7 @@ from featureloop.core.types import Bool, Frame, UInt8
 from featureloop.images.guard import check_frames, check_size, read_head, reading
 from featureloop.images.scale import grey_to_rgb, over_black, to_uint8
 
-FORMATS: Final = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 """Pillow's names of the formats that are tried, whatever the file is called."""
 
 _PAGED: Final = ("PNG", "TIFF", "WEBP", "GIF")

@@ -62,7 +62,7 @@ def stream_frames(source: Path | IO[bytes], *, name: str, group: str | None) -> 
         waiting_for_key = False
         for packet in _packets(container, stream):
             if isinstance(packet, InputError):
-                yield Skipped(name, f"after frame {index - 1}: {packet}")
+                yield Skipped(name, f"after {index} frames: {packet}")
                 return
             if waiting_for_key and not packet.is_keyframe:
                 continue
@@ -77,7 +77,7 @@ def stream_frames(source: Path | IO[bytes], *, name: str, group: str | None) -> 
             except InputError as error:
                 damaged = waiting_for_key = True
                 stream.codec_context.flush_buffers()
-                yield Skipped(name, f"after frame {index - 1}: {error}")
+                yield Skipped(name, f"after {index} frames: {error}")
         declared = _declared_seconds(container, stream)
     if index == 0:
         raise InputError("the video holds no frame that can be decoded: record or export it again")

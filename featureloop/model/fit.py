@@ -27,7 +27,7 @@ class FitSettings:
         Of AdamW with a cosine schedule after a short warm-up.
     dither
         Half-width of the uniform noise added to the values, in quantization
-        steps: what the codec took away is not learned as if it were exact.
+        steps; 0 learns from the coded values as they are.
     average
         Decay of the exponential moving average of the weights that is kept.
     seed
@@ -37,7 +37,7 @@ class FitSettings:
     epochs: float = 8.0
     batch: int = 16
     learning_rate: float = 1e-3
-    dither: float = 0.5
+    dither: float = 0.0
     average: float = 0.99
     seed: int = 1
 

@@ -1,0 +1,145 @@
+"""Labelled folders: layouts, truth, groups, and a split that keeps groups together."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from featureloop.core.errors import InputError
+from featureloop.core.types import Frame, Skipped, Task
+from featureloop.images.labelled import LabelledItem, open_labelled, split
+from featureloop.images.source import open_source
+
+
+def save(path, size=(8, 6), level=255):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, level).save(path)
+
+
+def test_images_and_masks_are_a_segmentation(tmp_path):
+    save(tmp_path / "images/1.jpg")
+    mask = np.zeros((6, 8), np.uint8)
+    mask[1:3, 2:5] = 255
+    save(tmp_path / "masks/1.png")
+    Image.fromarray(mask).save(tmp_path / "masks/1.png")
+    folder = open_labelled(tmp_path)
+    (frame,) = folder.frames()
+    assert (folder.task, folder.classes) == (Task.SEGMENTATION, ("lesion",))
+    assert frame.name == frame.group == "images/1.jpg"
+    assert np.array_equal(frame.truth.mask, mask > 0)
+
+
+def test_names_are_those_of_the_plain_source(tmp_path):
+    for name in ("images/2.png", "images/10.png", "masks/2.png", "masks/10.png"):
+        save(tmp_path / name)
+    assert [f.name for f in open_labelled(tmp_path).frames()] == [f.name for f in open_source(tmp_path)]
+    for name in ("x/2.png", "y/10.png"):
+        save(tmp_path / "c" / name)
+    assert [f.name for f in open_labelled(tmp_path / "c").frames()] == [f.name for f in open_source(tmp_path / "c")]
+
+
+def test_missing_bad_and_differing_masks_are_skipped_and_the_rest_is_read(tmp_path):
+    for name in ("1", "2", "3", "4"):
+        save(tmp_path / f"images/{name}.png")
+    save(tmp_path / "masks/2.png", size=(9, 6))
+    (tmp_path / "masks/3.png").write_text("broken")
+    save(tmp_path / "masks/4.png")
+    one, two, three, four = open_labelled(tmp_path).frames()
+    assert isinstance(one, Skipped)
+    assert "no mask" in one.reason
+    assert "8 x 6" in two.reason
+    assert "9 x 6" in two.reason
+    assert three.reason.startswith("its mask: ")
+    assert isinstance(four, Frame)
+
+
+def test_image_with_several_frames_cannot_share_one_mask(tmp_path):
+    save(tmp_path / "masks/1.png")
+    (tmp_path / "images").mkdir()
+    page = Image.new("L", (8, 6), 9)
+    page.save(tmp_path / "images/1.tif", save_all=True, append_images=[page])
+    items = list(open_labelled(tmp_path).frames())
+    assert isinstance(items[-1], Skipped)
+    assert "several frames" in items[-1].reason
+
+
+def test_class_folders_are_a_classification_with_sorted_classes(tmp_path):
+    for name in ("normal/1.png", "bleeding/1.png", "bleeding/2.png"):
+        save(tmp_path / name)
+    (tmp_path / "boxes.csv").write_text("ignored")
+    folder = open_labelled(tmp_path)
+    assert (folder.task, folder.classes) == (Task.CLASSIFICATION, ("bleeding", "normal"))
+    labels = [(f.name, f.truth.label) for f in folder.frames()]
+    assert labels == [("bleeding/1.png", 0), ("bleeding/2.png", 0), ("normal/1.png", 1)]
+
+
+def test_chosen_items_only_are_decoded(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"{'ab'[i % 2]}/{i}.png")
+    folder = open_labelled(tmp_path)
+    assert [f.name for f in folder.frames(folder.items[1:3])] == [i.name for i in folder.items[1:3]]
+
+
+@pytest.mark.parametrize(
+    "names", [["1.png", "2.png"], ["one/1.png"], ["images/1.png"], ["train/a/1.png", "train/b/1.png", "test/a/2.png"]]
+)
+def test_other_layouts_are_refused_with_the_known_ones(tmp_path, names):
+    for name in names:
+        save(tmp_path / name)
+    with pytest.raises(InputError, match=r"DIR/images and DIR/masks .* found"):
+        open_labelled(tmp_path)
+
+
+def test_missing_folder_and_folder_without_images_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no folder"):
+        open_labelled(tmp_path / "nowhere")
+    save(tmp_path / "masks/1.png")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        open_labelled(tmp_path)
+
+
+def test_groups_come_from_the_table(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"images/{i}.png")
+        save(tmp_path / f"masks/{i}.png")
+    (tmp_path / "groups.csv").write_text("image,group\n0.png,p\n1.png,p\n")
+    assert [i.group for i in open_labelled(tmp_path).items] == ["p", "p", "images/2.png"]
+
+
+def items(groups):
+    return [LabelledItem(f"{i}", group, None) for i, group in enumerate(groups)]
+
+
+def test_a_thousand_singletons_split_into_800_and_200():
+    rest, held = split(items(f"g{i}" for i in range(1000)), hold_out=0.2, seed=1)
+    assert (len(rest), len(held)) == (800, 200)
+
+
+@given(st.lists(st.sampled_from("abcdefgh")), st.floats(0, 1), st.integers(0, 2**32))
+def test_split_is_by_group_complete_and_repeatable(groups, share, seed):
+    everything = items(groups)
+    rest, held = split(everything, hold_out=share, seed=seed)
+    assert not {i.group for i in rest} & {i.group for i in held}
+    assert sorted(rest + held, key=lambda i: int(i.name)) == everything
+    assert all(int(a.name) < int(b.name) for side in (rest, held) for a, b in pairwise(side))
+    assert len({i.group for i in held}) == round(share * len(set(groups)))
+    assert split(everything, hold_out=share, seed=seed) == (rest, held)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_impossible_share_is_refused(share):
+    with pytest.raises(InputError, match="hold_out"):
+        split([], hold_out=share, seed=0)
+
+
+@pytest.mark.realdata
+def test_real_sequences_stay_together(data):
+    folder = open_labelled(data / "polyps" / "cvc-clinicdb")
+    rest, held = split(folder.items, hold_out=0.2, seed=1)
+    assert len({i.group for i in folder.items}) == 29
+    assert len({i.group for i in held}) == 6
+    assert all(isinstance(f, Frame) and f.truth.mask.any() for f in folder.frames(rest[:5]))
