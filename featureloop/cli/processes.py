@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from featureloop.core.errors import FeatureloopError, TransportError
 
@@ -24,6 +24,7 @@ class Children:
 
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[str]] = []
+        self._readers: list[threading.Thread] = []
 
     def start(self, args: Sequence[str]) -> subprocess.Popen[str]:
         """Start `featureloop ARGS` with its output captured."""
@@ -69,15 +70,18 @@ class Children:
         ready = threading.Event()
         found: list[str] = []
 
-        def read() -> None:
-            for text in child.stderr or ():
-                last.append(text)
-                if READY in text:
-                    found.append(text.split(READY)[1].split()[0])
-                    ready.set()
+        def read(lines: IO[str]) -> None:
+            with lines:
+                for text in lines:
+                    last.append(text)
+                    if READY in text:
+                        found.append(text.split(READY)[1].split()[0])
+                        ready.set()
             ready.set()
 
-        threading.Thread(target=read, daemon=True).start()
+        reader = threading.Thread(target=read, args=(child.stderr,), daemon=True)
+        self._readers.append(reader)
+        reader.start()
         if not ready.wait(timeout_s) or not found:
             raise TransportError(f"the learner did not become ready: {''.join(last).strip()[-400:]}")
         return found[0]
@@ -87,7 +91,7 @@ class Children:
         for child in self._running:
             child.kill()
             child.wait()
-        self._running.clear()
+        self._close()
 
     def end(self) -> None:
         """Stop all that still runs: first politely, then for good."""
@@ -99,7 +103,17 @@ class Children:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        self._close()
+
+    def _close(self) -> None:
+        """Close the ended processes' pipes; a reader closes its own at the end of what it reads."""
+        for child in self._running:
+            if child.stdout:
+                child.stdout.close()
+        for reader in self._readers:
+            reader.join(_GRACE_S)
         self._running.clear()
+        self._readers.clear()
 
 
 @contextmanager

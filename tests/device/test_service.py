@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def frames(n: int) -> list[Frame]:
     return [Frame(pixels(i), f"{i}.png") for i in range(n)]
 
 
-class SlowKeeper:
+class _SlowKeeper:
     """Keeps nothing until it is let; remembers what was put."""
 
     def __init__(self) -> None:
@@ -61,17 +62,17 @@ class SlowKeeper:
         self.begun = threading.Event()
         self.keys: list[bytes | None] = []
 
-    def put(self, record: Record, *, frame_key: bytes | None) -> bool:
+    def put(self, _record: Record, *, frame_key: bytes | None) -> bool:
         self.begun.set()
         assert self.may.wait(SOON_S)
         self.keys.append(frame_key)
         return True
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
-        raise AssertionError(outcome)
+        raise AssertionError(f"{outcome}: {frame_key!r}")
 
 
-def provider(package: Package, keeper: SlowKeeper) -> Provider:
+def provider(package: Package, keeper: _SlowKeeper) -> Provider:
     return Provider(
         site="site-a", device="tower", site_key=bytes(32), package=package, policy=ALL, keeper=keeper, reviewer=None,
         clock=time.time,
@@ -80,7 +81,7 @@ def provider(package: Package, keeper: SlowKeeper) -> Provider:
 
 def test_live_recognition_drops_what_the_sharing_has_no_room_for(package: Package, runtime: Runtime) -> None:
     """A disk that hangs costs the sharing, not the clinician: every frame is shown while it still hangs."""
-    keeper, n = SlowKeeper(), SHARE_BEHIND + 12
+    keeper, n = _SlowKeeper(), SHARE_BEHIND + 12
     shown: list[str] = []
 
     def source() -> Iterator[Frame]:
@@ -103,7 +104,7 @@ def test_live_recognition_drops_what_the_sharing_has_no_room_for(package: Packag
 
 
 def test_a_batch_waits_for_the_sharing_and_drops_nothing(package: Package, runtime: Runtime) -> None:
-    keeper, n = SlowKeeper(), SHARE_BEHIND + 12
+    keeper, n = _SlowKeeper(), SHARE_BEHIND + 12
     threading.Timer(0.3, keeper.may.set).start()
     summary = run_pipeline(frames(n), runtime=runtime, provider=provider(package, keeper))
     assert (summary.frames, summary.dropped, summary.outcomes) == (n, 0, {"provided": n})
@@ -113,7 +114,7 @@ def test_where_the_outbox_can_not_say_what_is_done_recognition_goes_on(package: 
     def broken(_key: bytes) -> bool:
         raise StorageError("the disk is gone")
 
-    keeper = SlowKeeper()
+    keeper = _SlowKeeper()
     keeper.may.set()
     summary = run_pipeline(frames(3), runtime=runtime, provider=provider(package, keeper), is_done=broken)
     assert (summary.frames, len(keeper.keys)) == (3, 3)
@@ -164,7 +165,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-class Rig:
+class _Rig:
     """A service in a thread, its learner out of reach."""
 
     def __init__(self, tmp_path: Path, package: Package, policy: Policy = ALL) -> None:
@@ -181,7 +182,7 @@ class Rig:
     def _run(self) -> None:
         self.service.run(every_s=0.05, update_every_s=0.05, stop=self.stop)
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -212,10 +213,10 @@ def test_new_files_are_recognized_and_wait_in_the_outbox_while_the_learner_is_aw
         raise TransportError("away")
 
     monkeypatch.setattr(services, "poll_update", away)
-    with Rig(tmp_path, package) as rig:
+    with _Rig(tmp_path, package) as rig:
         rig.add("a/1.png", 1)
         rig.add("b/1.png", 2)
-        rig.add("groups.csv", 3)
+        (rig.watch / "groups.csv").write_text("image,group\n")
         (rig.watch / "bad.png").write_bytes(b"")
         os.utime(rig.watch / "bad.png", (1, 1))
         until(lambda: rig.results() == 2 and any("bad.png" in t for t in rig.told))
@@ -252,7 +253,7 @@ def test_a_new_package_is_taken_over_between_two_frames_of_one_file(
     monkeypatch.setattr(services, "poll_update", poll)
     monkeypatch.setattr(services, "file_frames", video)
     monkeypatch.setattr(services, "UpdateThread", Seen)
-    with Rig(tmp_path, package) as rig:
+    with _Rig(tmp_path, package) as rig:
         rig.add("film.png", 1)
         until(lambda: rig.results() == 60)
     lines = (rig.out / "results.jsonl").read_text().splitlines()
@@ -266,7 +267,7 @@ def test_a_form_that_the_policy_forbids_is_recognized_and_not_shared(
     package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "poll_update", lambda *_, **__: None)
-    with Rig(tmp_path, package, Policy(Share(anonymizers=("pool",)))) as rig:
+    with _Rig(tmp_path, package, Policy(Share(anonymizers=("pool",)))) as rig:
         rig.add("1.png", 1)
         until(lambda: rig.results() == 1)
     assert any("nothing is shared, recognition goes on" in t for t in rig.told)
@@ -278,7 +279,7 @@ def test_results_that_can_not_be_written_are_told_once_and_the_service_goes_on(
     package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "poll_update", lambda *_, **__: None)
-    with Rig(tmp_path, package) as rig:
+    with _Rig(tmp_path, package) as rig:
         rig.out.write_text("a file stands where the folder should be")
         rig.add("1.png", 1)
         until(lambda: any("given up" in t for t in rig.told))
