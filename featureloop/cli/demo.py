@@ -36,6 +36,7 @@ class DemoSettings:
     epochs: float = 7.0
     recognizer_epochs: float = 10.0
     train_epochs: float = 8.0
+    risk: float = 0.2
     seed: int = 1
 
 
@@ -64,7 +65,7 @@ def demo(
     settings = DemoSettings(seed=seed)
     started = time.perf_counter()
     tell("featureloop demo: generated frames, not patients. Not a medical device.\n")
-    with children() as group, tempfile.TemporaryDirectory(prefix="featureloop-demo-") as work:
+    with tempfile.TemporaryDirectory(prefix="featureloop-demo-") as work, children() as group:
         result = run_demo(Path(work), group, settings)
         result["seconds"] = round(time.perf_counter() - started, 1)
         page = write_report(result, out)
@@ -170,7 +171,7 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
         blocks=2,
         seed=settings.seed,
     )
-    found_package(folder, folder.items, out, settings=training, progress=progress)
+    found_package(folder, folder.items, out, settings=training, risk=settings.risk, progress=progress)
     return out
 
 

@@ -79,6 +79,7 @@ def found_package(
     *,
     settings: FoundingSettings,
     replay_versions: int = 1,
+    risk: float | None = None,
     progress: Progress = silent,
 ) -> Founded:
     """Train a founding package on the labelled items, and write it to the new directory `out`.
@@ -87,6 +88,8 @@ def found_package(
     ----------
     replay_versions
         Augmented versions of every founding frame that are kept for replay, besides the original.
+    risk
+        Mean loss that results above the threshold may have; None takes `RISK` of the task.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def found_package(
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work_name:
             work = Path(work_name) / "package"
             _write_networks(networks, work)
-            package = _describe(networks, work, folder=folder, train=train, held=held, progress=progress)
+            package = _describe(networks, work, folder=folder, train=train, held=held, risk=risk, progress=progress)
             work.rename(out)
     except OSError as error:
         raise StorageError(f"the package can't be written to '{out}': {error}") from error
@@ -187,10 +190,12 @@ def _describe(
     folder: LabelledFolder,
     train: Sequence[Frame],
     held: Sequence[Frame],
+    risk: float | None,
     progress: Progress,
 ) -> Package:
     """Calibrate, count the codec's tables, and seal the package in `work`."""
     anonymizer = "set" if networks.spec.form == "set" else "pool"
+    allowed = RISK[networks.task] if risk is None else risk
     draft = Manifest(
         task=str(networks.task),
         labels=folder.classes,
@@ -199,7 +204,7 @@ def _describe(
         features=networks.features,
         recognizer=networks.spec,
         released=_form(anonymizer, networks.levels, None, None),
-        calibration=Calibration(1.0, METHODS[networks.task], (0.0, 1.0), (0.0, 1.0), 0.0, RISK[networks.task], 0),
+        calibration=Calibration(1.0, METHODS[networks.task], (0.0, 1.0), (0.0, 1.0), 0.0, allowed, 0),
         lineage=Lineage(records={FOUNDING_SITE: len(train)}),
     )
     write_card(draft, work)
@@ -215,7 +220,7 @@ def _describe(
     final = replace(
         draft,
         released=_form(anonymizer, networks.levels, np.concatenate(symbols), np.concatenate(rows)),
-        calibration=calibrate(logits, truths, task=networks.task, risk=RISK[networks.task]),
+        calibration=calibrate(logits, truths, task=networks.task, risk=allowed),
     )
     write_card(final, work)
     return seal_package(work, final)

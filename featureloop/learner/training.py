@@ -16,7 +16,7 @@ from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Bool, Float32, Recognition, Task, UInt8
 from featureloop.learner.bags import Bags, load_bags, training_set
-from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE, RISK, write_card, write_recognizer
+from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE, write_card, write_recognizer
 from featureloop.learner.gate import GateSettings, Verdict, judge
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
@@ -142,7 +142,8 @@ def _calibration(runtime: Runtime, bags: Bags) -> Calibration:
     task = Task(manifest.task)
     at = np.flatnonzero(bags.held & bags.verified)
     logits = [runtime.logits(codec.dequantize(bags.symbols[i], manifest.released)) for i in at]
-    return calibrate(logits, [bags.results[i] for i in at], task=task, risk=RISK[task])
+    risk = manifest.calibration.threshold_risk
+    return calibrate(logits, [bags.results[i] for i in at], task=task, risk=risk)
 
 
 def _judge(

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
 import typer
-from rig import SHARE_ALL, Result, Server, as_process, enroll, featureloop, founding_package, learner, write_frames
+from rig import (
+    SHARE_ALL,
+    Result,
+    Server,
+    as_process,
+    enroll,
+    environment,
+    featureloop,
+    founding_package,
+    learner,
+    write_frames,
+)
 
 from featureloop import __version__
 from featureloop.cli.main import app
@@ -278,3 +295,66 @@ def test_learner_train_without_records_names_what_is_missing(small: Learner) -> 
     done = featureloop("learner", "train", "--data", small.path)
     assert done.code == errors.RecordError.exit_code
     assert "no site has provided a record" in done.said
+
+
+def test_device_run_recognizes_new_files_shares_them_and_stops_on_sigterm(
+    server: Server, package: Package, tmp_path: Path
+) -> None:
+    """The long-lived device as a process: exit code 0, its records in the outbox or with the learner."""
+    state, policy, watch, out = (tmp_path / n for n in ("state", "policy.toml", "watch", "out"))
+    enroll(server, state, site="long-lived")
+    policy.write_text(SHARE_ALL)
+    for path in write_frames(watch, range(3)).iterdir():
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    command = (
+        "device", "run", "--watch", watch, "--package", package.path, "--out", out, "--policy", policy,
+        "--state", state, "--every", 0.2,
+    )  # fmt: skip
+    with started(*command) as process:
+        wait_for(lambda: lines_of(out / "results.jsonl") == 3)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, said
+    assert "3 frames recognized: 3 provided" in said
+    listed = report("outbox", "list", "--state", state)
+    assert len(listed) == 3
+
+
+def test_an_interrupt_gives_exit_code_130(package: Package, tmp_path: Path) -> None:
+    with started("learner", "serve", "--data", tmp_path / "data", "--package", package.path, "--port", 0) as serving:
+        assert serving.stderr is not None
+        while "ready" not in serving.stderr.readline():
+            assert serving.poll() is None
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(30) == 0, "a service that is asked to stop has done its work"
+    source = write_frames(tmp_path / "in", range(150))
+    with started("device", "process", source, "--package", package.path, "--out", tmp_path / "out") as process:
+        wait_for(lambda: lines_of(tmp_path / "out" / "results.jsonl") > 3)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert lines_of(tmp_path / "out" / "results.jsonl") < 150
+
+
+@contextmanager
+def started(*args: object) -> Iterator[subprocess.Popen[str]]:
+    """A command as a process, which is killed where it has not ended by itself."""
+    command = [sys.executable, "-m", "featureloop", *map(str, args)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment(), **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for(true: Callable[[], bool], *, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.01)
