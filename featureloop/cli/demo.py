@@ -34,7 +34,7 @@ class DemoSettings:
     side: int = 192
     input_size: int = 160
     epochs: float = 7.0
-    recognizer_epochs: float = 10.0
+    recognizer_epochs: float = 25.0
     train_epochs: float = 8.0
     risk: float = 0.2
     seed: int = 1
