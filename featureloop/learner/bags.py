@@ -96,8 +96,10 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
             weights.append(1.0 if verified[-1] else ACCEPTED_WEIGHT * trust)
     if not symbols:
         if unreadable:
-            raise RecordError(f"none of the {unreadable} records of this package line could be decoded")
-        raise RecordError("the store holds no record of this package line; let devices provide some first")
+            raise RecordError(
+                f"none of the {unreadable} records of this package line could be decoded; nothing to learn from"
+            )
+        raise RecordError("the store holds no record of this package line yet; nothing to learn from")
     site_array, group_array = np.array(sites), np.array(groups)
     return Bags(
         np.stack(symbols),

@@ -13,8 +13,9 @@ from featureloop.core.errors import PackageError
 from featureloop.core.types import UInt8
 from featureloop.model.backbone import BATCH_NORM_EPS, EarlyStages, LateStages, SameConv, load_imagenet
 from featureloop.model.export import export_onnx
-from featureloop.model.founding import Extractor
+from featureloop.model.founding import TAPS, Extractor
 from featureloop.model.manifest import Preprocessing
+from featureloop.model.neck import Neck
 from featureloop.model.preprocess import to_input
 from featureloop.model.recognizers import GlobalRecognizer, SetRecognizer
 from featureloop.model.runtime import open_session
@@ -29,7 +30,7 @@ def picture() -> UInt8:
 @pytest.fixture(scope="module")
 def extractor() -> Extractor:
     torch.manual_seed(0)
-    made = Extractor(6)
+    made = Extractor(EarlyStages(), LateStages(), Neck(TAPS, 6))
     load_imagenet(made.early, made.late)
     return made.eval()
 
