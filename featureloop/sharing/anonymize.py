@@ -33,9 +33,9 @@ def canonical_order(bag: Bag) -> Bag:
     rows = [bag.symbols, bag.recognized]
     if bag.changed is not None:
         rows.append(bag.changed)
-    keys = np.concatenate(rows, axis=1)
-    # lexsort takes its most significant key last.
-    order = np.lexsort(keys.T[::-1])
+    keys = np.ascontiguousarray(np.concatenate(rows, axis=1))
+    # Rows as opaque bytes compare byte by byte, the first column first.
+    order = keys.view(np.dtype((np.void, keys.shape[1]))).ravel().argsort(kind="stable")
     return Bag(
         bag.symbols[order],
         bag.recognized[order],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import constriction
@@ -82,7 +82,7 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
     return out
 
 
-def encode_rows(rows: UInt8, frequencies: Sequence[int]) -> bytes:
+def encode_rows(rows: UInt8, frequencies: tuple[int, ...]) -> bytes:
     """Rows of targets uint8 (N, T) of 0 and 1 to a payload: all-0, all-1, or mixed with its bits."""
     ones = rows.sum(axis=1)
     kinds = np.where(ones == 0, 0, np.where(ones == rows.shape[1], 1, 2)).astype(np.int32)
@@ -93,7 +93,7 @@ def encode_rows(rows: UInt8, frequencies: Sequence[int]) -> bytes:
     return _seal(len(rows), coder)
 
 
-def decode_rows(payload: bytes, frequencies: Sequence[int], *, width: int, max_vectors: int) -> UInt8:
+def decode_rows(payload: bytes, frequencies: tuple[int, ...], *, width: int, max_vectors: int) -> UInt8:
     """The rows uint8 (N, width) of a payload.
 
     Raises
@@ -123,7 +123,8 @@ def frequency_table(counts: np.ndarray[Any, Any]) -> tuple[int, ...]:
 _BYTE = constriction.stream.model.Uniform(256)
 
 
-def _model(frequencies: Sequence[int]) -> Any:
+@lru_cache(maxsize=4096)
+def _model(frequencies: tuple[int, ...]) -> Any:
     return constriction.stream.model.Categorical(np.asarray(frequencies, np.float64) / TOTAL, perfect=False)
 
 
