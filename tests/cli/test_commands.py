@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import click
@@ -342,7 +343,9 @@ def started(*args: object) -> Iterator[subprocess.Popen[str]]:
     """A command as a process, which is killed where it has not ended by itself."""
     command = [sys.executable, "-m", "featureloop", *map(str, args)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=environment(), **pipes) as process:  # type: ignore[call-overload]
+    # A shell's background job ignores SIGINT and hands that down; the child is to hear it wherever the tests run.
+    hear = {"preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, text=True, env=environment(), **pipes, **hear) as process:  # type: ignore[call-overload]
         try:
             yield process
         finally:
