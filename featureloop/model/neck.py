@@ -4,9 +4,8 @@ A linear transform, computed and not trained: the Karhunen-Loeve transform of
 the standardized taps, so that the channels are uncorrelated, one quantization
 step for all of them, so that every channel gets bits by its variance (reverse
 water-filling: Cover & Thomas, Elements of Information Theory, 10.3.3), and no
-channel that would get almost none. Trained end to end, a neck keeps only what
-tells the founding site's lesions apart, and a recognizer can then learn little
-more from other sites' records.
+channel that would get almost none. Why it is computed and not
+trained end to end, and what is not shown about that: docs/adr/001.
 """
 
 from __future__ import annotations
