@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 
 import click
@@ -338,14 +337,21 @@ def test_an_interrupt_gives_exit_code_130(package: Package, tmp_path: Path) -> N
     assert lines_of(tmp_path / "out" / "results.jsonl") < 1500
 
 
+# A shell's background job ignores SIGINT and hands that down; the child is to hear it wherever the tests run. Its own
+# first line sees to that: a function between fork and exec would make every library warn that can't bear a fork.
+HEARING = (
+    "import runpy, signal; "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('featureloop', run_name='__main__', alter_sys=True)"
+)
+
+
 @contextmanager
 def started(*args: object) -> Iterator[subprocess.Popen[str]]:
     """A command as a process, which is killed where it has not ended by itself."""
-    command = [sys.executable, "-m", "featureloop", *map(str, args)]
+    command = [sys.executable, "-c", HEARING, *map(str, args)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    # A shell's background job ignores SIGINT and hands that down; the child is to hear it wherever the tests run.
-    hear = {"preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
-    with subprocess.Popen(command, text=True, env=environment(), **pipes, **hear) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(command, text=True, env=environment(), **pipes) as process:  # type: ignore[call-overload]
         try:
             yield process
         finally:
