@@ -5,8 +5,10 @@
 
 Without --images, phantom frames are generated. The device decodes, recognizes,
 decides, anonymizes, compresses and writes every record durably into its
-outbox; ONNX Runtime alone runs extractor and recognizer on inputs prepared
-beforehand. The two alternate, and the ratio is of their medians.
+outbox. ONNX Runtime alone runs extractor and recognizer on inputs prepared
+beforehand, in three ways: one frame after the other with its own defaults, the
+same without spinning threads, and as many frames at once as there are cores.
+All alternate, and the ratios are of their medians.
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ import argparse
 import json
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from onnxruntime import InferenceSession, SessionOptions
+
+from featureloop.config import settings
 from featureloop.core.types import Frame
 from featureloop.device.outbox import Outbox
 from featureloop.device.pipeline import run_pipeline
@@ -28,7 +35,7 @@ from featureloop.images.phantom import write_phantom_folder
 from featureloop.images.phantom_look import HOSPITAL_B
 from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package, load_package
 from featureloop.model.preprocess import to_input
-from featureloop.model.runtime import Runtime, open_session
+from featureloop.model.runtime import Runtime, session_options
 from featureloop.sharing.policy import Policy
 
 
@@ -47,21 +54,28 @@ def main() -> None:
             write_phantom_folder(images, HOSPITAL_B, seed=9, sequences=30, frames_each=10, size=(288, 384))
         folder = open_labelled(images)
         rounds = [
-            (networks_alone(package, folder), device(package, folder, work / f"{i}.sqlite")) for i in range(args.rounds)
+            {
+                "onnxruntime_defaults": networks_alone(package, folder, options=SessionOptions()),
+                "onnxruntime_no_spinning": networks_alone(package, folder, options=session_options(0)),
+                "onnxruntime_frames_at_once": networks_alone(
+                    package, folder, options=session_options(1), at_once=Runtime(package, threads=1).at_once
+                ),
+                "device_process": device(package, folder, work / f"{i}.sqlite"),
+            }
+            for i in range(args.rounds)
         ]
-    alone, whole = median(r[0] for r in rounds), median(r[1] for r in rounds)
-    result = {
-        "frames": len(folder.items),
-        "onnx_runtime_fps": alone,
-        "device_process_fps": whole,
-        "ratio": whole / alone,
-    }
-    print(json.dumps({k: round(v, 3) for k, v in result.items()}, indent=1))
+    fps = {way: median(r[way] for r in rounds) for way in rounds[0]}
+    whole = fps["device_process"]
+    result = {"frames": len(folder.items), "fps": fps, "ratio_to": {k: whole / v for k, v in fps.items() if v != whole}}
+    print(json.dumps(json.loads(json.dumps(result), parse_float=lambda x: round(float(x), 2)), indent=1))
 
 
-def networks_alone(package: Package, folder: LabelledFolder) -> float:
+def networks_alone(package: Package, folder: LabelledFolder, *, options: Any, at_once: int = 1) -> float:
     """Frames per second of extractor and recognizer on prepared inputs."""
-    extractor, recognizer = (open_session(package.file(f)) for f in (EXTRACTOR, RECOGNIZER))
+    extractor, recognizer = (
+        InferenceSession(str(package.file(f)), options, providers=["CPUExecutionProvider"])
+        for f in (EXTRACTOR, RECOGNIZER)
+    )
     spec = package.manifest.features
     inputs = [
         to_input(f.pixels, package.manifest.preprocessing)
@@ -70,11 +84,15 @@ def networks_alone(package: Package, folder: LabelledFolder) -> float:
     ]
     source, vectors = extractor.get_inputs()[0].name, recognizer.get_inputs()[0].name
     n = len(folder.items)
-    started = time.perf_counter()
-    for i in range(n):
+
+    def one(i: int) -> None:
         z = extractor.run(None, {source: inputs[i % len(inputs)]})[0]
         recognizer.run(None, {vectors: z.reshape(1, spec.channels, -1).transpose(0, 2, 1)})
-    return n / (time.perf_counter() - started)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        started = time.perf_counter()
+        list(pool.map(one, range(n)))
+        return n / (time.perf_counter() - started)
 
 
 def device(package: Package, folder: LabelledFolder, outbox_path: Path) -> float:
@@ -90,7 +108,7 @@ def device(package: Package, folder: LabelledFolder, outbox_path: Path) -> float
         reviewer=TruthReviewer(package.manifest.features.grid),
         clock=time.time,
     )
-    runtime = Runtime(package)
+    runtime = Runtime(package, threads=settings().threads)
     started = time.perf_counter()
     summary = run_pipeline(folder.frames(), runtime=runtime, provider=provider, is_done=outbox.done)
     seconds = time.perf_counter() - started

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from featureloop.core.errors import FeatureloopError
@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     policy
         The site's `policy.toml`; None for the default policy.
     threads
-        Threads of ONNX Runtime; 0 takes one per core.
+        Threads of ONNX Runtime for one frame; as many frames are recognized at
+        once as then find a core. 0 takes all cores for one frame: the least delay
+        of a single frame, at fewer frames per second.
     """
 
     model_config = SettingsConfigDict(
@@ -33,7 +35,7 @@ class Settings(BaseSettings):
     device_state: Path = Path.home() / ".featureloop" / "device"
     learner_data: Path = Path.home() / ".featureloop" / "learner"
     policy: Path | None = None
-    threads: int = 0
+    threads: int = Field(default=1, ge=0, le=1024)
 
     @classmethod
     def settings_customise_sources(

@@ -1,25 +1,28 @@
 """The device's side of the loop, on one page.
 
-decode -> extract and recognize -> show; and behind a bounded queue, on its own
-thread: reliability -> change -> anonymize -> compress -> outbox. Whatever
-happens to the sharing, recognition and display go on.
+decode -> extract and recognize, as many frames at once as there are cores ->
+show; and behind a bounded queue, on its own thread: reliability -> change ->
+anonymize -> compress -> outbox. Whatever happens to the sharing, recognition
+and display go on.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
 from featureloop.core.errors import FeatureloopError, StorageError
 from featureloop.core.types import Float32, Frame, Recognition, Skipped
+from featureloop.device.ahead import work_ahead
 from featureloop.device.provide import Provider
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors
 
-DECODE_AHEAD = 4
+AHEAD = 4
 SHARE_BEHIND = 32
 
 
@@ -90,21 +93,30 @@ def run_pipeline(
     summary = Summary()
     sharing = _Sharing(provider, summary, when_full=when_full) if provider else None
     anonymizer = runtime.package.manifest.released.anonymizer
+
+    def work(item: Frame | Skipped) -> Skipped | _Shared | None:
+        if isinstance(item, Skipped):
+            return item
+        key = provider.key_of(item) if provider else b""
+        if provider and _finished(is_done, key):
+            return None
+        vectors = release_vectors(runtime.extract(item.pixels), anonymizer)  # extract
+        return item, vectors, runtime.recognize(vectors), key  # recognize
+
     try:
-        for item in decoded_ahead(source):  # decode
-            if isinstance(item, Skipped):
-                summary.skipped.append(item)
-                continue
-            key = provider.key_of(item) if provider else b""
-            if provider and _finished(is_done, key):
-                summary.already += 1
-                continue
-            vectors = release_vectors(runtime.extract(item.pixels), anonymizer)  # extract
-            recognition = runtime.recognize(vectors)  # recognize
-            summary.frames += 1
-            show(item, recognition)  # show
-            if sharing:
-                sharing.put((item, vectors, recognition, key))  # share
+        with closing(
+            work_ahead(source, work, at_once=runtime.at_once, ahead=AHEAD + runtime.at_once)
+        ) as results:  # decode
+            for done in results:
+                if done is None:
+                    summary.already += 1
+                elif isinstance(done, Skipped):
+                    summary.skipped.append(done)
+                else:
+                    summary.frames += 1
+                    show(done[0], done[2])  # show
+                    if sharing:
+                        sharing.put(done)  # share
     finally:
         if sharing:
             sharing.close()
@@ -158,41 +170,3 @@ class _Sharing:
             counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
             self._summary.doubtful += decision.doubtful
             self._summary.payload_bytes += size
-
-
-def decoded_ahead(source: Iterable[Frame | Skipped], *, ahead: int = DECODE_AHEAD) -> Iterator[Frame | Skipped]:
-    """The same items, decoded on another thread, at most `ahead` of them at a time.
-
-    An exception of the source is raised here, after what came before it.
-    """
-    items: queue.Queue[Frame | Skipped | BaseException | None] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def offer(item: Frame | Skipped | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                items.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def decode() -> None:
-        try:
-            for item in source:
-                offer(item)
-                if stop.is_set():
-                    return
-            offer(None)
-        except BaseException as error:  # noqa: BLE001 - raised again where the frames are taken
-            offer(error)
-
-    thread = threading.Thread(target=decode, name="decode", daemon=True)
-    thread.start()
-    try:
-        while (item := items.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()

@@ -90,7 +90,8 @@ def read_mask(path: Path) -> Bool:
         instead of black and white.
     """
     pages = still_frames(path, name=path.name)
-    values = next(pages).pixels.max(axis=2)
+    pixels = next(pages).pixels
+    values = np.maximum(np.maximum(pixels[:, :, 0], pixels[:, :, 1]), pixels[:, :, 2])  # max(axis=2) is 30 times slower
     pages.close()  # type: ignore[attr-defined]
     top = int(values.max())
     if 0 < top <= 127 and len(np.unique(values)) <= top + 1 <= 16:

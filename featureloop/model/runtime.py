@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,28 @@ from featureloop.model.preprocess import to_input
 _LOGIT_LIMIT = 50.0
 
 
+def session_options(threads: int) -> Any:
+    """ONNX Runtime's options for the CPU; `threads` 0 takes one per core.
+
+    Threads sleep while they wait for work, instead of spinning: on a device they share the
+    cores with decoding and sharing, and spinning would take half of them.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
 def open_session(path: Path, *, threads: int = 0) -> Any:
-    """An ONNX Runtime session on the CPU; `threads` 0 takes one per core.
+    """An ONNX Runtime session; `threads` as for `session_options`.
 
     Raises
     ------
     PackageError
         ONNX Runtime can't read the file.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options = session_options(threads)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class
@@ -35,10 +47,19 @@ def open_session(path: Path, *, threads: int = 0) -> Any:
 
 
 class Runtime:
-    """Runs a package: pixels to feature map, position vectors to probabilities."""
+    """Runs a package: pixels to feature map, position vectors to probabilities; any threads may call it at once.
+
+    Attributes
+    ----------
+    package
+        What it runs.
+    at_once
+        Frames that can be worked on at once, each with its own `threads` of the cores.
+    """
 
     def __init__(self, package: Package, *, threads: int = 0) -> None:
         self.package = package
+        self.at_once = max(1, _cores() // threads) if threads else 1
         self._extractor = open_session(package.file(EXTRACTOR), threads=threads)
         self._recognizer = open_session(package.file(RECOGNIZER), threads=threads)
         self._image = self._extractor.get_inputs()[0].name
@@ -68,6 +89,11 @@ class Runtime:
         manifest = self.package.manifest
         task = Task(manifest.task)
         return Recognition(task, probabilities(self.logits(vectors), task=task, calibration=manifest.calibration))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def probabilities(logits: Float32, *, task: Task, calibration: Calibration) -> Float32:

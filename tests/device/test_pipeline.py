@@ -13,7 +13,7 @@ import pytest
 from featureloop.core.errors import PolicyError, RecordError, StorageError
 from featureloop.core.ports import Reviewer
 from featureloop.core.types import Change, ChangedBy, Float32, Frame, Recognition, Skipped, Task, Truth
-from featureloop.device.pipeline import decoded_ahead, run_pipeline
+from featureloop.device.pipeline import run_pipeline
 from featureloop.device.provide import Provider, check_form, effective_threshold
 from featureloop.device.reviewers import TruthReviewer
 from featureloop.model.package import Package
@@ -33,9 +33,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return tiny_package(tmp_path_factory.mktemp("pipeline") / "package")
 
 
-@pytest.fixture(scope="module")
-def runtime(package: Package) -> Runtime:
-    return Runtime(package, threads=1)
+@pytest.fixture(scope="module", params=[1, 3], ids=["one-by-one", "three-at-once"])
+def runtime(package: Package, request: pytest.FixtureRequest) -> Runtime:
+    made = Runtime(package, threads=1)
+    made.at_once = request.param
+    return made
 
 
 @dataclass
@@ -371,19 +373,3 @@ def test_the_truth_of_a_class_beyond_the_packages_is_no_answer() -> None:
     assert change.targets.tolist() == [[0, 1]]
     assert reviewer.review(frame(0, truth=Truth(label=2)), found) is None
     assert reviewer.review(frame(0, truth=Truth()), found) is None
-
-
-def test_decoding_runs_ahead_by_no_more_than_it_may_and_ends_with_its_reader() -> None:
-    taken = []
-
-    def source() -> Iterator[Frame]:
-        for i in range(1000):
-            taken.append(i)
-            yield frame(0)
-
-    reader = decoded_ahead(source(), ahead=2)
-    next(reader)
-    reader.close()  # type: ignore[attr-defined]  # it is a generator
-    # One is read, two wait, one is offered and one may have been decoded meanwhile.
-    assert len(taken) <= 5
-    assert not [t for t in threading.enumerate() if t.name == "decode"]
