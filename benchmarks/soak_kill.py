@@ -4,7 +4,9 @@
     benchmarks/soak_kill.py [--package P] [--images DIR] [--frames 612] [--kills 20] [--seed 1]
 
 Without --package a small founding package is trained on phantoms first;
-without --images, phantom frames are generated. Processes get SIGKILL.
+without --images, phantom frames are generated. Processes get SIGKILL, each at
+a random moment between the first record and the last, so that it falls into
+their work and not only into their start.
 """
 
 from __future__ import annotations
@@ -68,11 +70,15 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
         group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(state))
         process = ["device", "process", str(images), "--package", str(package), "--learner", url, "--review", "masks",
                    "--state", str(state), "--wait", "120"]  # fmt: skip
+        frames = len(open_labelled(images).items)
+        moments = sorted(rng.sample(range(1, frames), kills))
         device = spawn(process)
         killed = {"device": 0, "learner": 0}
         try:
-            while sum(killed.values()) < kills:
-                time.sleep(rng.uniform(0.3, 5.0))
+            for moment in moments:
+                while device.poll() is None and recorded(state) < moment:
+                    time.sleep(0.01)
+                time.sleep(rng.uniform(0.0, 0.3))
                 if rng.random() < 0.5:
                     device.kill()
                     device.wait()
@@ -90,6 +96,12 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
         final = group.run(*process)
         group.end()
     return judge(images, data=data, state=state, final=final, package=package, killed=killed)
+
+
+def recorded(state: Path) -> int:
+    """Records that the device has put into its outbox so far."""
+    with Outbox(DeviceState(state).outbox) as outbox:
+        return sum(outbox.counts().values())
 
 
 def judge(

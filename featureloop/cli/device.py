@@ -247,19 +247,15 @@ def _run_and_send(
 
 
 def _send_rest(uplink: Uplink, outbox: Outbox, status: UplinkStatus, *, until: float) -> FeatureloopError | None:
-    """Send until nothing is left, and wait for what a killed process had in its hands; say why something stays.
+    """Send until nothing is left or the time is over; say why something stays.
 
     Raises
     ------
     FeatureloopError
         As `Uplink.drain`.
     """
-    while (left := until - time.monotonic()) > 0:
-        uplink.drain(deadline_s=left)
-        if not outbox.counts()[OutboxState.LEASED]:
-            return None
-        time.sleep(min(0.5, left))
-    if status.error and outbox.counts()[OutboxState.PENDING]:
+    uplink.drain(deadline_s=until - time.monotonic())
+    if status.error and time.monotonic() >= until and outbox.counts()[OutboxState.PENDING]:
         return TransportError(f"{status.error}; {_WAITS}")
     return None
 

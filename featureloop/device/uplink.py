@@ -31,6 +31,8 @@ __all__ = [
     "enroll",
 ]
 
+LOOK_S = 0.5
+"""Seconds between two looks at records that another process has leased."""
 MAX_SUSPECTS = 8
 """So many records refused one by one, with none taken, end the search for the one at fault."""
 
@@ -168,6 +170,8 @@ class Uplink:
     def drain(self, *, deadline_s: float) -> Sent:
         """Send until nothing waits, the day's budget is used up, or the time is over.
 
+        What another process has leased, a killed one perhaps, is waited for.
+
         Parameters
         ----------
         deadline_s
@@ -195,7 +199,9 @@ class Uplink:
             delivered, refused = total.delivered + sent.delivered, total.refused + sent.refused
             total = Sent(delivered, refused, sent.waiting)
             if sent.delivered + sent.refused == 0:
-                break
+                if not self._outbox.counts()[State.LEASED]:
+                    break
+                self._sleep(max(0.0, min(LOOK_S, until - self._clock())))
         return total
 
     def _waiting(self) -> int:

@@ -148,6 +148,17 @@ def test_it_doesnt_wait_beyond_the_deadline(outbox: Outbox, clock: FakeClock) ->
     assert make_uplink(outbox, wire, clock).drain(deadline_s=0) == Sent(waiting=2)
 
 
+def test_what_a_killed_process_had_leased_is_waited_for(outbox: Outbox, clock: FakeClock) -> None:
+    fill(outbox, 5)
+    assert len(outbox.lease(limit=3, seconds=20.0)) == 3
+    wire, began = FakeWire(), clock()
+    assert make_uplink(outbox, wire, clock).drain(deadline_s=60) == Sent(delivered=5)
+    assert 20 <= clock() - began < 21
+    outbox.put(make_record(9), frame_key=None)
+    assert len(outbox.lease(limit=1, seconds=100.0)) == 1
+    assert make_uplink(outbox, wire, clock).drain(deadline_s=60) == Sent(waiting=1)
+
+
 def test_a_refused_device_stops_at_once(outbox: Outbox, clock: FakeClock) -> None:
     fill(outbox, 2)
     for status in (401, 403):
