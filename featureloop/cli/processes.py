@@ -25,15 +25,30 @@ class Children:
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
+        self._starting = False
+        self._interrupted = False
 
     def start(self, args: Sequence[str]) -> subprocess.Popen[str]:
         """Start `featureloop ARGS` with its output captured."""
         command = [sys.executable, "-m", "featureloop", *args]
-        child = subprocess.Popen(  # noqa: S603 - our own command line, no shell
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self._running.append(child)
+        # An interrupt between a process's start and its entry in the list would leave it behind, so it waits.
+        self._starting = True
+        try:
+            child = subprocess.Popen(  # noqa: S603 - our own command line, no shell
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            self._running.append(child)
+        finally:
+            self._starting = False
+        if self._interrupted:
+            raise KeyboardInterrupt
         return child
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt, now or as soon as the process that is being started is known."""
+        self._interrupted = True
+        if not self._starting:
+            raise KeyboardInterrupt
 
     def run(self, *args: str, accept: Sequence[int] = (0,)) -> Any:
         """Run `featureloop ARGS --json` to its end, and return what it reports.
@@ -106,31 +121,33 @@ class Children:
         self._close()
 
     def _close(self) -> None:
-        """Close the ended processes' pipes; a reader closes its own at the end of what it reads."""
-        for child in self._running:
-            if child.stdout:
-                child.stdout.close()
+        """Close the ended processes' pipes, once their readers have come to the end."""
         for reader in self._readers:
             reader.join(_GRACE_S)
+        for child in self._running:
+            for pipe in (child.stdout, child.stderr):
+                if pipe:
+                    pipe.close()
         self._running.clear()
         self._readers.clear()
 
 
 @contextmanager
 def children() -> Iterator[Children]:
-    """Children that are ended however this block is left, by SIGTERM and SIGHUP too."""
+    """Children that are ended however this block is left, by SIGINT, SIGTERM and SIGHUP too."""
+    group = Children()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        group.interrupt()
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {n: signal.signal(n, interrupt) for n in numbers}
-    group = Children()
     try:
         yield group
     finally:
         # A second interrupt must not cut the clean-up short.
-        held = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, *numbers)}
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         group.end()
-        for number, handler in {**held, **before}.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
