@@ -62,6 +62,10 @@ def train(
     line: Annotated[str | None, typer.Option(help="First digits of the package line, where there are several.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the records.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Learn from at most so many of the sites' records.")] = None,
+    interpolation: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="How far to go from the live weights; else cross-validation chooses."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +88,7 @@ def train(
             learner.store,
             learner.registry,
             live,
-            settings=TrainSettings(fit=fit, limit=limit),
+            settings=TrainSettings(fit=fit, limit=limit, interpolation=interpolation),
             progress=progress,
         )
     result: dict[str, Any] = {
@@ -93,6 +97,7 @@ def train(
         "parent": live.digest.hex(),
         "records": dict(done.records),
         "unreadable": done.unreadable,
+        "interpolation": done.interpolation,
         "gate": done.verdict.as_dict(),
         "seconds": round(time.perf_counter() - started, 1),
     }

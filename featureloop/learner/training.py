@@ -9,8 +9,8 @@ from pathlib import Path
 from shutil import copyfile
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
@@ -18,6 +18,7 @@ from featureloop.core.types import Bool, Float32, Recognition, Task, UInt8
 from featureloop.learner.bags import Bags, load_bags, training_set
 from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE, write_card, write_recognizer
 from featureloop.learner.gate import GateSettings, Verdict, judge
+from featureloop.learner.interpolation import choose_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.fit import FitSettings, fit_recognizer
@@ -43,12 +44,16 @@ class TrainSettings:
         Share of every batch that replays founding features, in [0, 1].
     limit
         Learn from at most so many of the sites' records, drawn by seed; None takes all.
+    interpolation
+        How far the candidate goes from the live weights to the trained ones, in
+        (0, 1]; None chooses it by cross-validation (`learner.interpolation`).
     """
 
     fit: FitSettings = field(default_factory=FitSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     founding_share: float = 0.5
     limit: int | None = None
+    interpolation: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +64,7 @@ class Trained:
     verdict: Verdict
     records: Mapping[str, int]
     unreadable: int
+    interpolation: float
 
 
 def train_candidate(
@@ -87,25 +93,49 @@ def train_candidate(
     contributed = bags.counts(chosen & (bags.sites != FOUNDING_SITE))
     if not contributed:
         raise RecordError("no site has provided a record under this package line yet; nothing to learn from")
-    recognizer = build_recognizer(manifest.recognizer, channels=manifest.released.channels)
-    recognizer.load_state_dict(load_file(live.file(WEIGHTS)))
-    fit_recognizer(
-        recognizer,
-        training_set(bags, manifest, founding_share=settings.founding_share, chosen=chosen),
-        task=Task(manifest.task),
-        settings=settings.fit,
-        progress=progress,
-    )
+    recognizer, share = train_recognizer(live, bags, chosen, settings=settings, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
         lineage = Lineage(live.digest.hex(), version, bags.counts(chosen))
         draft = _write_candidate(recognizer, live, Path(folder) / "package", lineage, bags)
         verdict = _judge(live, draft, bags, contributed, settings.gate)
-        draft = seal_package(draft.path, replace(draft.manifest, reports={"gate": verdict.as_dict()}))
+        reports = {"gate": verdict.as_dict(), "interpolation": share}
+        draft = seal_package(draft.path, replace(draft.manifest, reports=reports))
         state = "candidate" if verdict.passed else "rejected"
         package = registry.add(draft, metrics=verdict.as_dict(), state=state)
     if version:
         store.pin(version, name=f"package-{package.short}")
-    return Trained(package, verdict, bags.counts(chosen), bags.unreadable)
+    return Trained(package, verdict, bags.counts(chosen), bags.unreadable, share)
+
+
+def train_recognizer(
+    live: Package, bags: Bags, chosen: Bool, *, settings: TrainSettings, progress: Progress = silent
+) -> tuple[nn.Module, float]:
+    """Train on from the live weights, on the chosen bags, bool (M,); return the recognizer and its interpolation."""
+    manifest = live.manifest
+    task = Task(manifest.task)
+    recognizer = build_recognizer(manifest.recognizer, channels=manifest.released.channels)
+    before = load_file(live.file(WEIGHTS))
+
+    def train(some: Bool) -> dict[str, Tensor]:
+        recognizer.load_state_dict(before)
+        bag_set = training_set(bags, manifest, founding_share=settings.founding_share, chosen=some)
+        fit_recognizer(recognizer, bag_set, task=task, settings=settings.fit, progress=progress)
+        return {k: v.clone() for k, v in recognizer.state_dict().items()}
+
+    share = settings.interpolation
+    if share is None:
+        share = choose_share(
+            bags,
+            chosen,
+            live=before,
+            recognizer=recognizer,
+            train=train,
+            values=lambda i: codec.dequantize(bags.symbols[i], manifest.released),
+            task=task,
+        )
+    after = train(chosen)
+    recognizer.load_state_dict(interpolate(before, after, share))
+    return recognizer.eval(), share
 
 
 def _chosen(bags: Bags, settings: TrainSettings) -> Bool:
@@ -118,7 +148,7 @@ def _chosen(bags: Bags, settings: TrainSettings) -> Bool:
     return np.asarray(chosen)
 
 
-def _write_candidate(recognizer: torch.nn.Module, live: Package, work: Path, lineage: Lineage, bags: Bags) -> Package:
+def _write_candidate(recognizer: nn.Module, live: Package, work: Path, lineage: Lineage, bags: Bags) -> Package:
     manifest = live.manifest
     (work / EXTRACTOR).parent.mkdir(parents=True)
     copyfile(live.file(EXTRACTOR), work / EXTRACTOR)

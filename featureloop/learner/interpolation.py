@@ -1,0 +1,100 @@
+"""How far a candidate goes from the live weights, so that few groups are learned from and not by heart.
+
+A recognizer that was trained on from the live weights knows the frames it
+learned from better than others like them, the more so the fewer patients they
+are of. A mean of its weights and the live ones keeps most of what it learned
+and less of what it memorized (Wortsman et al. 2022, arXiv:2109.01903). Which
+share of the way is best depends on how different the sites are and on how much
+they provided; it is chosen by cross-validation over groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featureloop.core.types import Bool, Float32, Recognition, Task
+from featureloop.learner.bags import Bags
+from featureloop.learner.founding import FOUNDING_SITE
+from featureloop.model.manifest import Calibration
+from featureloop.model.runtime import probabilities
+from featureloop.sharing.reliability import quality
+
+Weights = Mapping[str, Tensor]
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the way from the live to the trained weights that are compared."""
+DEFAULT = 0.5
+"""The share where no result of a training group is verified, so that nothing can be compared."""
+FOLDS = 2
+_PLAIN = Calibration(1.0, "", (0.0, 1.0), (0.0, 1.0), 0.0, 0.5, 0)
+
+
+def interpolate(live: Weights, trained: Weights, share: float) -> dict[str, Tensor]:
+    """Weights at `share` of the way from the live to the trained ones."""
+    return {k: torch.lerp(live[k], trained[k], share) for k in live}
+
+
+def choose_share(
+    bags: Bags,
+    chosen: Bool,
+    *,
+    live: Weights,
+    recognizer: nn.Module,
+    train: Callable[[Bool], Weights],
+    values: Callable[[int], Float32],
+    task: Task,
+) -> float:
+    """The share of the way that serves groups best which were not learned from.
+
+    The sites' groups are parted in two; a recognizer is trained on each part (with all founding
+    records) and judged on the verified records of the other. Every site counts alike.
+
+    Parameters
+    ----------
+    chosen
+        bool (M,), the bags to learn from.
+    live, recognizer
+        The live weights, and a network that takes them; its weights are changed.
+    train
+        Trains on from the live weights on some of the bags, bool (M,), and returns the weights.
+    values
+        Position vectors float32 (N, C) of a bag by its number.
+    """
+    own = chosen & (bags.sites != FOUNDING_SITE)
+    folds = np.array([_fold(g) for g in bags.groups])
+    judged = [np.flatnonzero(own & bags.verified & (folds == f)) for f in range(FOLDS)]
+    if not sum(len(at) for at in judged):
+        return DEFAULT
+    qualities: dict[float, dict[int, float]] = {share: {} for share in SHARES}
+    for fold, at in enumerate(judged):
+        if not len(at):
+            continue
+        trained = train(chosen & ~(own & (folds == fold)))
+        for share in SHARES:
+            recognizer.load_state_dict(interpolate(live, trained, share))
+            for i in at.tolist():
+                qualities[share][i] = quality(_recognize(recognizer, values(i), task), bags.results[i])
+    return max(SHARES, key=lambda share: _mean_of_sites(qualities[share], bags))
+
+
+def _fold(group: str) -> int:
+    """The part that a group stays in; not the digits that hold groups back (`bags.py`)."""
+    return hashlib.sha256(b"fold" + group.encode()).digest()[0] % FOLDS
+
+
+def _recognize(recognizer: nn.Module, vectors: Float32, task: Task) -> Recognition:
+    recognizer.eval()
+    with torch.no_grad():
+        logits = recognizer(torch.from_numpy(vectors[None]))[0].numpy()
+    return Recognition(task, probabilities(logits, task=task, calibration=_PLAIN))
+
+
+def _mean_of_sites(found: Mapping[int, float], bags: Bags) -> float:
+    by_site: dict[str, list[float]] = {}
+    for i, value in found.items():
+        by_site.setdefault(str(bags.sites[i]), []).append(value)
+    return float(np.mean([np.mean(v) for v in by_site.values()]))

@@ -1,0 +1,116 @@
+"""How far a candidate goes from the live weights: chosen on groups that were not learned from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featureloop.core.types import Bool, Task
+from featureloop.learner.bags import Bags
+from featureloop.learner.founding import FOUNDING_SITE
+from featureloop.learner.interpolation import DEFAULT, choose_share, interpolate
+
+LIVE = {"threshold": torch.tensor(0.2)}
+
+
+class Threshold(nn.Module):
+    """A position is lesion where its one value is above the threshold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits of the positions."""
+        return 20 * (vectors - self.threshold)
+
+
+def some_bags(*, verified: bool = True, sites: tuple[str, ...] = ("a", "b"), groups: int = 8, n: int = 64) -> Bags:
+    """Bags of one channel, in which what is above 0.5 is lesion; eight founding ones and one group each of the rest."""
+    rng = np.random.default_rng(1)
+    names = [FOUNDING_SITE] * 8 + [site for site in sites for _ in range(groups)]
+    symbols = rng.integers(0, 256, (len(names), n, 1)).astype(np.uint8)
+    site_names = np.array(names)
+    return Bags(
+        symbols,
+        (symbols > 127).astype(np.uint8),
+        site_names,
+        np.array([f"{i:02x}" for i in range(len(names))]),
+        np.full(len(names), verified) | (site_names == FOUNDING_SITE),
+        np.ones(len(names), np.float32),
+        np.zeros(len(names), bool),
+        0,
+    )
+
+
+def choose(bags: Bags, trained: float, chosen: Bool | None = None) -> tuple[float, list[Bool]]:
+    asked = []
+
+    def train(some: Bool) -> dict[str, Tensor]:
+        asked.append(some)
+        return {"threshold": torch.tensor(trained)}
+
+    share = choose_share(
+        bags,
+        np.full(len(bags.sites), True) if chosen is None else chosen,
+        live=LIVE,
+        recognizer=Threshold(),
+        train=train,
+        values=lambda i: (bags.symbols[i] / 255).astype(np.float32),
+        task=Task.SEGMENTATION,
+    )
+    return share, asked
+
+
+def test_interpolation_goes_from_the_live_weights_to_the_trained_ones() -> None:
+    trained = {"threshold": torch.tensor(1.0)}
+    assert [float(interpolate(LIVE, trained, s)["threshold"]) for s in (0.0, 0.25, 1.0)] == pytest.approx(
+        [0.2, 0.4, 1.0]
+    )
+
+
+@pytest.mark.parametrize(("trained", "best"), [(1.4, 0.25), (0.8, 0.5), (0.6, 0.75), (0.5, 1.0), (0.0, 0.25)])
+def test_the_share_is_the_best_one_for_groups_that_were_not_learned_from(trained: float, best: float) -> None:
+    """The right threshold is 0.5, the live one 0.2: the share that comes nearest wins."""
+    assert choose(some_bags(), trained)[0] == best
+
+
+def test_no_group_is_judged_by_what_learned_from_it() -> None:
+    bags = some_bags()
+    chosen = np.arange(len(bags.sites)) % 5 != 0
+    _, asked = choose(bags, 0.5, chosen)
+    founding = bags.sites == FOUNDING_SITE
+    assert len(asked) == 2
+    for some in asked:
+        assert (some[founding] == chosen[founding]).all(), "founding records are replayed in every part"
+        assert not some[~chosen].any(), "what is held back stays held back"
+    own = chosen & ~founding
+    assert ((asked[0] ^ asked[1]) == own).all(), "each group is learned from in one part and judged in the other"
+    assert asked[0][own].any()
+    assert asked[1][own].any()
+
+
+def test_without_a_verified_result_there_is_nothing_to_choose_by() -> None:
+    share, asked = choose(some_bags(verified=False), 0.5)
+    assert (share, asked) == (DEFAULT, [])
+
+
+def test_a_single_group_is_judged_by_the_part_that_did_not_learn_from_it() -> None:
+    share, asked = choose(some_bags(sites=("a",), groups=1), 0.5)
+    assert share == 1.0
+    assert len(asked) == 1
+
+
+def test_every_site_counts_alike() -> None:
+    """Ten times as many groups of a site that the training serves don't outweigh those of a site that it harms."""
+    bags = some_bags(sites=("a",) * 10 + ("b",), groups=2)
+    harmed = bags.sites == "b"
+    symbols = np.where(harmed[:, None, None], 51 + bags.symbols // 10, bags.symbols)  # b's values are from 0.2 to 0.3
+    results = np.where(harmed[:, None, None], symbols > 51, symbols > 127)
+    changed = replace(bags, symbols=symbols.astype(np.uint8), results=results.astype(np.uint8))
+    assert choose(changed, 0.5, ~harmed)[0] == 1.0
+    assert choose(changed, 0.5)[0] == 0.25
