@@ -34,6 +34,7 @@ from featureloop.model.neck import Neck, Transform, fit_transform, join_taps
 from featureloop.model.preprocess import SUBCELLS, label_to_targets, mask_to_targets, resize_frame, to_input
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import open_session
+from featureloop.model.sensitivity import fisher_information
 
 STRIDE = 16
 EARLY_CHANNELS = 40
@@ -43,6 +44,8 @@ POOL_CHANNELS = 48
 """Channels of a pooled vector: its mean and standard deviation make two values of each."""
 SAMPLED_POSITIONS = 60_000
 """Position vectors that the neck's transform is computed from."""
+ASKED_FRAMES = 400
+"""Frames over which it is measured what recognition is sensitive to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +179,9 @@ def train_networks(
     """Train extractor and recognizer on labelled frames.
 
     Fine-tunes the late stages under a recognizer of their taps, computes the
-    neck's transform from the tuned taps, then trains the recognizer that is
-    kept on what the neck leaves after quantization.
+    neck's transform from the tuned taps and from what that recognizer makes of
+    them, then trains the recognizer that is kept on what the neck leaves after
+    quantization.
 
     Raises
     ------
@@ -190,8 +194,8 @@ def train_networks(
     load_imagenet(early, late)
     spec = recognizer_spec(task, classes, settings)
     cache = _fill_cache(frames, early, task=task, classes=classes, settings=settings, rng=rng, progress=progress)
-    _tune(late, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
-    transform = _transform(late, cache, spec, settings=settings, rng=rng, progress=progress)
+    head = _tune(late, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
+    transform = _transform(late, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     neck = transform.neck()
     bags = _released(LateExtractor(late, neck), cache, spec, transform, settings=settings, progress=progress)
     recognizer = build_recognizer(spec, channels=bags.values.shape[2])
@@ -284,8 +288,8 @@ def _tune(
     settings: FoundingSettings,
     rng: np.random.Generator,
     progress: Progress,
-) -> None:
-    """Fine-tune the late stages in place, under a recognizer of their joined taps that is then dropped."""
+) -> nn.Module:
+    """Fine-tune the late stages in place, under a recognizer of their joined taps; return that."""
     versions = settings.augmentations + 1
     frames = len(cache.targets) // versions
     steps = max(1, round(settings.epochs * frames / settings.batch))
@@ -308,7 +312,7 @@ def _tune(
         x = torch.from_numpy(cache.features[at].astype(np.float32))
         y = torch.from_numpy(cache.targets[at].astype(np.float32))
         joined = join_taps(late(x))
-        loss = recognition_loss(head(map_to_rows(joined) if spec.form == "set" else pool_map(joined)), y, task=task)
+        loss = recognition_loss(head(_to_vectors(joined, spec)), y, task=task)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -318,13 +322,21 @@ def _tune(
         progress(f"fine-tuning, loss {loss.item():.3f}", step + 1, steps)
     trained.load_state_dict(average.module.state_dict())
     trained.eval()
+    return head
+
+
+def _to_vectors(z: Tensor, spec: RecognizerSpec) -> Tensor:
+    """A map (B, C, G, G) as what a recognizer of this form takes."""
+    return map_to_rows(z) if spec.form == "set" else pool_map(z)
 
 
 def _transform(
     late: LateStages,
+    head: nn.Module,
     cache: _Cache,
     spec: RecognizerSpec,
     *,
+    task: Task,
     settings: FoundingSettings,
     rng: np.random.Generator,
     progress: Progress,
@@ -335,17 +347,23 @@ def _transform(
     originals = np.arange(frames) * versions
     chosen = np.unique(np.concatenate([originals, originals + versions - 1]))
     each = max(1, min(settings.grid**2, SAMPLED_POSITIONS // len(chosen)))
+    extractor = LateExtractor(late, nn.Identity())
     rows = []
-    for at, joined in _run_late(
-        LateExtractor(late, nn.Identity()), cache, chosen, settings=settings, what="taps", progress=progress
-    ):
+    for at, joined in _run_late(extractor, cache, chosen, settings=settings, what="taps", progress=progress):
         vectors = joined.reshape(len(at), TAPS, -1).transpose(0, 2, 1)
         rows += [v[rng.choice(len(v), each, replace=False)] for v in vectors]
+    asked = rng.permutation(chosen)[:ASKED_FRAMES]
+    information = fisher_information(
+        lambda joined: head(_to_vectors(joined, spec)),
+        (z for _, z in _run_late(extractor, cache, asked, settings=settings, what="sensitivity", progress=progress)),
+        task=task,
+        seed=settings.seed,
+    )
     if spec.form == "set":
         budget, limit = settings.bits_per_vector, settings.channels or SET_CHANNELS
     else:
         budget, limit = float("inf"), settings.channels or POOL_CHANNELS
-    return fit_transform(np.concatenate(rows), bits_per_vector=budget, max_channels=limit)
+    return fit_transform(np.concatenate(rows), bits_per_vector=budget, max_channels=limit, information=information)
 
 
 def _released(

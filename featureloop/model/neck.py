@@ -1,11 +1,14 @@
 """The neck: from the backbone's taps to the few bits of each position that may leave.
 
 A linear transform, computed and not trained: the Karhunen-Loeve transform of
-the standardized taps, so that the channels are uncorrelated, one quantization
-step for all of them, so that every channel gets bits by its variance (reverse
+the taps, so that the channels are uncorrelated, one quantization step for all
+of them, so that every channel gets bits by its variance (reverse
 water-filling: Cover & Thomas, Elements of Information Theory, 10.3.3), and no
-channel that would get almost none. Why it is computed and not
-trained end to end, and what is not shown about that: docs/adr/001.
+channel that would get almost none. Variance is measured where recognition
+feels it: in a metric that mixes the recognizer's Fisher information
+(`model.sensitivity`) with the plain one of standardized taps, which keeps what
+the founding labels don't ask for. Why it is computed and not trained end to
+end, and what is not shown about that: docs/adr/001.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ REACH = 5.0
 LEAST_BITS = 0.05
 """A channel with a smaller entropy is left out."""
 MAX_LEVELS = 255
+BREADTH = 0.1
+"""Share of the metric that treats all standardized taps alike."""
 
 
 def join_taps(taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -76,7 +81,14 @@ class Transform:
         return neck
 
 
-def fit_transform(joined: Float32, *, bits_per_vector: float, max_channels: int) -> Transform:
+def fit_transform(
+    joined: Float32,
+    *,
+    bits_per_vector: float,
+    max_channels: int,
+    information: Float64 | None = None,
+    breadth: float = BREADTH,
+) -> Transform:
     """The transform and the finest common step whose position vectors fit the bit budget.
 
     Parameters
@@ -87,9 +99,15 @@ def fit_transform(joined: Float32, *, bits_per_vector: float, max_channels: int)
         The budget, in bits.
     max_channels
         No more than so many channels, those of most variance.
+    information
+        How much recognition depends on each direction of the taps, float64 (D, D);
+        None where it is not known: then all standardized taps count alike.
+    breadth
+        Share of the metric that treats all standardized taps alike, in (0, 1].
     """
     mean, spread = joined.mean(axis=0, dtype=np.float64), joined.std(axis=0, dtype=np.float64) + 1e-3
-    x = ((joined - mean) / spread).astype(np.float32)
+    metric = _metric_root(information, spread, breadth)
+    x = (((joined - mean) / spread) @ metric).astype(np.float32)
     variances, axes = np.linalg.eigh(np.asarray(x.T @ x, np.float64) / len(x))
     order = np.argsort(variances)[::-1][:max_channels]
     axes = _with_signs(axes[:, order])
@@ -103,13 +121,24 @@ def fit_transform(joined: Float32, *, bits_per_vector: float, max_channels: int)
     # Odd, and no more than a byte holds; a channel of wide reach gets a coarser step instead of a clipped one.
     half = np.clip(np.ceil(REACH * deviation[kept] / step), 1, MAX_LEVELS // 2).astype(int)
     bound = np.where(half < MAX_LEVELS // 2, half * step, REACH * deviation[kept])
-    weight = (axes[:, kept] / bound / spread[:, None]).T
+    weight = (metric @ axes[:, kept] / bound / spread[:, None]).T
     return Transform(
         weight.astype(np.float32),
         (-(weight @ mean)).astype(np.float32),
         tuple(int(2 * h + 1) for h in half),
         float(entropy[kept].sum()),
     )
+
+
+def _metric_root(information: Float64 | None, spread: Float64, breadth: float) -> Float64:
+    """Symmetric square root of the metric of standardized taps, float64 (D, D), whose mean diagonal is 1."""
+    d = len(spread)
+    if information is None or not np.trace(information) > 0:
+        return np.eye(d)
+    standardized = information * spread[:, None] * spread
+    metric = (1 - breadth) * standardized * (d / np.trace(standardized)) + breadth * np.eye(d)
+    values, axes = np.linalg.eigh(metric)
+    return np.asarray((axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T)
 
 
 def _with_signs(axes: Float64) -> Float64:

@@ -71,6 +71,28 @@ def test_more_bits_keep_more_of_the_taps() -> None:
     assert lost[0] > lost[1] > lost[2]
 
 
+def test_bits_go_where_recognition_feels_them() -> None:
+    """With few bits, a direction that recognition depends on is kept though its variance is small."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 12)).astype(np.float32)
+    x[:, 1:7] += 3 * rng.normal(size=(4000, 1)).astype(np.float32)  # a strong common direction, of no use
+    x *= np.geomspace(0.1, 10, 12, dtype=np.float32)
+    information = np.zeros((12, 12))
+    information[0, 0] = 1.0
+
+    def left(known: np.ndarray | None) -> float:
+        transform = fit_transform(x, bits_per_vector=4.0, max_channels=12, information=known)
+        half = (np.array(transform.levels) - 1) / 2
+        z = np.rint(apply(transform.neck(), x) * half)
+        design = np.c_[z, np.ones(len(z))]
+        kept = design @ np.linalg.lstsq(design, x[:, 0], rcond=None)[0]
+        return float(((x[:, 0] - kept) ** 2).mean() / x[:, 0].var())
+
+    assert left(information) < 0.1
+    assert left(None) > 0.3
+    assert left(np.zeros((12, 12))) == left(None)
+
+
 def test_the_same_taps_give_the_same_transform() -> None:
     first, second = (fit_transform(taps(), bits_per_vector=12.0, max_channels=24) for _ in range(2))
     assert first.levels == second.levels
