@@ -7,11 +7,10 @@ any of them is told, not raised.
 
 from __future__ import annotations
 
-import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -22,9 +21,11 @@ from featureloop.core.types import Frame, Recognition, Skipped
 from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pipeline import Summary, run_pipeline
 from featureloop.device.provide import Provider, check_form
+from featureloop.device.sections import Backlog, Pausable
 from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.update import poll_update
+from featureloop.device.update_thread import Setup, UpdateThread
 from featureloop.device.uplink import Uplink, UplinkThread
 from featureloop.device.wire import HttpWire
 from featureloop.images.sidecar import Found, walk
@@ -34,76 +35,10 @@ from featureloop.model.runtime import Runtime
 from featureloop.sharing.policy import Policy
 
 PURGE_EVERY_S = 3600.0
+BACKLOG_S = 5.0
+"""New files wait no longer than so many seconds for what the sharing had no room for."""
 SETTLED_S = 1.0
 """A file that changed more recently may still be being written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What one package needs to recognize and to provide; `provider` is None where the policy forbids its form."""
-
-    runtime: Runtime
-    provider: Provider | None
-
-    @property
-    def package(self) -> Package:
-        """The package in use."""
-        return self.runtime.package
-
-
-class UpdateThread:
-    """Asks for a newer package in the background, and keeps what it became until it is taken.
-
-    Parameters
-    ----------
-    ask
-        Asks once, verifies, and opens the newer package's networks; None where
-        there is none. It may block for as long as the network does.
-    every_s
-        Seconds between questions.
-    tell
-        Called with what went wrong; the package in use stays.
-    """
-
-    def __init__(self, ask: Callable[[], Setup | None], *, every_s: float, tell: Callable[[str], None]) -> None:
-        self._ask = ask
-        self._every_s = every_s
-        self._tell = tell
-        self._stop = threading.Event()
-        self._newer: queue.SimpleQueue[Setup] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="featureloop-update", daemon=True)
-
-    @property
-    def ready(self) -> bool:
-        """Whether a newer package waits to be taken."""
-        return not self._newer.empty()
-
-    def start(self) -> None:
-        """Begin to ask."""
-        self._thread.start()
-
-    def stop(self, *, timeout_s: float = 5.0) -> bool:
-        """Ask the thread to end, and wait for it; False where it still waits for the network."""
-        self._stop.set()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def newest(self, current: Setup) -> Setup:
-        """The newest package's setup; the current one where none waits."""
-        while self.ready:
-            current = self._newer.get_nowait()
-            package = current.package
-            self._tell(f"package {package.short} (version {package.manifest.version}) taken over")
-        return current
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if newer := self._ask():
-                    self._newer.put(newer)
-            except FeatureloopError as error:
-                self._tell(f"no update: {error}")
-            self._stop.wait(self._every_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +60,17 @@ class DeviceService:
         _stop_on_signals(stop)
         setup = self._setup(self.package)
         seen: dict[Path, tuple[float, int]] = {}
+        backlog = Backlog()
         purged, refused = float("-inf"), False
         with self._sending() as sender, self._updating(update_every_s) as updates:
             while not stop.is_set():
                 setup = updates.newest(setup)
-                setup = self._process(self._new_files(seen), setup, updates, stop)
+                new = self._new_files(seen)
+                setup, complete = self._process(new, setup, updates, stop)
+                if not complete:
+                    backlog.add(_frames_of(new), stop=stop)
+                if backlog and not new:
+                    backlog.work(lambda frames: self._share(frames, setup), seconds=BACKLOG_S)  # noqa: B023 - called at once
                 if time.monotonic() - purged >= PURGE_EVERY_S:
                     purged = time.monotonic()
                     self._purge()
@@ -205,24 +146,45 @@ class DeviceService:
                 new.append(file)
         return new
 
-    def _process(self, files: Sequence[Found], setup: Setup, updates: UpdateThread, stop: threading.Event) -> Setup:
+    def _process(
+        self, files: Sequence[Found], setup: Setup, updates: UpdateThread, stop: threading.Event
+    ) -> tuple[Setup, bool]:
         """Recognize and share files; a new package is taken over between two frames.
 
         Stopped in the middle, the rest is done after the next start: the outbox knows which frames are done.
+
+        Returns
+        -------
+        setup, complete
+            The package in use at the end; whether the sharing had room for every frame.
         """
-        source = chain.from_iterable(file_frames(file) for file in files)
-        frames = _Pausable(source, until=lambda: stop.is_set() or updates.ready)
+        complete = True
+        frames = Pausable(_frames_of(files), until=lambda: stop.is_set() or updates.ready)
         while files and not (stop.is_set() or frames.ended):
             setup, before = updates.newest(setup), frames.taken
             try:
-                self._say(self._recognize(frames, setup))
+                summary = self._recognize(frames, setup)
+                complete = complete and not summary.dropped
+                self._say(summary)
             except FeatureloopError as error:
                 self.tell(f"a frame was given up: {error}")
                 if frames.taken == before:
                     break  # Not even a first frame: going on would be told without end.
-        return setup
+        return setup, complete
 
-    def _recognize(self, frames: _Pausable, setup: Setup) -> Summary:
+    def _share(self, frames: Pausable, setup: Setup) -> None:
+        """Share frames that were shown before."""
+        if setup.provider is None:
+            return
+        try:
+            done = run_pipeline(frames, runtime=setup.runtime, provider=setup.provider, is_done=self.outbox.done)
+        except FeatureloopError as error:
+            self.tell(f"a frame was given up: {error}")
+        else:
+            if done.frames:
+                self.tell(f"{done.frames} frames shared that there was no room for before")
+
+    def _recognize(self, frames: Pausable, setup: Setup) -> Summary:
         def run(show: Callable[[Frame, Recognition], None]) -> Summary:
             return run_pipeline(
                 frames,
@@ -253,30 +215,8 @@ class DeviceService:
             self.tell(f"old records stay in the outbox: {error}")
 
 
-class _Pausable:
-    """A source in sections: each iteration goes on where the last one ended, and ends early when asked to.
-
-    Attributes
-    ----------
-    taken
-        Frames so far.
-    ended
-        Whether the source has no more frames.
-    """
-
-    def __init__(self, source: Iterable[Frame | Skipped], *, until: Callable[[], bool]) -> None:
-        self._items = iter(source)
-        self._until = until
-        self.taken = 0
-        self.ended = False
-
-    def __iter__(self) -> Iterator[Frame | Skipped]:
-        for item in self._items:
-            self.taken += 1
-            yield item
-            if self._until():
-                return
-        self.ended = True
+def _frames_of(files: Sequence[Found]) -> Iterator[Frame | Skipped]:
+    return chain.from_iterable(file_frames(file) for file in files)
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -228,6 +228,28 @@ def test_new_files_are_recognized_and_wait_in_the_outbox_while_the_learner_is_aw
         assert outbox.counts()[State.PENDING] + outbox.counts()[State.LEASED] == 3
 
 
+def test_what_the_sharing_had_no_room_for_is_shared_later_and_not_shown_again(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "poll_update", lambda *_, **__: None)
+    may, put, n = threading.Event(), Outbox.put, SHARE_BEHIND + 12
+
+    def slow(self: Outbox, record: Record, *, frame_key: bytes | None) -> bool:
+        assert may.wait(SOON_S)
+        return put(self, record, frame_key=frame_key)
+
+    monkeypatch.setattr(Outbox, "put", slow)
+    with _Rig(tmp_path, package) as rig:
+        for i in range(n):
+            rig.add(f"{i}.png", i)
+        until(lambda: rig.results() == n)
+        may.set()
+        until(lambda: any("no room for before" in t for t in rig.told))
+        until(lambda: sum(rig.service.outbox.counts().values()) == n)
+    assert any("not shared: the sharing was too far behind" in t for t in rig.told)
+    assert rig.results() == n
+
+
 def test_a_new_package_is_taken_over_between_two_frames_of_one_file(
     package: Package, successor: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
