@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featureloop.core.types import Bool, Float32, Recognition, Task
@@ -24,6 +26,7 @@ from featureloop.model.manifest import Calibration
 from featureloop.model.runtime import probabilities
 from featureloop.sharing.reliability import quality
 
+Float64 = NDArray[np.float64]
 Weights = Mapping[str, Tensor]
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the way from the live to the trained weights that are compared."""
@@ -38,6 +41,28 @@ def interpolate(live: Weights, trained: Weights, share: float) -> dict[str, Tens
     return {k: torch.lerp(live[k], trained[k], share) for k in live}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The chosen share, and how the way of training did on groups that were not learned from.
+
+    Attributes
+    ----------
+    share
+        Of the way from the live to the trained weights.
+    at
+        intp (K,), the numbers of the bags that were judged.
+    before, after
+        float64 (K,), their quality by the live weights, and by the weights that the other part
+        led to, at the share that was best for that part's own judging: what a bag says of itself has
+        no say in how it is judged.
+    """
+
+    share: float
+    at: NDArray[np.intp]
+    before: Float64
+    after: Float64
+
+
 def choose_share(
     bags: Bags,
     chosen: Bool,
@@ -47,7 +72,7 @@ def choose_share(
     train: Callable[[Bool], Weights],
     values: Callable[[int], Float32],
     task: Task,
-) -> float:
+) -> Choice:
     """The share of the way that serves groups best which were not learned from.
 
     The sites' groups are parted in two; a recognizer is trained on each part (with all founding
@@ -67,18 +92,36 @@ def choose_share(
     own = chosen & (bags.sites != FOUNDING_SITE)
     folds = np.array([_fold(g) for g in bags.groups])
     judged = [np.flatnonzero(own & bags.verified & (folds == f)) for f in range(FOLDS)]
-    if not sum(len(at) for at in judged):
-        return DEFAULT
-    qualities: dict[float, dict[int, float]] = {share: {} for share in SHARES}
+
+    def qualities(weights: Weights, at: NDArray[np.intp]) -> Float64:
+        recognizer.load_state_dict(weights)
+        recognizer.eval()
+        return np.array([quality(_recognize(recognizer, values(i), task), bags.results[i]) for i in at.tolist()])
+
+    found: list[dict[float, Float64]] = []
     for fold, at in enumerate(judged):
-        if not len(at):
-            continue
-        trained = train(chosen & ~(own & (folds == fold)))
-        for share in SHARES:
-            recognizer.load_state_dict(interpolate(live, trained, share))
-            for i in at.tolist():
-                qualities[share][i] = quality(_recognize(recognizer, values(i), task), bags.results[i])
-    return max(SHARES, key=lambda share: _mean_of_sites(qualities[share], bags))
+        trained = train(chosen & ~(own & (folds == fold))) if len(at) else live
+        found.append({share: qualities(interpolate(live, trained, share), at) for share in (0.0, *SHARES)})
+    best = [_best(f, bags.sites[at]) for f, at in zip(found, judged, strict=True)]
+    at = np.concatenate(judged)
+    pooled = {share: np.concatenate([f[share] for f in found]) for share in SHARES}
+    return Choice(
+        _best(pooled, bags.sites[at]),
+        at,
+        np.concatenate([f[0.0] for f in found]),
+        np.concatenate([f[other] for f, other in zip(found, reversed(best), strict=True)]),
+    )
+
+
+def _best(found: Mapping[float, Float64], sites: NDArray[np.str_]) -> float:
+    """The share of the best mean quality, every site counted alike; `DEFAULT` where nothing was judged."""
+    if not len(sites):
+        return DEFAULT
+
+    def mean(share: float) -> float:
+        return float(np.mean([found[share][sites == site].mean() for site in np.unique(sites)]))
+
+    return max(SHARES, key=mean)
 
 
 def _fold(group: str) -> int:
@@ -87,14 +130,6 @@ def _fold(group: str) -> int:
 
 
 def _recognize(recognizer: nn.Module, vectors: Float32, task: Task) -> Recognition:
-    recognizer.eval()
     with torch.no_grad():
         logits = recognizer(torch.from_numpy(vectors[None]))[0].numpy()
     return Recognition(task, probabilities(logits, task=task, calibration=_PLAIN))
-
-
-def _mean_of_sites(found: Mapping[int, float], bags: Bags) -> float:
-    by_site: dict[str, list[float]] = {}
-    for i, value in found.items():
-        by_site.setdefault(str(bags.sites[i]), []).append(value)
-    return float(np.mean([np.mean(v) for v in by_site.values()]))

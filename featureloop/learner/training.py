@@ -18,7 +18,7 @@ from featureloop.core.types import Bool, Float32, Recognition, Task, UInt8
 from featureloop.learner.bags import Bags, load_bags, training_set
 from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE, write_card, write_recognizer
 from featureloop.learner.gate import GateSettings, Verdict, judge
-from featureloop.learner.interpolation import choose_share, interpolate
+from featureloop.learner.interpolation import Choice, choose_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.fit import FitSettings, fit_recognizer
@@ -93,24 +93,31 @@ def train_candidate(
     contributed = bags.counts(chosen & (bags.sites != FOUNDING_SITE))
     if not contributed:
         raise RecordError("no site has provided a record under this package line yet; nothing to learn from")
-    recognizer, share = train_recognizer(live, bags, chosen, settings=settings, progress=progress)
+    recognizer, choice = train_recognizer(live, bags, chosen, settings=settings, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
         lineage = Lineage(live.digest.hex(), version, bags.counts(chosen))
         draft = _write_candidate(recognizer, live, Path(folder) / "package", lineage, bags)
-        verdict = _judge(live, draft, bags, contributed, settings.gate)
-        reports = {"gate": verdict.as_dict(), "interpolation": share}
+        verdict = _judge(live, draft, bags, choice=choice, contributed=contributed, settings=settings.gate)
+        reports = {"gate": verdict.as_dict(), "interpolation": choice.share}
         draft = seal_package(draft.path, replace(draft.manifest, reports=reports))
         state = "candidate" if verdict.passed else "rejected"
         package = registry.add(draft, metrics=verdict.as_dict(), state=state)
     if version:
         store.pin(version, name=f"package-{package.short}")
-    return Trained(package, verdict, bags.counts(chosen), bags.unreadable, share)
+    return Trained(package, verdict, bags.counts(chosen), bags.unreadable, choice.share)
 
 
 def train_recognizer(
     live: Package, bags: Bags, chosen: Bool, *, settings: TrainSettings, progress: Progress = silent
-) -> tuple[nn.Module, float]:
-    """Train on from the live weights, on the chosen bags, bool (M,); return the recognizer and its interpolation."""
+) -> tuple[nn.Module, Choice]:
+    """Train on from the live weights, on the chosen bags, bool (M,).
+
+    Returns
+    -------
+    recognizer, choice
+        The recognizer at the chosen share of the way, and what the cross-validation found; nothing
+        where the settings say the share.
+    """
     manifest = live.manifest
     task = Task(manifest.task)
     recognizer = build_recognizer(manifest.recognizer, channels=manifest.released.channels)
@@ -122,9 +129,10 @@ def train_recognizer(
         fit_recognizer(recognizer, bag_set, task=task, settings=settings.fit, progress=progress)
         return {k: v.clone() for k, v in recognizer.state_dict().items()}
 
-    share = settings.interpolation
-    if share is None:
-        share = choose_share(
+    if settings.interpolation is not None:
+        choice = Choice(settings.interpolation, np.array([], np.intp), np.array([]), np.array([]))
+    else:
+        choice = choose_share(
             bags,
             chosen,
             live=before,
@@ -134,8 +142,8 @@ def train_recognizer(
             task=task,
         )
     after = train(chosen)
-    recognizer.load_state_dict(interpolate(before, after, share))
-    return recognizer.eval(), share
+    recognizer.load_state_dict(interpolate(before, after, choice.share))
+    return recognizer.eval(), choice
 
 
 def _chosen(bags: Bags, settings: TrainSettings) -> Bool:
@@ -177,14 +185,28 @@ def _calibration(runtime: Runtime, bags: Bags) -> Calibration:
 
 
 def _judge(
-    live: Package, draft: Package, bags: Bags, contributed: Mapping[str, int], settings: GateSettings
+    live: Package,
+    draft: Package,
+    bags: Bags,
+    *,
+    choice: Choice,
+    contributed: Mapping[str, int],
+    settings: GateSettings,
 ) -> Verdict:
-    at = np.flatnonzero(bags.held & bags.verified)
-    if not len(at):
+    """Judge by the records that are held back, and by those of the cross-validation."""
+    held = np.flatnonzero(bags.held & bags.verified)
+    if not len(held):
         raise GateError("nothing verified is held back; import the founding records with the package")
-    before, after = (_qualities(Runtime(p), bags, at) for p in (live, draft))
-    sites = np.where(bags.sites[at] == HELD_SITE, FOUNDING_SITE, bags.sites[at])
-    return judge(before, after, sites, bags.groups[at], settings=settings, contributing=contributed)
+    before, after = (_qualities(Runtime(p), bags, held) for p in (live, draft))
+    at = np.concatenate([held, choice.at])
+    return judge(
+        np.concatenate([before, choice.before]),
+        np.concatenate([after, choice.after]),
+        np.where(bags.sites[at] == HELD_SITE, FOUNDING_SITE, bags.sites[at]),
+        bags.groups[at],
+        settings=settings,
+        contributing=contributed,
+    )
 
 
 def _qualities(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from featureloop.core.types import Bool, Task
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding import FOUNDING_SITE
-from featureloop.learner.interpolation import DEFAULT, choose_share, interpolate
+from featureloop.learner.interpolation import DEFAULT, Choice, choose_share, interpolate
 
 LIVE = {"threshold": torch.tensor(0.2)}
 
@@ -48,13 +49,20 @@ def some_bags(*, verified: bool = True, sites: tuple[str, ...] = ("a", "b"), gro
 
 
 def choose(bags: Bags, trained: float, chosen: Bool | None = None) -> tuple[float, list[Bool]]:
+    choice, asked = cross_validate(bags, lambda _some: trained, chosen)
+    return choice.share, asked
+
+
+def cross_validate(
+    bags: Bags, trained: Callable[[Bool], float], chosen: Bool | None = None
+) -> tuple[Choice, list[Bool]]:
     asked = []
 
     def train(some: Bool) -> dict[str, Tensor]:
         asked.append(some)
-        return {"threshold": torch.tensor(trained)}
+        return {"threshold": torch.tensor(trained(some))}
 
-    share = choose_share(
+    choice = choose_share(
         bags,
         np.full(len(bags.sites), True) if chosen is None else chosen,
         live=LIVE,
@@ -63,7 +71,7 @@ def choose(bags: Bags, trained: float, chosen: Bool | None = None) -> tuple[floa
         values=lambda i: (bags.symbols[i] / 255).astype(np.float32),
         task=Task.SEGMENTATION,
     )
-    return share, asked
+    return choice, asked
 
 
 def test_interpolation_goes_from_the_live_weights_to_the_trained_ones() -> None:
@@ -92,6 +100,35 @@ def test_no_group_is_judged_by_what_learned_from_it() -> None:
     assert ((asked[0] ^ asked[1]) == own).all(), "each group is learned from in one part and judged in the other"
     assert asked[0][own].any()
     assert asked[1][own].any()
+
+
+def test_every_verified_record_is_judged_once_by_what_did_not_learn_from_it() -> None:
+    bags = some_bags()
+    choice, _ = cross_validate(bags, lambda _some: 0.5)
+    assert sorted(choice.at.tolist()) == np.flatnonzero(bags.sites != FOUNDING_SITE).tolist()
+    assert choice.before.max() < 1.0
+    assert choice.after.min() == 1.0
+
+
+def test_how_a_part_is_judged_is_chosen_by_the_other_part() -> None:
+    """Two parts that would choose opposite ends of the way: each is judged at the other one's."""
+    bags, parts = some_bags(), list[bytes]()
+
+    def trained(some: Bool) -> float:
+        parts.append(some.tobytes())
+        return 0.5 if len(parts) == 1 else 1.7  # the first part's best share is 1, the second one's 0.25
+
+    choice, asked = cross_validate(bags, trained)
+    first = np.isin(choice.at, np.flatnonzero(~asked[0]))
+    best = [quality_at(0.2 + 0.25 * 0.3), quality_at(1.7)]
+    assert choice.after[first].mean() == pytest.approx(best[0], abs=0.03)
+    assert choice.after[~first].mean() == pytest.approx(best[1], abs=0.03)
+
+
+def quality_at(threshold: float) -> float:
+    """Expected Dice of what is above `threshold` with what is above 0.5, both of uniform values."""
+    found = max(0.0, 1 - threshold)
+    return 2 * min(found, 0.5) / (found + 0.5)
 
 
 def test_without_a_verified_result_there_is_nothing_to_choose_by() -> None:
