@@ -36,7 +36,6 @@ class DemoSettings:
     epochs: float = 7.0
     recognizer_epochs: float = 25.0
     train_epochs: float = 8.0
-    risk: float = 0.2
     seed: int = 1
 
 
@@ -171,7 +170,7 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
         blocks=2,
         seed=settings.seed,
     )
-    found_package(folder, folder.items, out, settings=training, risk=settings.risk, progress=progress)
+    found_package(folder, folder.items, out, settings=training, progress=progress)
     return out
 
 
