@@ -31,7 +31,7 @@ from featureloop.device.state import DeviceState, pseudonym
 from featureloop.images.labelled import open_labelled, split
 from featureloop.learner.bags import ACCEPTED_WEIGHT, load_bags, training_set
 from featureloop.learner.evaluation import evaluate
-from featureloop.learner.founding import FOUNDING_SITE
+from featureloop.learner.founding_records import FOUNDING_SITE
 from featureloop.learner.interpolation import interpolate
 from featureloop.learner.service import open_learner
 from featureloop.learner.training import TrainSettings

@@ -35,8 +35,9 @@ from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.gate import bootstrap_means
 from featureloop.learner.interpolation import SHARES, interpolate
 from featureloop.model.augment import augment
+from featureloop.model.early_cache import square_mask
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
-from featureloop.model.founding import map_to_rows, square_mask
+from featureloop.model.founding import map_to_rows
 from featureloop.model.neck import fit_transform
 from featureloop.model.package import EXTRACTOR, Package, load_package
 from featureloop.model.preprocess import mask_to_targets, resize_frame, to_input

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from featureloop.cli.console import AsJson, progress_bars, report, table, tell
-from featureloop.cli.model import HoldOut, Part, Seed, part_of
+from featureloop.cli.console import AsJson, report, table, tell
+from featureloop.cli.model import HoldOut, Part, Seed
+from featureloop.cli.processing import frames_of, run_and_send, run_frames
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
-from featureloop.core.errors import AuthError, FeatureloopError, InputError, PackageError, StorageError, TransportError
-from featureloop.core.types import Frame, Recognition, Skipped
+from featureloop.core.errors import AuthError, PackageError, StorageError
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
-from featureloop.device.outbox import State as OutboxState
-from featureloop.device.pipeline import Summary, run_pipeline
 from featureloop.device.provide import Provider, check_form
 from featureloop.device.reviewers import TruthReviewer
-from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.update import poll_update
-from featureloop.device.uplink import Uplink, UplinkStatus, UplinkThread
 from featureloop.device.wire import HttpWire
 from featureloop.device.wire import enroll as enroll_device
-from featureloop.images.labelled import open_labelled
-from featureloop.images.source import count, open_source
 from featureloop.model.package import Package, load_package
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.policy import Policy, load_policy
@@ -113,12 +106,12 @@ def process(
         tell("review: the folder's masks answer in the physician's place (an experiment; records say 'ground-truth')")
         reviewer = TruthReviewer(loaded.manifest.features.grid)
     labelled = review is Review.MASKS or part is not Part.ALL
-    frames, total = _frames(sources, labelled=labelled, part=part, hold_out=hold_out, seed=seed)
+    frames, total = frames_of(sources, labelled=labelled, part=part, hold_out=hold_out, seed=seed)
     runtime = Runtime(loaded, threads=settings().threads)
     started = time.perf_counter()
     if learner is None:
         tell("no --learner: frames are recognized, nothing is shared")
-        done = Done(_run(frames, runtime=runtime, out=out, total=total))
+        done = Done(run_frames(frames, runtime=runtime, out=out, total=total))
     else:
         identity = _identity(place, learner)
         check_form(loaded, rules)
@@ -126,7 +119,7 @@ def process(
             outbox, site_key = open_outbox(place, rules), place.site_key()
         except StorageError as error:
             tell(f"nothing is shared, recognition goes on: {error}")
-            done = Done(_run(frames, runtime=runtime, out=out, total=total), error)
+            done = Done(run_frames(frames, runtime=runtime, out=out, total=total), error)
         else:
             provider = Provider(
                 site=identity.site,
@@ -140,28 +133,12 @@ def process(
             )
             # Who waits only a moment at the end doesn't wait longer for one answer.
             wire = MeteredWire(HttpWire(identity, timeout=min(TIMEOUT_S, max(wait, 1.0)) if wait else TIMEOUT_S))
-            done = _run_and_send(
+            done = run_and_send(
                 frames, runtime=runtime, provider=provider, outbox=outbox, wire=wire, out=out, total=total, wait=wait
             )
     data = done.as_dict(seconds=time.perf_counter() - started)
     report(data, as_json=as_json, show=lambda: summary_table(data))
     finish(done)
-
-
-def _frames(
-    sources: list[Path], *, labelled: bool, part: Part, hold_out: float, seed: int
-) -> tuple[Iterable[Frame | Skipped], int | None]:
-    """One stream over all sources, and how many frames it has where that is known."""
-    if labelled:
-        if len(sources) != 1:
-            raise InputError(f"--review masks and --part take one labelled folder, not {len(sources)} sources")
-        folder = open_labelled(sources[0])
-        items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
-        return folder.frames(items), len(items)
-    opened = [open_source(s) for s in sources]
-    counts = [count(s) for s in sources]
-    total = None if None in counts else sum(c for c in counts if c is not None)
-    return (item for source in opened for item in source), total
 
 
 def _package(place: DeviceState, path: Path | None) -> Package:
@@ -178,89 +155,6 @@ def _identity(place: DeviceState, learner: str) -> Identity:
     if identity.learner.rstrip("/") != learner.rstrip("/"):
         raise AuthError(f"this device is enrolled at {identity.learner}, not at {learner}; enroll there first")
     return identity
-
-
-def _run(
-    frames: Iterable[Frame | Skipped],
-    *,
-    runtime: Runtime,
-    out: Path | None,
-    total: int | None,
-    provider: Provider | None = None,
-    is_done: Callable[[bytes], bool] = lambda _key: False,
-) -> Summary:
-    writer = ResultWriter(out, runtime.package) if out else None
-    seen = 0
-
-    def show(frame: Frame, recognition: Recognition) -> None:
-        nonlocal seen
-        seen += 1
-        progress("frames", seen, total or seen)
-        if writer:
-            writer.show(frame, recognition)
-
-    try:
-        with progress_bars() as progress:
-            return run_pipeline(frames, runtime=runtime, provider=provider, is_done=is_done, show=show)
-    finally:
-        if writer:
-            writer.close()
-
-
-def _run_and_send(
-    frames: Iterable[Frame | Skipped],
-    *,
-    runtime: Runtime,
-    provider: Provider,
-    outbox: Outbox,
-    wire: MeteredWire,
-    out: Path | None,
-    total: int | None,
-    wait: float,
-) -> Done:
-    """Recognize and share; the uplink runs beside it, and gets `wait` seconds for the rest.
-
-    What went wrong with sending is kept, not raised: the records wait in the outbox.
-    """
-    uplink, fault = Uplink(outbox, wire), None
-    thread = UplinkThread(uplink)
-    thread.start()
-    try:
-        summary = _run(frames, runtime=runtime, out=out, total=total, provider=provider, is_done=outbox.done)
-    except BaseException:
-        thread.stop()
-        raise
-    until = time.monotonic() + wait
-    # A thread that still waits for an answer has the outbox and the wire in its hands; it ends with the process.
-    if ended := thread.stop(timeout_s=wait + 2.0):
-        try:
-            fault = _send_rest(uplink, outbox, thread.status, until=until)
-        except FeatureloopError as error:
-            fault = error
-    else:
-        fault = TransportError(f"the learner took over {wait:.0f} s to answer; {_WAITS}")
-    done = Done(summary, fault, {str(k): v for k, v in outbox.counts().items()}, wire.sent_bytes)
-    if ended:
-        wire.close()
-        outbox.close()
-    return done
-
-
-def _send_rest(uplink: Uplink, outbox: Outbox, status: UplinkStatus, *, until: float) -> FeatureloopError | None:
-    """Send until nothing is left or the time is over; say why something stays.
-
-    Raises
-    ------
-    FeatureloopError
-        As `Uplink.drain`.
-    """
-    uplink.drain(deadline_s=until - time.monotonic())
-    if status.error and time.monotonic() >= until and outbox.counts()[OutboxState.PENDING]:
-        return TransportError(f"{status.error}; {_WAITS}")
-    return None
-
-
-_WAITS = "what was to be sent waits in the outbox, start again later"
 
 
 @app.command()

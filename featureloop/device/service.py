@@ -26,7 +26,8 @@ from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.update import poll_update
 from featureloop.device.update_thread import Setup, UpdateThread
-from featureloop.device.uplink import Uplink, UplinkThread
+from featureloop.device.uplink import Uplink
+from featureloop.device.uplink_thread import UplinkThread
 from featureloop.device.wire import HttpWire
 from featureloop.images.sidecar import Found, walk
 from featureloop.images.source import file_frames

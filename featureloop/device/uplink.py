@@ -1,4 +1,4 @@
-"""The uplink: sends what the outbox holds, on its own thread, and loses nothing.
+"""The uplink: sends what the outbox holds, and loses nothing.
 
 Whatever fails, the records stay in the outbox: released at once where the
 failure is seen, and by the end of their lease where the process dies.
@@ -7,29 +7,15 @@ failure is seen, and by the end of their lease where the process dies.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from featureloop.core.errors import AuthError, FeatureloopError, RecordError, TransportError
+from featureloop.core.errors import FeatureloopError, RecordError, TransportError
 from featureloop.core.ports import Clock, Receipt, Sleep, Wire
 from featureloop.device.exchange import BodyTooLargeError, RetryLaterError
 from featureloop.device.outbox import Outbox, State
-from featureloop.device.wire import HttpWire, check_health, enroll
 from featureloop.sharing.record import Record, to_wire
-
-__all__ = [
-    "HttpWire",
-    "Retry",
-    "Sent",
-    "Uplink",
-    "UplinkStatus",
-    "UplinkThread",
-    "check_health",
-    "delay",
-    "enroll",
-]
 
 LOOK_S = 0.5
 """Seconds between two looks at records that another process has leased."""
@@ -54,6 +40,10 @@ class Retry:
     base_s: float = 1.0
     cap_s: float = 300.0
     attempts: int = 6
+
+
+RETRY = Retry()
+"""The bounds where none are given."""
 
 
 def delay(retry: Retry, attempt: int, jitter: float) -> float:
@@ -129,7 +119,7 @@ class Uplink:
         sleep: Sleep = time.sleep,
         batch: int = 128,
         lease_s: float = 60.0,
-        retry: Retry = Retry(),
+        retry: Retry = RETRY,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._outbox = outbox
@@ -262,93 +252,3 @@ def _judge(batch: _Batch) -> None:
         batch.refused[key] = reason
         del batch.open[key]
     batch.suspects.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class UplinkStatus:
-    """How sending goes.
-
-    Attributes
-    ----------
-    delivered, refused
-        Records since the thread was started.
-    failures
-        Failures in a row; 0 while all is well.
-    error
-        The last failure's message; None while all is well.
-    stopped
-        The learner refuses this device: nothing is sent until it is enrolled again.
-    """
-
-    delivered: int = 0
-    refused: int = 0
-    failures: int = 0
-    error: str | None = None
-    stopped: bool = False
-
-
-class UplinkThread:
-    """Sends in the background until it is stopped, or the learner refuses the device.
-
-    Parameters
-    ----------
-    uplink
-        What sends. It isn't used by anyone else meanwhile.
-    idle_s
-        Seconds between looks into an outbox that had nothing to send.
-    retry, jitter
-        When to try again; a random number in [0, 1].
-    """
-
-    def __init__(
-        self,
-        uplink: Uplink,
-        *,
-        idle_s: float = 5.0,
-        retry: Retry = Retry(),
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
-        self._uplink = uplink
-        self._idle_s = idle_s
-        self._retry = retry
-        self._jitter = jitter
-        self._stop = threading.Event()
-        self._status = UplinkStatus()
-        self._thread = threading.Thread(target=self._run, name="featureloop-uplink", daemon=True)
-
-    @property
-    def status(self) -> UplinkStatus:
-        """How sending goes, at this moment."""
-        return self._status
-
-    def start(self) -> None:
-        """Begin to send."""
-        self._thread.start()
-
-    def stop(self, *, timeout_s: float = 5.0) -> bool:
-        """Ask the thread to end, and wait for it; False where it still waits for the network.
-
-        What it had leased then waits until its lease ends.
-        """
-        self._stop.set()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while not self._stop.is_set() and not self._status.stopped:
-            self._stop.wait(self._step())
-
-    def _step(self) -> float:
-        """Send one batch; seconds until the next."""
-        known = self._status
-        try:
-            sent = self._uplink.send_once()
-        except AuthError as error:
-            self._status = replace(known, failures=known.failures + 1, error=str(error), stopped=True)
-            return 0.0
-        except FeatureloopError as error:
-            self._status = replace(known, failures=known.failures + 1, error=str(error))
-            return wait_after(error, self._retry, known.failures, self._jitter())
-        delivered, refused = known.delivered + sent.delivered, known.refused + sent.refused
-        self._status = UplinkStatus(delivered, refused)
-        return 0.0 if sent.delivered + sent.refused else self._idle_s

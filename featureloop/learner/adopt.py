@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
-from featureloop.learner.founding import founding_records_path, load_records
+from featureloop.learner.founding_records import founding_records_path, load_records
 from featureloop.learner.service import Learner
 from featureloop.model.package import Package
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featureloop.core.errors import RecordError
 from featureloop.core.types import Bool, Float32, UInt8
-from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE
+from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.fit import BagSet
 from featureloop.model.manifest import Manifest
 from featureloop.sharing import codec

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from featureloop.core.types import Bool, Float32, Recognition, Task
 from featureloop.learner.bags import Bags
-from featureloop.learner.founding import FOUNDING_SITE
+from featureloop.learner.founding_records import FOUNDING_SITE
 from featureloop.model.manifest import Calibration
 from featureloop.model.runtime import probabilities
 from featureloop.sharing.reliability import quality

@@ -16,7 +16,8 @@ from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Bool, Float32, Recognition, Task, UInt8
 from featureloop.learner.bags import Bags, load_bags, training_set
-from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE, write_card, write_recognizer
+from featureloop.learner.founding import write_card, write_recognizer
+from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.learner.gate import GateSettings, Verdict, judge
 from featureloop.learner.interpolation import Choice, choose_share, interpolate
 from featureloop.learner.registry import Registry

@@ -18,26 +18,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from featureloop.core.errors import InputError
 from featureloop.core.ports import Progress, silent
-from featureloop.core.types import Bool, Float32, Frame, Task, UInt8
-from featureloop.model.augment import augment
+from featureloop.core.types import Float32, Frame, Task
 from featureloop.model.backbone import EarlyStages, LateStages, load_imagenet
+from featureloop.model.early_cache import EARLY_CHANNELS, STRIDE, EarlyCache, fill_cache
 from featureloop.model.export import export_onnx
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, running_average
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.neck import Neck, Transform, fit_transform, join_taps
-from featureloop.model.preprocess import SUBCELLS, label_to_targets, mask_to_targets, resize_frame, to_input
+from featureloop.model.preprocess import SUBCELLS
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import open_session
 from featureloop.model.sensitivity import fisher_information
 
-STRIDE = 16
-EARLY_CHANNELS = 40
 TAPS = 4 * LateStages.channels[0] + LateStages.channels[1] + LateStages.channels[2]
 SET_CHANNELS = 160
 POOL_CHANNELS = 48
@@ -141,14 +138,6 @@ class Networks:
     bits_per_vector: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Cache:
-    """Early features float16 (M, 40, S/8, S/8) and their rows of targets uint8 (M, N or 1, T)."""
-
-    features: NDArray[np.float16]
-    targets: UInt8
-
-
 def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> RecognizerSpec:
     """The recognizer's form for a task: `set` for segmentation, `global` for classification."""
     if task is Task.SEGMENTATION:
@@ -193,7 +182,16 @@ def train_networks(
     early, late = EarlyStages(), LateStages()
     load_imagenet(early, late)
     spec = recognizer_spec(task, classes, settings)
-    cache = _fill_cache(frames, early, task=task, classes=classes, settings=settings, rng=rng, progress=progress)
+    cache = fill_cache(
+        frames,
+        early,
+        task=task,
+        classes=classes,
+        size=settings.size,
+        augmentations=settings.augmentations,
+        rng=rng,
+        progress=progress,
+    )
     head = _tune(late, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     transform = _transform(late, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     neck = transform.neck()
@@ -214,74 +212,9 @@ def train_networks(
     )
 
 
-def frame_targets(frame: Frame, *, task: Task, classes: int, grid: int) -> UInt8:
-    """The truth of a frame as rows of targets.
-
-    Raises
-    ------
-    InputError
-        The frame lacks the label that the task needs.
-    """
-    truth = frame.truth
-    if task is Task.SEGMENTATION:
-        if truth is None or truth.mask is None:
-            raise InputError(f"'{frame.name}' has no mask; segmentation needs DIR/images and DIR/masks")
-        return mask_to_targets(truth.mask, grid)
-    if truth is None or truth.label is None or not 0 <= truth.label < classes:
-        raise InputError(f"'{frame.name}' has no class label; classification needs DIR/<class>/*")
-    return label_to_targets(truth.label, classes)
-
-
-def _fill_cache(
-    frames: Sequence[Frame],
-    early: EarlyStages,
-    *,
-    task: Task,
-    classes: int,
-    settings: FoundingSettings,
-    rng: np.random.Generator,
-    progress: Progress,
-) -> _Cache:
-    versions = settings.augmentations + 1
-    side = settings.size // 8
-    rows = settings.grid**2 if task is Task.SEGMENTATION else 1
-    width = SUBCELLS**2 if task is Task.SEGMENTATION else classes
-    features = np.empty((len(frames) * versions, EARLY_CHANNELS, side, side), np.float16)
-    targets = np.empty((len(frames) * versions, rows, width), np.uint8)
-    preprocessing = Preprocessing(settings.size)
-    session = _early_session(early, settings.size)
-    for i, frame in enumerate(frames):
-        original = resize_frame(frame.pixels, settings.size)
-        truth = frame_targets(frame, task=task, classes=classes, grid=settings.grid)
-        mask = None if frame.truth is None else frame.truth.mask
-        square = None if mask is None or task is not Task.SEGMENTATION else square_mask(mask, settings.size)
-        inputs = []
-        for v in range(versions):
-            pixels, moved = (original, square) if v == 0 else augment(original, square, rng)
-            inputs.append(to_input(pixels, preprocessing))
-            at = i * versions + v
-            targets[at] = truth if moved is None else mask_to_targets(moved, settings.grid)
-        features[i * versions : (i + 1) * versions] = session.run(None, {"image": np.concatenate(inputs)})[0]
-        progress("early features", i + 1, len(frames))
-    return _Cache(features, targets)
-
-
-def _early_session(early: EarlyStages, size: int) -> Any:
-    """The early stages in ONNX Runtime, ten times faster here than torch."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "early.onnx"
-        export_onnx(early, torch.zeros(2, 3, size, size), path, source="image", result="features", dynamic={0: "batch"})
-        return open_session(path)
-
-
-def square_mask(mask: Bool, size: int) -> Bool:
-    """A mask bool (H, W) at the extractor's input size, bool (size, size)."""
-    return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)) >= 128
-
-
 def _tune(
     late: LateStages,
-    cache: _Cache,
+    cache: EarlyCache,
     spec: RecognizerSpec,
     *,
     task: Task,
@@ -333,7 +266,7 @@ def _to_vectors(z: Tensor, spec: RecognizerSpec) -> Tensor:
 def _transform(
     late: LateStages,
     head: nn.Module,
-    cache: _Cache,
+    cache: EarlyCache,
     spec: RecognizerSpec,
     *,
     task: Task,
@@ -368,7 +301,7 @@ def _transform(
 
 def _released(
     extractor: LateExtractor,
-    cache: _Cache,
+    cache: EarlyCache,
     spec: RecognizerSpec,
     transform: Transform,
     *,
@@ -394,7 +327,7 @@ def _released(
 
 def _run_late(
     extractor: LateExtractor,
-    cache: _Cache,
+    cache: EarlyCache,
     chosen: NDArray[np.intp],
     *,
     settings: FoundingSettings,

@@ -21,7 +21,7 @@ from featureloop.cli.main import main
 from featureloop.cli.processes import READY
 from featureloop.config import settings
 from featureloop.core.types import Bag
-from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE, founding_records_path, save_records
+from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE, founding_records_path, save_records
 from featureloop.model.package import Package
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order

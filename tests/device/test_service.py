@@ -239,9 +239,10 @@ def test_what_the_sharing_had_no_room_for_is_shared_later_and_not_shown_again(
         return put(self, record, frame_key=frame_key)
 
     monkeypatch.setattr(Outbox, "put", slow)
-    with _Rig(tmp_path, package) as rig:
-        for i in range(n):
-            rig.add(f"{i}.png", i)
+    rig = _Rig(tmp_path, package)
+    for i in range(n):  # all there before the first look
+        rig.add(f"{i}.png", i)
+    with rig:
         until(lambda: rig.results() == n)
         may.set()
         until(lambda: any("no room for before" in t for t in rig.told))

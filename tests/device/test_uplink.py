@@ -38,16 +38,9 @@ from featureloop.device.exchange import (
 )
 from featureloop.device.outbox import Outbox, State
 from featureloop.device.state import Identity
-from featureloop.device.uplink import (
-    HttpWire,
-    Retry,
-    Sent,
-    Uplink,
-    UplinkThread,
-    check_health,
-    delay,
-    enroll,
-)
+from featureloop.device.uplink import Retry, Sent, Uplink, delay
+from featureloop.device.uplink_thread import UplinkThread
+from featureloop.device.wire import HttpWire, check_health, enroll
 from featureloop.sharing.record import Record, from_wire
 from featureloop.testing import FakeClock, FakeWire, make_record
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from featureloop.core.errors import RecordError
 from featureloop.core.types import UInt8
 from featureloop.learner.bags import ACCEPTED_WEIGHT, Bags, load_bags, training_set
-from featureloop.learner.founding import FOUNDING_SITE, HELD_SITE
+from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.manifest import Manifest
 from featureloop.sharing import codec
 from featureloop.sharing.record import Record

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from featureloop.core.types import Bool, Task
 from featureloop.learner.bags import Bags
-from featureloop.learner.founding import FOUNDING_SITE
+from featureloop.learner.founding_records import FOUNDING_SITE
 from featureloop.learner.interpolation import DEFAULT, Choice, choose_share, interpolate
 
 LIVE = {"threshold": torch.tensor(0.2)}

@@ -1,0 +1,139 @@
+"""The founding features as records, so that later trainings can replay them without the images."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from featureloop.core.errors import RecordError
+from featureloop.core.ports import Progress
+from featureloop.core.types import Bag, Float32, Frame, Task, Truth, UInt8
+from featureloop.model.augment import augment
+from featureloop.model.early_cache import frame_targets, square_mask
+from featureloop.model.founding import FoundingSettings
+from featureloop.model.manifest import Manifest
+from featureloop.model.package import Package, write_atomically
+from featureloop.model.preprocess import resize_frame
+from featureloop.model.runtime import Runtime
+from featureloop.sharing import codec
+from featureloop.sharing.anonymize import canonical_order, release_vectors
+from featureloop.sharing.record import SCHEMA, Record, from_table, quarter_of, to_table
+
+FOUNDING_SITE = "founding"
+HELD_SITE = "founding-held"
+"""Founding frames that no network learned from: calibration and gate use them."""
+
+
+def founding_records_path(package: Path) -> Path:
+    """Where a founding package's records are: beside it, never in it."""
+    return package.with_name(f"{package.name}.founding.arrow")
+
+
+def save_records(records: Sequence[Record], path: Path) -> None:
+    """Write records as an Arrow file."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_table(to_table(records))
+    write_atomically(path, bytes(sink.getvalue()))
+
+
+def load_records(path: Path) -> list[Record]:
+    """Read records from an Arrow file.
+
+    Raises
+    ------
+    RecordError
+        The file is missing or damaged.
+    """
+    try:
+        with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
+            return from_table(reader.read_all())
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"'{path}' holds no records: {error}") from error
+
+
+def true_rows(frame: Frame, manifest: Manifest) -> UInt8:
+    """The truth of a frame in the rows that a package's recognizer gives."""
+    task = Task(manifest.task)
+    return frame_targets(frame, task=task, classes=len(manifest.labels), grid=manifest.features.grid)
+
+
+def founding_records(
+    package: Package,
+    train: Sequence[Frame],
+    held: Sequence[Frame],
+    *,
+    settings: FoundingSettings,
+    versions: int,
+    progress: Progress,
+) -> list[Record]:
+    """The founding features in the form of records, with the truth as their result."""
+    runtime = Runtime(package)
+    rng = np.random.default_rng(settings.seed)
+    key = secrets.token_bytes(32)
+    records = []
+    for i, frame in enumerate(train):
+        group = _pseudonym(key, frame)
+        records += [
+            _record(package, FOUNDING_SITE, group, vectors, rows)
+            for vectors, rows in _versions(runtime, frame, versions, rng)
+        ]
+        progress("founding features", i + 1, len(train))
+    for frame in held:
+        ((vectors, rows),) = _versions(runtime, frame, 0, rng)
+        records.append(_record(package, HELD_SITE, _pseudonym(key, frame), vectors, rows))
+    return records
+
+
+def _pseudonym(key: bytes, frame: Frame) -> bytes:
+    """A group's pseudonym under a key that is forgotten when founding ends."""
+    return hashlib.blake2b((frame.group or frame.name).encode(), key=key, digest_size=16).digest()
+
+
+def _versions(
+    runtime: Runtime, frame: Frame, versions: int, rng: np.random.Generator
+) -> Iterable[tuple[Float32, UInt8]]:
+    """A frame's released vectors and true rows, as it is and augmented."""
+    manifest = runtime.package.manifest
+    anonymizer = manifest.released.anonymizer
+    yield release_vectors(runtime.extract(frame.pixels), anonymizer), true_rows(frame, manifest)
+    truth = frame.truth or Truth()
+    size = manifest.preprocessing.size
+    small = resize_frame(frame.pixels, size)
+    mask = None if truth.mask is None else square_mask(truth.mask, size)
+    for _ in range(versions):
+        pixels, moved = augment(small, mask, rng)
+        changed = replace(frame, pixels=pixels, truth=replace(truth, mask=moved))
+        yield release_vectors(runtime.extract(pixels), anonymizer), true_rows(changed, manifest)
+
+
+def _record(package: Package, site: str, group: bytes, vectors: Float32, rows: UInt8) -> Record:
+    manifest = package.manifest
+    bag = canonical_order(Bag(codec.quantize(vectors, manifest.released), rows))
+    return Record(
+        site=site,
+        device=site,
+        package=package.digest,
+        extractor=package.extractor_digest,
+        task=manifest.task,
+        anonymizer=manifest.released.anonymizer,
+        vectors=len(bag.symbols),
+        channels=manifest.released.channels,
+        codec=codec.NAME,
+        features=codec.encode_features(bag.symbols, manifest.released),
+        recognition=codec.encode_rows(bag.recognized, manifest.released.target_frequencies),
+        reliability=None,
+        reliability_method=None,
+        changed=None,
+        changed_by=None,
+        changed_when=None,
+        group=group,
+        period=quarter_of(datetime.now(UTC).date()),
+    )
