@@ -24,6 +24,7 @@ from featureloop.images.labelled import open_labelled
 from featureloop.images.phantom import KINDS, phantom_set, write_phantom_folder
 from featureloop.images.phantom_look import HOSPITAL_A, HOSPITAL_B, SiteLook
 from featureloop.learner.founding import found_package
+from featureloop.learner.interpolation import SHARES
 from featureloop.learner.service import open_learner
 from featureloop.model.founding import FoundingSettings
 from featureloop.model.package import Package, load_package
@@ -101,6 +102,12 @@ def test_the_loop_from_founding_to_the_package_on_the_device(
 
     trained = group.run("learner", "train", "--data", data, "--epochs", "1", accept=(0, GateError.exit_code))
     assert trained["unreadable"] == 0
+    assert trained["interpolation"] in SHARES
+    fixed = group.run(
+        "learner", "train", "--data", data, "--epochs", "0.2", "--interpolation", "0.4", accept=(0, GateError.exit_code)
+    )
+    assert fixed["interpolation"] == 0.4
+    assert judged(fixed) < judged(trained), "without a cross-validation only what is held back is judged"
     assert trained["parent"] == founding.digest.hex()
     assert trained["records"]["hospital-b"] + sum(s["frames"] for s in trained["gate"]["sites"]) > FRAMES
     assert bool(trained["gate"]["reasons"]) is not trained["gate"]["passed"]
@@ -115,6 +122,11 @@ def test_the_loop_from_founding_to_the_package_on_the_device(
     assert current is not None
     assert current.digest.hex() == live
     assert group.run("device", "status", "--state", state)["package"] == live
+
+
+def judged(trained: dict[str, Any]) -> int:
+    """Frames that the gate compared."""
+    return sum(site["frames"] for site in trained["gate"]["sites"])
 
 
 def promotable(trained: dict[str, Any], data: str, work: Path) -> str:
