@@ -39,6 +39,20 @@ class TransportError(FeatureloopError):
     exit_code = 6
 
 
+class RetryLaterError(TransportError):
+    """The learner asks to wait.
+
+    Attributes
+    ----------
+    after_s
+        For how many seconds; bounded by whoever read the answer.
+    """
+
+    def __init__(self, message: str, *, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
 class AuthError(FeatureloopError):
     """A token, enrolment code or signature was refused. A retry does not help."""
 
@@ -55,6 +69,10 @@ class RecordError(FeatureloopError):
     """Bytes that are no record, or a record that breaks its own declaration."""
 
     exit_code = 9
+
+
+class BodyTooLargeError(RecordError):
+    """A body over the limit of the learner, or of a proxy before it: only smaller ones are taken."""
 
 
 class GateError(FeatureloopError):

@@ -18,31 +18,20 @@ from typing import Any
 
 import httpx
 
-from featureloop.core.errors import AuthError, InputError, RecordError, TransportError
+from featureloop.core.errors import (
+    AuthError,
+    BodyTooLargeError,
+    InputError,
+    RecordError,
+    RetryLaterError,
+    TransportError,
+)
 from featureloop.core.ports import Clock
 from featureloop.device.state import Identity
 
 TIMEOUT_S = 30.0
 MAX_ANSWER = 4 << 20
 MAX_RETRY_AFTER_S = 3_600.0
-
-
-class RetryLaterError(TransportError):
-    """The learner asks to wait.
-
-    Attributes
-    ----------
-    after_s
-        For how many seconds, in [0, `MAX_RETRY_AFTER_S`].
-    """
-
-    def __init__(self, message: str, *, after_s: float) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
-
-class BodyTooLargeError(RecordError):
-    """The learner, or a proxy before it, takes only smaller bodies."""
 
 
 @dataclass(frozen=True, slots=True)

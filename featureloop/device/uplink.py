@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from featureloop.core.errors import FeatureloopError, RecordError, TransportError
+from featureloop.core.errors import BodyTooLargeError, FeatureloopError, RecordError, RetryLaterError, TransportError
 from featureloop.core.ports import Clock, Receipt, Sleep, Wire
-from featureloop.device.exchange import BodyTooLargeError, RetryLaterError
 from featureloop.device.outbox import Outbox, State
 from featureloop.sharing.record import Record, to_wire
 

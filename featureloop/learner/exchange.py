@@ -13,7 +13,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from featureloop.core.errors import AuthError, FeatureloopError, InputError, RecordError, StorageError
+from featureloop.core.errors import (
+    AuthError,
+    BodyTooLargeError,
+    FeatureloopError,
+    InputError,
+    RecordError,
+    StorageError,
+)
 from featureloop.learner.auth import RevokedError
 
 AsyncSleep = Callable[[float], Awaitable[None]]
@@ -22,10 +29,6 @@ SLOWEST_S = 4.0
 _CLOSE = {"Connection": "close"}
 _FIRST_S = 0.125
 _ADDRESSES = 1_024
-
-
-class BodyTooLargeError(RecordError):
-    """A body over the limit; it was not kept."""
 
 
 class SlowBodyError(FeatureloopError):

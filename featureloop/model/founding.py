@@ -31,7 +31,7 @@ from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.neck import Neck, Transform, fit_transform, join_taps
 from featureloop.model.preprocess import SUBCELLS
-from featureloop.model.recognizers import build_recognizer
+from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.runtime import open_session
 from featureloop.model.sensitivity import fisher_information
 
@@ -197,6 +197,8 @@ def train_networks(
     neck = transform.neck()
     bags = _released(LateExtractor(late, neck), cache, spec, transform, settings=settings, progress=progress)
     recognizer = build_recognizer(spec, channels=bags.values.shape[2])
+    if isinstance(recognizer, GlobalRecognizer):
+        recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
     passes = settings.recognizer_epochs * len(frames) / len(bags)
     fit = FitSettings(epochs=passes, batch=settings.batch, learning_rate=settings.learning_rate, seed=settings.seed)
     fit_recognizer(recognizer, bags, task=task, settings=fit, progress=progress)
@@ -227,6 +229,10 @@ def _tune(
     frames = len(cache.targets) // versions
     steps = max(1, round(settings.epochs * frames / settings.batch))
     head = build_recognizer(spec, channels=TAPS if spec.form == "set" else 2 * TAPS)
+    if isinstance(head, GlobalRecognizer):
+        first = torch.from_numpy(cache.features[::versions].astype(np.float32))
+        with torch.no_grad():
+            head.standardize_by(torch.cat([pool_map(join_taps(late(x))) for x in torch.split(first, settings.batch)]))
     groups = [
         {"params": list(head.parameters()), "lr": settings.learning_rate},
         {"params": list(late.parameters()), "lr": settings.learning_rate / 4},

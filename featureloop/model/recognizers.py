@@ -76,10 +76,19 @@ class SetRecognizer(nn.Module):
 
 
 class GlobalRecognizer(nn.Module):
-    """One pooled vector float32 (B, 1, C) to logits (B, 1, K)."""
+    """One pooled vector float32 (B, 1, C) to logits (B, 1, K).
+
+    Pooled values are small beside their bounds, each channel by another factor,
+    so they are standardized by the founding frames' mean and deviation first.
+    """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, channels: int, *, width: int, blocks: int, outputs: int) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
         layers: list[nn.Module] = [nn.Linear(channels, width), nn.ReLU()]
         for _ in range(blocks - 1):
             layers += [nn.Linear(width, width), nn.ReLU()]
@@ -87,7 +96,13 @@ class GlobalRecognizer(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits of the classes."""
-        return cast(Tensor, self.layers(vectors))
+        return cast(Tensor, self.layers((vectors - self.mean) / self.deviation))
+
+    def standardize_by(self, vectors: Tensor) -> None:
+        """Take mean and deviation from pooled vectors (M, 1, C)."""
+        flat = vectors.flatten(0, 1)
+        self.mean.copy_(flat.mean(0))
+        self.deviation.copy_(flat.std(0, correction=0).clamp_min(1e-4))
 
 
 RECOGNIZERS = {"set": SetRecognizer, "global": GlobalRecognizer}

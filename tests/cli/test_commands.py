@@ -97,8 +97,10 @@ def test_help_lists_every_exit_code_that_an_error_has() -> None:
         assert f"{code} {meaning}" in " ".join(shown.out.split())
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, FeatureloopError)]
     assert {k.exit_code for k in kinds} <= EXIT_CODES.keys()
-    own = [k.exit_code for k in kinds if k is not FeatureloopError]
+    own = [k.exit_code for k in kinds if FeatureloopError in k.__bases__]
     assert len(own) == len(set(own)), "two kinds of errors share an exit code"
+    finer = [k for k in kinds if k is not FeatureloopError and FeatureloopError not in k.__bases__]
+    assert not [k for k in finer if "exit_code" in vars(k)], "a finer error keeps the exit code of its kind"
 
 
 def test_a_wrong_command_line_gives_exit_code_2() -> None:

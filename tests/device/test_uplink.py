@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 
 from featureloop.core.errors import (
     AuthError,
+    BodyTooLargeError,
     InputError,
     RecordError,
+    RetryLaterError,
     StorageError,
     TransportError,
 )
@@ -31,8 +33,6 @@ from featureloop.core.ports import Receipt
 from featureloop.device.exchange import (
     MAX_ANSWER,
     MAX_RETRY_AFTER_S,
-    BodyTooLargeError,
-    RetryLaterError,
     check_url,
     exchange,
 )

@@ -90,6 +90,20 @@ def test_a_global_recognizer_maps_one_pooled_vector_to_the_classes(blocks: int) 
     torch.testing.assert_close(recognizer(torch.ones(1, 1, 12)), recognizer(torch.ones(2, 1, 12))[1:])
 
 
+def test_a_global_recognizer_does_not_feel_the_scale_of_its_channels() -> None:
+    """Standardized by their own frames, pooled vectors give the same logits in any units."""
+    network = GlobalRecognizer(6, width=8, blocks=2, outputs=3).eval()
+    vectors = torch.rand(50, 1, 6, generator=torch.Generator().manual_seed(1))
+    units, origin = torch.logspace(-2, 2, 6), torch.linspace(-3, 3, 6)
+    found = []
+    for x in (vectors, vectors * units + origin):
+        network.standardize_by(x)
+        found.append(network(x))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
+    network.standardize_by(torch.ones(4, 1, 6))
+    assert torch.isfinite(network(vectors)).all(), "a constant channel divides by no zero"
+
+
 def test_a_recognizer_is_built_from_its_spec() -> None:
     found = build_recognizer(RecognizerSpec("set", 16, 2, 5), channels=7)
     assert isinstance(found, SetRecognizer)
