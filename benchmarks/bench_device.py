@@ -105,7 +105,7 @@ def device(package: Package, folder: LabelledFolder, outbox_path: Path) -> float
         package=package,
         policy=Policy(),
         keeper=outbox,
-        reviewer=TruthReviewer(package.manifest.features.grid),
+        reviewer=TruthReviewer(package.manifest),
         clock=time.time,
     )
     runtime = Runtime(package, threads=settings().threads)

@@ -44,7 +44,7 @@ from featureloop.model.preprocess import mask_to_targets, resize_frame, to_input
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import session_options
 from featureloop.model.sensitivity import fisher_information
-from featureloop.sharing.reliability import dice
+from featureloop.model.tasks.segmentation import dice
 
 FOLDS = 3
 FOUNDING_STEPS, SITE_STEPS = 900, 600

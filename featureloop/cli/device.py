@@ -104,7 +104,7 @@ def process(
     reviewer = None
     if review is Review.MASKS:
         tell("review: the folder's masks answer in the physician's place (an experiment; records say 'ground-truth')")
-        reviewer = TruthReviewer(loaded.manifest.features.grid)
+        reviewer = TruthReviewer(loaded.manifest)
     labelled = review is Review.MASKS or part is not Part.ALL
     frames, total = frames_of(sources, labelled=labelled, part=part, hold_out=hold_out, seed=seed)
     runtime = Runtime(loaded, threads=settings().threads)

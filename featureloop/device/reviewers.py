@@ -1,11 +1,12 @@
-"""Who is asked about doubtful results. The review page follows; masks stand in for it in experiments."""
+"""Who is asked about doubtful results. The review page follows; the truth stands in for it in experiments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featureloop.core.types import Change, ChangedBy, Frame, Recognition, Task
-from featureloop.model.preprocess import label_to_targets, mask_to_targets
+from featureloop.core.types import Change, ChangedBy, Frame, Recognition
+from featureloop.model.manifest import Manifest
+from featureloop.model.tasks import rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,20 +15,16 @@ class TruthReviewer:
 
     Attributes
     ----------
-    grid
-        Positions per side of the package's feature map.
+    manifest
+        Of the package that recognizes.
     """
 
-    grid: int
+    manifest: Manifest
 
-    def review(self, frame: Frame, recognition: Recognition) -> Change | None:
+    def review(self, frame: Frame, recognition: Recognition) -> Change | None:  # noqa: ARG002  The port's own name.
         """The truth as rows of targets, marked as ground truth; None where the frame has none."""
-        truth = frame.truth
-        if truth is None:
+        if frame.truth is None:
             return None
-        if recognition.task is Task.SEGMENTATION and truth.mask is not None:
-            return Change(mask_to_targets(truth.mask, self.grid), ChangedBy.GROUND_TRUTH)
-        classes = recognition.probabilities.shape[1]
-        if recognition.task is Task.CLASSIFICATION and truth.label is not None and truth.label < classes:
-            return Change(label_to_targets(truth.label, classes), ChangedBy.GROUND_TRUTH)
-        return None
+        labels, grid = len(self.manifest.labels), self.manifest.features.grid
+        rows = rules_of(self.manifest).truth_rows(frame.truth, labels=labels, grid=grid)
+        return None if rows is None else Change(rows, ChangedBy.GROUND_TRUTH)

@@ -17,8 +17,9 @@ from featureloop.learner.gate import bootstrap_means
 from featureloop.model.package import Package
 from featureloop.model.preprocess import probability_map
 from featureloop.model.runtime import Runtime
+from featureloop.model.tasks.segmentation import dice
 from featureloop.sharing.anonymize import release_vectors
-from featureloop.sharing.reliability import dice, reliability
+from featureloop.sharing.reliability import reliability
 
 
 @dataclass(frozen=True, slots=True)

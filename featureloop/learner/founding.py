@@ -19,19 +19,19 @@ from safetensors.torch import save_file
 
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Progress, silent
-from featureloop.core.types import Frame, Skipped, Task, UInt8
+from featureloop.core.types import Frame, Skipped, UInt8
 from featureloop.images.labelled import LabelledFolder, LabelledItem, split
 from featureloop.learner.founding_records import (
     FOUNDING_SITE,
     founding_records,
     founding_records_path,
+    package_rows,
     save_records,
-    true_rows,
 )
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
 from featureloop.model.founding import FoundingSettings, Networks, train_networks
-from featureloop.model.manifest import Calibration, Lineage, Manifest, ReleasedForm
+from featureloop.model.manifest import Lineage, Manifest, ReleasedForm, uncalibrated
 from featureloop.model.package import (
     CARD,
     EXTRACTOR,
@@ -44,14 +44,13 @@ from featureloop.model.package import (
     write_atomically,
 )
 from featureloop.model.runtime import Runtime
+from featureloop.model.tasks import RULES
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
-from featureloop.sharing.reliability import METHODS, calibrate
+from featureloop.sharing.reliability import calibrate
 
 CALIBRATION_SHARE = 0.1
 POOL_LEVELS = 255
-RISK = {Task.SEGMENTATION: 0.12, Task.CLASSIFICATION: 0.05}
-"""Mean loss (1 - Dice, or the error) that results above the threshold may have."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +80,7 @@ def found_package(
     replay_versions
         Augmented versions of every founding frame that are kept for replay, besides the original.
     risk
-        Mean loss that results above the threshold may have; None takes `RISK` of the task.
+        Mean loss that results above the threshold may have; None takes what the task's rules say.
 
     Raises
     ------
@@ -164,7 +163,8 @@ def _describe(
 ) -> Package:
     """Calibrate, count the codec's tables, and seal the package in `work`."""
     anonymizer = "set" if networks.spec.form == "set" else "pool"
-    allowed = RISK[networks.task] if risk is None else risk
+    rules = RULES[networks.task]
+    allowed = rules.risk if risk is None else risk
     draft = Manifest(
         task=str(networks.task),
         labels=folder.classes,
@@ -173,7 +173,7 @@ def _describe(
         features=networks.features,
         recognizer=networks.spec,
         released=_form(anonymizer, networks.levels, None, None),
-        calibration=Calibration(1.0, METHODS[networks.task], (0.0, 1.0), (0.0, 1.0), 0.0, allowed, 0),
+        calibration=uncalibrated(rules.method, risk=allowed),
         lineage=Lineage(records={FOUNDING_SITE: len(train)}),
     )
     write_card(draft, work)
@@ -182,10 +182,10 @@ def _describe(
     for i, frame in enumerate(train):
         vectors = release_vectors(runtime.extract(frame.pixels), anonymizer)
         symbols.append(codec.quantize(vectors, draft.released))
-        rows.append(true_rows(frame, draft))
+        rows.append(package_rows(frame, draft))
         progress("codec tables", i + 1, len(train))
     logits = [runtime.logits(release_vectors(runtime.extract(f.pixels), anonymizer)) for f in held]
-    truths = [true_rows(f, draft) for f in held]
+    truths = [package_rows(f, draft) for f in held]
     final = replace(
         draft,
         released=_form(anonymizer, networks.levels, np.concatenate(symbols), np.concatenate(rows)),

@@ -16,12 +16,13 @@ from featureloop.core.errors import RecordError
 from featureloop.core.ports import Progress
 from featureloop.core.types import Bag, Float32, Frame, Task, Truth, UInt8
 from featureloop.model.augment import augment
-from featureloop.model.early_cache import frame_targets, square_mask
+from featureloop.model.early_cache import square_mask
 from featureloop.model.founding import FoundingSettings
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package, write_atomically
 from featureloop.model.preprocess import resize_frame
 from featureloop.model.runtime import Runtime
+from featureloop.model.tasks import true_rows
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order, release_vectors
 from featureloop.sharing.record import SCHEMA, Record, from_table, quarter_of, to_table
@@ -59,10 +60,10 @@ def load_records(path: Path) -> list[Record]:
         raise RecordError(f"'{path}' holds no records: {error}") from error
 
 
-def true_rows(frame: Frame, manifest: Manifest) -> UInt8:
+def package_rows(frame: Frame, manifest: Manifest) -> UInt8:
     """The truth of a frame in the rows that a package's recognizer gives."""
     task = Task(manifest.task)
-    return frame_targets(frame, task=task, classes=len(manifest.labels), grid=manifest.features.grid)
+    return true_rows(frame, task=task, labels=len(manifest.labels), grid=manifest.features.grid)
 
 
 def founding_records(
@@ -103,7 +104,7 @@ def _versions(
     """A frame's released vectors and true rows, as it is and augmented."""
     manifest = runtime.package.manifest
     anonymizer = manifest.released.anonymizer
-    yield release_vectors(runtime.extract(frame.pixels), anonymizer), true_rows(frame, manifest)
+    yield release_vectors(runtime.extract(frame.pixels), anonymizer), package_rows(frame, manifest)
     truth = frame.truth or Truth()
     size = manifest.preprocessing.size
     small = resize_frame(frame.pixels, size)
@@ -111,7 +112,7 @@ def _versions(
     for _ in range(versions):
         pixels, moved = augment(small, mask, rng)
         changed = replace(frame, pixels=pixels, truth=replace(truth, mask=moved))
-        yield release_vectors(runtime.extract(pixels), anonymizer), true_rows(changed, manifest)
+        yield release_vectors(runtime.extract(pixels), anonymizer), package_rows(changed, manifest)
 
 
 def _record(package: Package, site: str, group: bytes, vectors: Float32, rows: UInt8) -> Record:

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from featureloop.core.types import Bool, Float32, Recognition, Task
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding_records import FOUNDING_SITE
-from featureloop.model.manifest import Calibration
-from featureloop.model.runtime import probabilities
-from featureloop.sharing.reliability import quality
+from featureloop.model.manifest import uncalibrated
+from featureloop.model.tasks import RULES
 
 Float64 = NDArray[np.float64]
 Weights = Mapping[str, Tensor]
@@ -33,7 +32,6 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 DEFAULT = 0.5
 """The share where no result of a training group is verified, so that nothing can be compared."""
 FOLDS = 2
-_PLAIN = Calibration(1.0, "", (0.0, 1.0), (0.0, 1.0), 0.0, 0.5, 0)
 
 
 def interpolate(live: Weights, trained: Weights, share: float) -> dict[str, Tensor]:
@@ -89,6 +87,7 @@ def choose_share(
     values
         Position vectors float32 (N, C) of a bag by its number.
     """
+    rules = RULES[task]
     own = chosen & (bags.sites != FOUNDING_SITE)
     folds = np.array([_fold(g) for g in bags.groups])
     judged = [np.flatnonzero(own & bags.verified & (folds == f)) for f in range(FOLDS)]
@@ -96,7 +95,7 @@ def choose_share(
     def qualities(weights: Weights, at: NDArray[np.intp]) -> Float64:
         recognizer.load_state_dict(weights)
         recognizer.eval()
-        return np.array([quality(_recognize(recognizer, values(i), task), bags.results[i]) for i in at.tolist()])
+        return np.array([rules.quality(_recognize(recognizer, values(i), task), bags.results[i]) for i in at.tolist()])
 
     found: list[dict[float, Float64]] = []
     for fold, at in enumerate(judged):
@@ -132,4 +131,4 @@ def _fold(group: str) -> int:
 def _recognize(recognizer: nn.Module, vectors: Float32, task: Task) -> Recognition:
     with torch.no_grad():
         logits = recognizer(torch.from_numpy(vectors[None]))[0].numpy()
-    return Recognition(task, probabilities(logits, task=task, calibration=_PLAIN))
+    return RULES[task].recognition(logits, uncalibrated(RULES[task].method))

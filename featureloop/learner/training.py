@@ -27,8 +27,9 @@ from featureloop.model.manifest import Calibration, Lineage
 from featureloop.model.package import EXTRACTOR, WEIGHTS, Package, seal_package
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
+from featureloop.model.tasks import rules_of
 from featureloop.sharing import codec
-from featureloop.sharing.reliability import calibrate, quality
+from featureloop.sharing.reliability import calibrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,6 @@ def _qualities(
     def one(symbols: UInt8, truth: UInt8) -> float:
         vectors: Float32 = codec.dequantize(symbols, released)
         found: Recognition = runtime.recognize(vectors)
-        return quality(found, truth)
+        return rules_of(runtime.package.manifest).quality(found, truth)
 
     return np.array([one(bags.symbols[i], bags.results[i]) for i in at])

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from featureloop.core.errors import InputError
 from featureloop.core.ports import Progress
 from featureloop.core.types import Bool, Frame, Task, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.backbone import EarlyStages
 from featureloop.model.export import export_onnx
 from featureloop.model.manifest import Preprocessing
-from featureloop.model.preprocess import SUBCELLS, label_to_targets, mask_to_targets, resize_frame, to_input
+from featureloop.model.preprocess import mask_to_targets, resize_frame, to_input
 from featureloop.model.runtime import open_session
+from featureloop.model.tasks import RULES, true_rows
 
 STRIDE = 16
 EARLY_CHANNELS = 40
@@ -33,24 +33,6 @@ class EarlyCache:
 
     features: NDArray[np.float16]
     targets: UInt8
-
-
-def frame_targets(frame: Frame, *, task: Task, classes: int, grid: int) -> UInt8:
-    """The truth of a frame as rows of targets.
-
-    Raises
-    ------
-    InputError
-        The frame lacks the label that the task needs.
-    """
-    truth = frame.truth
-    if task is Task.SEGMENTATION:
-        if truth is None or truth.mask is None:
-            raise InputError(f"'{frame.name}' has no mask; segmentation needs DIR/images and DIR/masks")
-        return mask_to_targets(truth.mask, grid)
-    if truth is None or truth.label is None or not 0 <= truth.label < classes:
-        raise InputError(f"'{frame.name}' has no class label; classification needs DIR/<class>/*")
-    return label_to_targets(truth.label, classes)
 
 
 def fill_cache(
@@ -77,16 +59,14 @@ def fill_cache(
         A frame lacks the label that the task needs.
     """
     versions, grid = augmentations + 1, size // STRIDE
-    side = size // 8
-    rows = grid**2 if task is Task.SEGMENTATION else 1
-    width = SUBCELLS**2 if task is Task.SEGMENTATION else classes
+    side, rules = size // 8, RULES[task]
     features = np.empty((len(frames) * versions, EARLY_CHANNELS, side, side), np.float16)
-    targets = np.empty((len(frames) * versions, rows, width), np.uint8)
+    targets = np.empty((len(frames) * versions, rules.rows(grid), rules.outputs(classes)), np.uint8)
     preprocessing = Preprocessing(size)
     session = _early_session(early, size)
     for i, frame in enumerate(frames):
         original = resize_frame(frame.pixels, size)
-        truth = frame_targets(frame, task=task, classes=classes, grid=grid)
+        truth = true_rows(frame, task=task, labels=classes, grid=grid)
         mask = None if frame.truth is None else frame.truth.mask
         square = None if mask is None or task is not Task.SEGMENTATION else square_mask(mask, size)
         inputs = []

@@ -30,10 +30,10 @@ from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, running_a
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.neck import Neck, Transform, fit_transform, join_taps
-from featureloop.model.preprocess import SUBCELLS
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.runtime import open_session
 from featureloop.model.sensitivity import fisher_information
+from featureloop.model.tasks import RULES
 
 TAPS = 4 * LateStages.channels[0] + LateStages.channels[1] + LateStages.channels[2]
 SET_CHANNELS = 160
@@ -139,10 +139,10 @@ class Networks:
 
 
 def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> RecognizerSpec:
-    """The recognizer's form for a task: `set` for segmentation, `global` for classification."""
-    if task is Task.SEGMENTATION:
-        return RecognizerSpec("set", settings.width, settings.blocks, SUBCELLS * SUBCELLS)
-    return RecognizerSpec("global", settings.width, 2, classes)
+    """The recognizer that suits a task."""
+    rules = RULES[task]
+    blocks = settings.blocks if rules.form == "set" else 2
+    return RecognizerSpec(rules.form, settings.width, blocks, rules.outputs(classes))
 
 
 def pool_map(z: Tensor) -> Tensor:

@@ -109,6 +109,11 @@ class Calibration:
     samples: int
 
 
+def uncalibrated(method: str, *, temperature: float = 1.0, risk: float = 0.5) -> Calibration:
+    """A calibration that takes the raw score as it is, and doubts nothing."""
+    return Calibration(temperature, method, (0.0, 1.0), (0.0, 1.0), 0.0, risk, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class RecognizerSpec:
     """What rebuilds the recognizer's network for training.

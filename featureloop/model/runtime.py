@@ -10,12 +10,10 @@ import numpy as np
 import onnxruntime
 
 from featureloop.core.errors import PackageError
-from featureloop.core.types import Float32, Recognition, Task, UInt8
-from featureloop.model.manifest import Calibration
+from featureloop.core.types import Float32, Recognition, UInt8
 from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package
 from featureloop.model.preprocess import to_input
-
-_LOGIT_LIMIT = 50.0
+from featureloop.model.tasks import rules_of
 
 
 def session_options(threads: int) -> Any:
@@ -87,19 +85,9 @@ class Runtime:
     def recognize(self, vectors: Float32) -> Recognition:
         """What the recognizer finds in released vectors float32 (N, C), as calibrated probabilities."""
         manifest = self.package.manifest
-        task = Task(manifest.task)
-        return Recognition(task, probabilities(self.logits(vectors), task=task, calibration=manifest.calibration))
+        return rules_of(manifest).recognition(self.logits(vectors), manifest.calibration)
 
 
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def probabilities(logits: Float32, *, task: Task, calibration: Calibration) -> Float32:
-    """Logits float32 (N, T) to probabilities: sigmoid per sub-cell, or softmax over classes."""
-    x = np.clip(logits / np.float32(calibration.temperature), -_LOGIT_LIMIT, _LOGIT_LIMIT)
-    if task is Task.SEGMENTATION:
-        return np.asarray(1.0 / (1.0 + np.exp(-x)), np.float32)
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32)

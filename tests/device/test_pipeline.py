@@ -358,16 +358,17 @@ def test_the_truth_answers_in_the_physicians_place_and_says_so(package: Package,
     mask = np.zeros((70, 90), np.bool_)
     mask[:35] = True
     keeper = _Keeper()
-    owner = provider(package, keeper, ASK, TruthReviewer(package.manifest.features.grid))
+    owner = provider(package, keeper, ASK, TruthReviewer(package.manifest))
     summary = run_pipeline([frame(0, truth=Truth(mask)), frame(1)], runtime=runtime, provider=owner)
     assert summary.outcomes == {"changed": 1, "unanswered": 1}
     (record,) = keeper.records.values()
     assert record.changed_by == "ground-truth"
 
 
-def test_the_truth_of_a_class_beyond_the_packages_is_no_answer() -> None:
+def test_the_truth_of_a_class_beyond_the_packages_is_no_answer(tmp_path: Path) -> None:
     found = Recognition(Task.CLASSIFICATION, np.array([[0.9, 0.1]], np.float32))
-    reviewer = TruthReviewer(4)
+    manifest = tiny_package(tmp_path / "package", task="classification").manifest
+    reviewer = TruthReviewer(replace(manifest, labels=manifest.labels[:2]))
     change = reviewer.review(frame(0, truth=Truth(label=1)), found)
     assert change is not None
     assert change.targets.tolist() == [[0, 1]]

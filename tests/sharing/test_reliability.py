@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Recognition, Task, UInt8
 from featureloop.model.manifest import Calibration
-from featureloop.model.runtime import probabilities
-from featureloop.sharing.reliability import calibrate, dice, quality, raw_score, reliability
+from featureloop.model.tasks import RULES
+from featureloop.model.tasks.segmentation import dice
+from featureloop.sharing.reliability import calibrate, reliability
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -36,7 +37,15 @@ def distorted_classes(temperature: float, *, frames: int, seed: int) -> tuple[li
 
 
 def recognized(logits: Float32, task: Task, calibration: Calibration) -> Recognition:
-    return Recognition(task, probabilities(logits, task=task, calibration=calibration))
+    return RULES[task].recognition(logits, calibration)
+
+
+def quality(found: Recognition, truth: UInt8) -> float:
+    return RULES[found.task].quality(found, truth)
+
+
+def raw_score(found: Recognition) -> float:
+    return RULES[found.task].raw_score(found)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

@@ -1,0 +1,37 @@
+"""Recognition tasks, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from featureloop.core.errors import InputError
+from featureloop.core.types import Frame, Task, UInt8
+from featureloop.model.manifest import Manifest
+from featureloop.model.tasks.base import TaskRules
+from featureloop.model.tasks.classification import Classification
+from featureloop.model.tasks.segmentation import Segmentation
+
+RULES: Mapping[Task, TaskRules] = {
+    Task.CLASSIFICATION: Classification(),
+    Task.SEGMENTATION: Segmentation(),
+}
+
+
+def rules_of(manifest: Manifest) -> TaskRules:
+    """The rules of a package's task."""
+    return RULES[Task(manifest.task)]
+
+
+def true_rows(frame: Frame, *, task: Task, labels: int, grid: int) -> UInt8:
+    """The truth of a frame as rows of targets, uint8 (N, T).
+
+    Raises
+    ------
+    InputError
+        The frame lacks the truth that the task needs.
+    """
+    rules = RULES[task]
+    rows = None if frame.truth is None else rules.truth_rows(frame.truth, labels=labels, grid=grid)
+    if rows is None:
+        raise InputError(rules.missing(frame))
+    return rows
