@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from featureloop.core.types import Bool, Float32, Recognition, Task
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding_records import FOUNDING_SITE
+from featureloop.learner.gate import bootstrap_means
 from featureloop.model.manifest import uncalibrated
 from featureloop.model.tasks import RULES
 
@@ -30,7 +31,9 @@ Weights = Mapping[str, Tensor]
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the way from the live to the trained weights that are compared."""
 DEFAULT = 0.5
-"""The share where no result of a training group is verified, so that nothing can be compared."""
+"""The share where the verified results of training groups are too few to tell that another is better."""
+CLEARLY = 0.16
+"""Quantile of the resampled differences that must favour another share: about one standard error."""
 FOLDS = 2
 
 
@@ -74,7 +77,9 @@ def choose_share(
     """The share of the way that serves groups best which were not learned from.
 
     The sites' groups are parted in two; a recognizer is trained on each part (with all founding
-    records) and judged on the verified records of the other. Every site counts alike.
+    records) and judged on the verified records of the other. Every site counts alike. Few groups
+    make any share look best by chance: another one than `DEFAULT` is taken only where it is better
+    by about a standard error of their difference, resampled by group.
 
     Parameters
     ----------
@@ -101,26 +106,34 @@ def choose_share(
     for fold, at in enumerate(judged):
         trained = train(chosen & ~(own & (folds == fold))) if len(at) else live
         found.append({share: qualities(interpolate(live, trained, share), at) for share in (0.0, *SHARES)})
-    best = [_best(f, bags.sites[at]) for f, at in zip(found, judged, strict=True)]
+    best = [best_share(f, bags.sites[at], bags.groups[at]) for f, at in zip(found, judged, strict=True)]
     at = np.concatenate(judged)
     pooled = {share: np.concatenate([f[share] for f in found]) for share in SHARES}
     return Choice(
-        _best(pooled, bags.sites[at]),
+        best_share(pooled, bags.sites[at], bags.groups[at]),
         at,
         np.concatenate([f[0.0] for f in found]),
         np.concatenate([f[other] for f, other in zip(found, reversed(best), strict=True)]),
     )
 
 
-def _best(found: Mapping[float, Float64], sites: NDArray[np.str_]) -> float:
-    """The share of the best mean quality, every site counted alike; `DEFAULT` where nothing was judged."""
+def best_share(found: Mapping[float, Float64], sites: NDArray[np.str_], groups: NDArray[np.str_]) -> float:
+    """The share of the best mean quality among those that are clearly better than `DEFAULT`; else that one."""
     if not len(sites):
         return DEFAULT
 
-    def mean(share: float) -> float:
-        return float(np.mean([found[share][sites == site].mean() for site in np.unique(sites)]))
+    def gains(share: float) -> Float64:
+        """Resampled mean differences to `DEFAULT`, every site counted alike."""
+        difference = found[share] - found[DEFAULT]
+        each = [
+            bootstrap_means(difference[sites == site], groups[sites == site], seed=i)
+            for i, site in enumerate(np.unique(sites))
+        ]
+        return np.asarray(np.mean(each, axis=0))
 
-    return max(SHARES, key=mean)
+    resampled = {share: gains(share) for share in SHARES if share != DEFAULT}
+    clear = [share for share, gain in resampled.items() if np.quantile(gain, CLEARLY) > 0]
+    return max(clear, key=lambda share: resampled[share].mean(), default=DEFAULT)
 
 
 def _fold(group: str) -> int:
