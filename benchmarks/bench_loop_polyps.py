@@ -6,7 +6,8 @@ Kvasir-SEG's held-out 200 images and on the held-out third of ClinicDB's
 sequences; bytes; seconds; and how much of the gain the records bring that the
 same recognizer gets, by the same training, from the same frames' full,
 uncompressed feature maps in order: with the same results as the records hold,
-and once more with the true mask of every frame.
+and once more with the true mask of every frame. Every seed is a loop of its
+own: it holds another third of the sequences back, and trains by its own draws.
 
     benchmarks/bench_loop_polyps.py [--data ../shared/data/polyps] [--work runs/polyps] [--seeds 1 2 3]
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ from featureloop.sharing import codec
 from featureloop.sharing.reliability import reliability
 
 SITE_HOLD_OUT = 1 / 3
-SPLIT_SEED = 1
+FOUNDING_SEED = 1
 LABELS = {"as provided": "full maps, the same results", "true masks": "full maps, every true mask"}
 
 
@@ -63,15 +65,22 @@ def main() -> None:
 
 
 def run(group: Children, data: Path, work: Path, seeds: list[int]) -> dict[str, Any]:
-    kvasir, clinic = data / "kvasir-seg", data / "cvc-clinicdb"
-    founding, learner, state = work / "P0", work / "learner", work / "device"
-    seconds: dict[str, float] = {}
+    kvasir, clinic, founding = data / "kvasir-seg", data / "cvc-clinicdb", work / "P0"
     if not founding.exists():
         trained = group.run(
             "model", "train", "--task", "segmentation", "--images", str(kvasir), "--out", str(founding), "--seed", "1"
         )
         (work / "founding.json").write_text(json.dumps(trained))
-    seconds["founding"] = json.loads((work / "founding.json").read_text())["seconds"]
+    return {
+        "founding_seconds": json.loads((work / "founding.json").read_text())["seconds"],
+        "kvasir": at_founding(group, founding, kvasir),
+        "runs": [loop(group, founding, kvasir, clinic, work, seed=seed) for seed in seeds],
+    }
+
+
+def loop(group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path, *, seed: int) -> dict[str, Any]:
+    """One whole loop, with another third of the sequences held back for every seed."""
+    learner, state = work / f"learner-{seed}", work / f"device-{seed}"
     for old in (learner, state):
         shutil.rmtree(old, ignore_errors=True)
     url = group.serve(
@@ -81,74 +90,79 @@ def run(group: Children, data: Path, work: Path, seeds: list[int]) -> dict[str, 
     group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(state))
     processed = group.run(
         "device", "process", str(clinic), "--package", str(founding), "--learner", url, "--review", "masks",
-        "--state", str(state), "--part", "rest", "--hold-out", str(SITE_HOLD_OUT), "--seed", str(SPLIT_SEED),
+        "--state", str(state), "--part", "rest", "--hold-out", str(SITE_HOLD_OUT), "--seed", str(seed),
     )  # fmt: skip
-    seconds["process"] = processed["seconds"]
-    runs = []
-    for seed in seeds:
-        trained = group.run(
-            "learner", "train", "--data", str(learner), "--seed", str(seed), accept=(0, GateError.exit_code)
-        )
-        seconds[f"learner train, seed {seed}"] = trained["seconds"]
-        settings = TrainSettings(fit=FitSettings(seed=seed), interpolation=trained["interpolation"])
-        controls = {
-            labels: full_map_control(load_package(founding), clinic, learner, state, labels=labels, settings=settings)
-            for labels in LABELS
-        }
-        runs.append({"seed": seed, "trained": trained, "controls": controls})
-    passed = next((r["trained"] for r in runs if r["trained"]["gate"]["passed"]), None)
-    if passed:
-        group.run("package", "promote", passed["candidate"], "--data", str(learner))
+    trained = group.run(
+        "learner", "train", "--data", str(learner), "--seed", str(seed), accept=(0, GateError.exit_code)
+    )
+    if trained["gate"]["passed"]:
+        group.run("package", "promote", trained["candidate"], "--data", str(learner))
         group.run("device", "update", "--package", str(founding), "--state", str(state))
+    settings = TrainSettings(fit=FitSettings(seed=seed), interpolation=trained["interpolation"])
+    control = Control(load_package(founding), clinic, learner, state, settings)
+    after = Path(trained["path"])
     return {
+        "seed": seed,
         "processed": processed,
-        "seconds": seconds,
-        "image_bytes": image_bytes(clinic),
-        "before": both(group, founding, kvasir, clinic),
-        "runs": [
-            {
-                "seed": r["seed"],
-                "gate_passed": r["trained"]["gate"]["passed"],
-                "gate": r["trained"]["gate"],
-                "interpolation": r["trained"]["interpolation"],
-                "after": both(group, Path(r["trained"]["path"]), kvasir, clinic),
-                "controls": r["controls"],
-            }
-            for r in runs
-        ],
+        "image_bytes": image_bytes(clinic, seed=seed),
+        "gate": trained["gate"],
+        "interpolation": trained["interpolation"],
+        "seconds": trained["seconds"],
+        "before": at_site(group, founding, clinic, seed=seed),
+        "after": at_site(group, after, clinic, seed=seed),
+        "kvasir": at_founding(group, after, kvasir),
+        "controls": {labels: full_maps(control, labels=labels) for labels in LABELS},
     }
 
 
-def both(group: Children, package: Path, kvasir: Path, clinic: Path) -> dict[str, Any]:
-    """Dice on Kvasir-SEG's held-out fifth and on the held-out third of ClinicDB's sequences."""
-    common = ("--part", "held-out", "--seed", str(SPLIT_SEED))
-    at_founding = group.run("model", "evaluate", str(package), "--images", str(kvasir), "--hold-out", "0.2", *common)
-    at_site = group.run(
-        "model", "evaluate", str(package), "--images", str(clinic), "--hold-out", str(SITE_HOLD_OUT), *common
-    )
-    return {"kvasir": at_founding["figures"]["dice"], "clinic": at_site["figures"]["dice"]}
+def at_founding(group: Children, package: Path, kvasir: Path) -> dict[str, float]:
+    """Dice on Kvasir-SEG's held-out fifth."""
+    part = ("--part", "held-out", "--hold-out", "0.2", "--seed", str(FOUNDING_SEED))
+    dice: dict[str, float] = group.run("model", "evaluate", str(package), "--images", str(kvasir), *part)["figures"][
+        "dice"
+    ]
+    return dice
 
 
-def image_bytes(clinic: Path) -> int:
+def at_site(group: Children, package: Path, clinic: Path, *, seed: int) -> dict[str, float]:
+    """Dice on the held-out third of ClinicDB's sequences."""
+    part = ("--part", "held-out", "--hold-out", str(SITE_HOLD_OUT), "--seed", str(seed))
+    dice: dict[str, float] = group.run("model", "evaluate", str(package), "--images", str(clinic), *part)["figures"][
+        "dice"
+    ]
+    return dice
+
+
+def image_bytes(clinic: Path, *, seed: int) -> int:
     """Bytes of the image files whose frames were processed."""
-    rest, _ = split(open_labelled(clinic).items, hold_out=SITE_HOLD_OUT, seed=SPLIT_SEED)
+    rest, _ = split(open_labelled(clinic).items, hold_out=SITE_HOLD_OUT, seed=seed)
     return sum(item.image.stat().st_size for item in rest)
 
 
-def full_map_control(
-    package: Package, clinic: Path, learner_data: Path, state: Path, *, labels: str, settings: TrainSettings
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a loop had: its founding package, the site's images, the learner's and the device's directory."""
+
+    package: Package
+    clinic: Path
+    learner: Path
+    state: Path
+    settings: TrainSettings
+
+
+def full_maps(control: Control, *, labels: str) -> dict[str, Any]:
     """Train the same recognizer from the same frames' float32 maps, in order."""
     from safetensors.torch import load_file
 
-    learner, manifest = open_learner(learner_data), package.manifest
+    package, settings, clinic = control.package, control.settings, control.clinic
+    learner, manifest = open_learner(control.learner), package.manifest
     bags = load_bags(learner.store.records(extractor=package.extractor_digest), manifest)
     own = training_set(bags, manifest, founding_share=settings.founding_share, chosen=~bags.held)
     is_founding = bags.sites[~bags.held] == FOUNDING_SITE
     learned_groups = set(bags.groups[~bags.held].tolist())
-    key = DeviceState(state).site_key()
+    key = DeviceState(control.state).site_key()
     folder = open_labelled(clinic)
-    rest, _ = split(folder.items, hold_out=SITE_HOLD_OUT, seed=SPLIT_SEED)
+    rest, _ = split(folder.items, hold_out=SITE_HOLD_OUT, seed=settings.fit.seed)
     items = [i for i in rest if pseudonym(key, i.group).hex() in learned_groups]
     runtime = Runtime(package)
     maps, targets, weights = [], [], []
@@ -176,10 +190,10 @@ def full_map_control(
     recognizer.load_state_dict(before)
     fit_recognizer(recognizer, whole, task=Task.SEGMENTATION, settings=settings.fit)
     recognizer.load_state_dict(interpolate(before, recognizer.state_dict(), settings.interpolation or 1.0))
-    return evaluate_recognizer(package, recognizer, clinic, frames_used=len(maps))
+    return evaluate_recognizer(package, recognizer, clinic, seed=settings.fit.seed)
 
 
-def evaluate_recognizer(package: Package, recognizer: Any, clinic: Path, *, frames_used: int) -> dict[str, Any]:
+def evaluate_recognizer(package: Package, recognizer: Any, clinic: Path, *, seed: int) -> dict[str, Any]:
     """Dice on ClinicDB's held-out sequences of a recognizer under the package's extractor."""
     import tempfile
     from dataclasses import replace
@@ -194,37 +208,48 @@ def evaluate_recognizer(package: Package, recognizer: Any, clinic: Path, *, fram
         write_recognizer(recognizer, work, form=form, channels=package.manifest.features.channels)
         sealed = seal_package(work, replace(package.manifest, files={}))
         folder = open_labelled(clinic)
-        _, held = split(folder.items, hold_out=SITE_HOLD_OUT, seed=SPLIT_SEED)
+        _, held = split(folder.items, hold_out=SITE_HOLD_OUT, seed=seed)
         found = evaluate(sealed, folder, held)
     figure = found.figures[0]
-    return {"value": figure.value, "low": figure.low, "high": figure.high, "frames": frames_used}
+    return {"value": figure.value, "low": figure.low, "high": figure.high}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
     def cell(f: dict[str, float]) -> str:
         return f"{f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f})"
 
-    before, runs, processed = result["before"], result["runs"], result["processed"]
+    runs = result["runs"]
     lines = ["| | Kvasir-SEG, held-out 200 | ClinicDB, held-out sequences |", "|---|---|---|"]
-    lines.append(f"| before | {cell(before['kvasir'])} | {cell(before['clinic'])} |")
+    lines.append(f"| before | {cell(result['kvasir'])} | |")
     for r in runs:
-        gate = "gate passed" if r["gate_passed"] else "gate not passed"
-        after = f"after, seed {r['seed']} ({gate}, {r['interpolation']:.2f} of the way)"
-        lines.append(f"| {after} | {cell(r['after']['kvasir'])} | {cell(r['after']['clinic'])} |")
-        lines += [f"| {LABELS[k]}, seed {r['seed']} | | {cell(c)} |" for k, c in r["controls"].items()]
-    gain = float(np.mean([r["after"]["clinic"]["value"] for r in runs])) - before["clinic"]["value"]
-    bounds = {k: float(np.mean([r["controls"][k]["value"] for r in runs])) - before["clinic"]["value"] for k in LABELS}
-    lost = before["kvasir"]["value"] - float(np.mean([r["after"]["kvasir"]["value"] for r in runs]))
-    records, sent = processed["outbox"]["delivered"], processed["sent_bytes"]
+        gate = f"gate {'passed' if r['gate']['passed'] else 'not passed'}, probability {r['gate']['probability']:.2f}"
+        lines.append(f"| before, third {r['seed']} | | {cell(r['before'])} |")
+        after = f"after, third {r['seed']} ({gate}; {r['interpolation']:.2f} of the way)"
+        lines.append(f"| {after} | {cell(r['kvasir'])} | {cell(r['after'])} |")
+        lines += [f"| {LABELS[k]}, third {r['seed']} | | {cell(c)} |" for k, c in r["controls"].items()]
+    before = np.array([r["before"]["value"] for r in runs])
+    gain = float((np.array([r["after"]["value"] for r in runs]) - before).mean())
+    bounds = {k: float((np.array([r["controls"][k]["value"] for r in runs]) - before).mean()) for k in LABELS}
+    lost = result["kvasir"]["value"] - float(np.mean([r["kvasir"]["value"] for r in runs]))
+    records, sent = (
+        sum(x)
+        for x in zip(
+            *((r["processed"]["outbox"]["delivered"], r["processed"]["sent_bytes"]) for r in runs), strict=True
+        )
+    )
+    images = sum(r["image_bytes"] for r in runs)
+    processed = [r["processed"] for r in runs]
     lines += [
         "",
         f"gain at the new site {100 * gain:+.2f} points; "
         + "".join(f"{LABELS[k]}: {100 * b:+.2f}, so {100 * gain / b:.0f}% of it; " for k, b in bounds.items())
         + f"the founding site loses {100 * lost:+.2f} points",
-        f"frames {processed['frames']}, doubtful {processed['doubtful']}, {processed['outcomes']}",
+        f"frames {[p['frames'] for p in processed]}, doubtful {[p['doubtful'] for p in processed]}",
         f"sent {sent} bytes in {records} records ({sent / records:.0f} each, all included); "
-        f"image files {result['image_bytes']} bytes ({result['image_bytes'] / sent:.1f} times as much)",
-        "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()),
+        f"image files {images} bytes ({images / sent:.1f} times as much)",
+        f"seconds: founding {result['founding_seconds']:.0f}, "
+        f"device process {[round(p['seconds']) for p in processed]}, "
+        f"learner train {[round(r['seconds']) for r in runs]}",
     ]
     return "\n".join(lines)
 

@@ -35,7 +35,7 @@ from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.gate import bootstrap_means
 from featureloop.learner.interpolation import SHARES, interpolate
 from featureloop.model.augment import augment
-from featureloop.model.early_cache import square_mask
+from featureloop.model.early_cache import square_truth
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
 from featureloop.model.founding import map_to_rows
 from featureloop.model.neck import fit_transform
@@ -215,13 +215,13 @@ def read(
     for frame in folder.frames(items):
         if not isinstance(frame, Frame) or frame.truth is None or frame.truth.mask is None:
             continue
-        small, mask = resize_frame(frame.pixels, size), square_mask(frame.truth.mask, size)
-        pictures = [(frame.pixels, frame.truth.mask), *(augment(small, mask, rng) for _ in range(versions))]
+        small, square = resize_frame(frame.pixels, size), square_truth(frame, size)
+        pictures = [(frame.pixels, frame.truth), *(augment(small, square, rng) for _ in range(versions))]
         for pixels, truth in pictures:
-            if truth is None:
+            if truth.mask is None:
                 continue
             values.append(taps(pixels).astype(np.float16))
-            targets.append(mask_to_targets(truth, grid))
+            targets.append(mask_to_targets(truth.mask, grid))
             groups.append(frame.group or frame.name)
     return Part(np.stack(values), np.stack(targets), np.array(groups))
 

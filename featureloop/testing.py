@@ -28,13 +28,13 @@ from featureloop.model.manifest import (
     ReleasedForm,
 )
 from featureloop.model.package import Package
+from featureloop.model.tasks import RULES
 from featureloop.sharing.record import Record, from_wire
 
 if TYPE_CHECKING:
     from featureloop.core.types import Float32
 
 STRIDE = 16
-SUBCELLS = 16
 CLASSES = ("normal", "hyperplastic", "adenoma")
 
 
@@ -171,7 +171,8 @@ def tiny_package(
     path
         The directory to make it in.
     task
-        `segmentation` (form `set`, T = 16) or `classification` (form `global`, T = 3).
+        `segmentation` (form `set`, T = 16), `detection` (form `set`, T = 5) or
+        `classification` (form `global`, T = 3).
     seed
         Of the extractor's and the recognizer's weights.
     size
@@ -189,24 +190,25 @@ def tiny_package(
     if size % STRIDE or size < STRIDE:
         raise ValueError(f"size must be a multiple of {STRIDE}, not {size}")
     kind, grid = Task(task), size // STRIDE
-    whole_frame = kind is Task.CLASSIFICATION
+    rules, labels = RULES[kind], CLASSES if kind is Task.CLASSIFICATION else ("lesion",)
+    whole_frame = rules.form == "global"
     released = 2 * channels if whole_frame else channels
-    outputs = len(CLASSES) if whole_frame else SUBCELLS
+    outputs = rules.outputs(len(labels))
     # A convolution over 768 values in [-1, 1] stays clear of tanh's flat ends at this scale.
     kernel = _normal(seed, (channels, 3, STRIDE, STRIDE), 0.08)
     matrix = _normal(1_000 + (seed if recognizer_seed is None else recognizer_seed), (released, outputs), 1.0)
     _write_models(path, kernel=kernel, matrix=matrix, size=size, single=whole_frame)
     manifest = Manifest(
         task=str(kind),
-        labels=CLASSES if whole_frame else ("lesion",),
+        labels=labels,
         version="0.0.1",
         preprocessing=Preprocessing(size=size),
         features=FeatureSpec(channels=channels, stride=STRIDE, grid=grid),
-        recognizer=RecognizerSpec(form="global" if whole_frame else "set", width=released, blocks=0, outputs=outputs),
-        released=_released(channels, pooled=whole_frame),
+        recognizer=RecognizerSpec(form=rules.form, width=released, blocks=0, outputs=outputs),
+        released=_released(channels, pooled=whole_frame, flags=rules.flags(len(labels))),
         calibration=Calibration(
             temperature=1.0,
-            method="max-probability" if whole_frame else "expected-dice",
+            method=rules.method,
             raw=(0.0, 1.0),
             reliability=(0.0, 1.0),
             threshold=0.5,
@@ -226,7 +228,7 @@ def _normal(seed: int, shape: tuple[int, ...], scale: float) -> Float32:
     return np.random.default_rng(seed).normal(0.0, scale, shape).astype(np.float32)
 
 
-def _released(channels: int, *, pooled: bool) -> ReleasedForm:
+def _released(channels: int, *, pooled: bool, flags: int) -> ReleasedForm:
     # Pooling gives each channel's mean in [-1, 1], then each channel's standard deviation in [0, 1].
     low = (-1.0,) * channels + (0.0,) * (channels if pooled else 0)
     n, levels = len(low), 8
@@ -237,6 +239,8 @@ def _released(channels: int, *, pooled: bool) -> ReleasedForm:
         high=(1.0,) * n,
         levels=(levels,) * n,
         frequencies=((4096 // levels,) * levels,) * n,
+        coded_frequencies=(16,) * 256,
+        flags=flags,
     )
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from featureloop.cli.processes import Children
 from featureloop.core.errors import GateError
+from featureloop.core.types import Task
 from featureloop.device.outbox import Outbox, State
 from featureloop.device.state import DeviceState
 from featureloop.images.labelled import open_labelled
@@ -32,7 +33,7 @@ from featureloop.model.package import Package, load_package
 SIDE = 64
 TINY = FoundingSettings(size=SIDE, channels=8, epochs=1, recognizer_epochs=2, augmentations=0, width=16, blocks=1)
 FRAMES = 66
-RECORD_BYTES = {"segmentation": 4000, "classification": 300}
+RECORD_BYTES = {"segmentation": 4000, "detection": 4000, "classification": 300}
 """Mean bytes of a record on the wire, at most, everything included."""
 
 
@@ -47,7 +48,7 @@ def group() -> Iterator[Children]:
 def frames(folder: Path, look: SiteLook, task: str, *, seed: int, sequences: int, each: int) -> Path:
     """A labelled folder of phantoms: masks, or one folder a class."""
     size = (SIDE, SIDE)
-    if task == "segmentation":
+    if task != "classification":
         write_phantom_folder(folder, look, seed=seed, sequences=sequences, frames_each=each, size=size)
         return folder
     rows = ["image,group"]
@@ -68,18 +69,23 @@ def segmentation(tmp_path_factory: pytest.TempPathFactory) -> Package:
 
 
 @pytest.fixture(scope="module")
+def detection(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return found(tmp_path_factory.mktemp("detection"), "detection")
+
+
+@pytest.fixture(scope="module")
 def classification(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return found(tmp_path_factory.mktemp("classification"), "classification")
 
 
 def found(work: Path, task: str) -> Package:
     """A founding package, really trained."""
-    folder = open_labelled(frames(work / "ours", HOSPITAL_A, task, seed=1, sequences=15, each=2))
+    folder = open_labelled(frames(work / "ours", HOSPITAL_A, task, seed=1, sequences=15, each=2), task=Task(task))
     assert folder.task == task
     return found_package(folder, folder.items, work / "P0", settings=TINY, replay_versions=0).package
 
 
-@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize("task", ["segmentation", "detection", "classification"])
 def test_the_loop_from_founding_to_the_package_on_the_device(
     task: str, tmp_path: Path, group: Children, request: pytest.FixtureRequest
 ) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 from featureloop.core.types import Frame, UInt8
 from featureloop.device.show import draw_mask
 from featureloop.images.labelled import LabelledFolder
-from featureloop.learner.evaluation import Evaluation, lesion_mask
+from featureloop.learner.evaluation import Evaluation
+from featureloop.learner.figures import lesion_mask
 from featureloop.model.package import Package, write_atomically
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors

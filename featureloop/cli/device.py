@@ -16,6 +16,7 @@ from featureloop.cli.processing import frames_of, run_and_send, run_frames
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
 from featureloop.core.errors import AuthError, PackageError, StorageError
+from featureloop.core.types import Task
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
@@ -85,7 +86,7 @@ def process(
     package: Annotated[Path | None, typer.Option("--package", help="A package; else the one taken over.")] = None,
     learner: Annotated[str | None, typer.Option("--learner", help="Share with this learner (enroll first).")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write results.jsonl and pictures here.")] = None,
-    review: Annotated[Review, typer.Option(help="'masks': ground truth in the physician's place.")] = Review.NOBODY,
+    review: Annotated[Review, typer.Option(help="'masks': the labels in the physician's place.")] = Review.NOBODY,
     part: Annotated[Part, typer.Option(help="Of a labelled folder: which side of the split.")] = Part.ALL,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
@@ -103,10 +104,11 @@ def process(
     rules = site_policy(policy)
     reviewer = None
     if review is Review.MASKS:
-        tell("review: the folder's masks answer in the physician's place (an experiment; records say 'ground-truth')")
+        tell("review: the folder's labels answer in the physician's place (an experiment; records say 'ground-truth')")
         reviewer = TruthReviewer(loaded.manifest)
     labelled = review is Review.MASKS or part is not Part.ALL
-    frames, total = frames_of(sources, labelled=labelled, part=part, hold_out=hold_out, seed=seed)
+    task = Task(loaded.manifest.task) if labelled else None
+    frames, total = frames_of(sources, task=task, part=part, hold_out=hold_out, seed=seed)
     runtime = Runtime(loaded, threads=settings().threads)
     started = time.perf_counter()
     if learner is None:

@@ -11,14 +11,15 @@ from typing import Annotated
 import typer
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
-from featureloop.core.errors import InputError
 from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledItem, open_labelled, split
 from featureloop.model.package import load_package
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
 
-Images = Annotated[Path, typer.Option("--images", help="A labelled folder: images + masks, or one folder a class.")]
+Images = Annotated[
+    Path, typer.Option("--images", help="A labelled folder: images + masks, boxes, or one folder a class.")
+]
 HoldOut = Annotated[float, typer.Option("--hold-out", min=0.0, max=0.9, help="Share of the groups to hold out.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the split and of every random choice.")]
 
@@ -51,7 +52,7 @@ def tell_skipped(skipped: Sequence[Skipped]) -> None:
 def train(
     images: Images,
     out: Annotated[Path, typer.Option("--out", help="Directory of the new package.")],
-    task: Annotated[Task | None, typer.Option("--task", help="Must be what the folder is labelled for.")] = None,
+    task: Annotated[Task | None, typer.Option("--task", help="What to learn, if not what the folder is for.")] = None,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
     size: Annotated[int, typer.Option(help="Pixels per side of the extractor's input; a multiple of 32.")] = 320,
@@ -70,9 +71,7 @@ def train(
     from featureloop.model.founding import FoundingSettings
 
     started = time.perf_counter()
-    folder = open_labelled(images)
-    if task is not None and folder.task is not task:
-        raise InputError(f"'{images}' is labelled for {folder.task}, not for {task}")
+    folder = open_labelled(images, task=task)
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
     given = {"channels": channels, "epochs": epochs}
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
@@ -99,17 +98,22 @@ def evaluate(
     part: Annotated[Part, typer.Option(help="Which side of the split by groups.")] = Part.ALL,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="A directory for report.html and evaluation.json.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a package on labelled images: figures with 95% intervals, resampled by group."""
     from featureloop.learner.evaluation import evaluate as run
 
     loaded = load_package(package)
-    folder = open_labelled(images)
+    folder = open_labelled(images, task=Task(loaded.manifest.task))
     items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
     with progress_bars() as progress:
         found = run(loaded, folder, items, seed=seed, progress=progress)
     tell_skipped(found.skipped)
+    if out is not None:
+        from featureloop.learner.evaluation_report import write_report
+
+        tell(f"report: {write_report(found, loaded, folder, out)}")
     rows = [(f.name, f"{f.value:.3f}", f"{f.low:.3f} to {f.high:.3f}") for f in found.figures]
     title = f"package {loaded.short} on {found.frames} frames of {found.groups} groups ({len(found.skipped)} skipped)"
     data = {"package": loaded.digest.hex(), **found.as_dict()}

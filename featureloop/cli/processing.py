@@ -10,7 +10,7 @@ from featureloop.cli.console import progress_bars
 from featureloop.cli.model import Part, part_of
 from featureloop.cli.summary import Done
 from featureloop.core.errors import FeatureloopError, InputError, TransportError
-from featureloop.core.types import Frame, Recognition, Skipped
+from featureloop.core.types import Frame, Recognition, Skipped, Task
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
 from featureloop.device.outbox import State as OutboxState
@@ -27,13 +27,19 @@ _WAITS = "what was to be sent waits in the outbox, start again later"
 
 
 def frames_of(
-    sources: list[Path], *, labelled: bool, part: Part, hold_out: float, seed: int
+    sources: list[Path], *, task: Task | None, part: Part, hold_out: float, seed: int
 ) -> tuple[Iterable[Frame | Skipped], int | None]:
-    """One stream over all sources, and how many frames it has where that is known."""
-    if labelled:
+    """One stream over all sources, and how many frames it has where that is known.
+
+    Parameters
+    ----------
+    task
+        For a labelled folder, what its labels are read for; None reads no labels.
+    """
+    if task is not None:
         if len(sources) != 1:
             raise InputError(f"--review masks and --part take one labelled folder, not {len(sources)} sources")
-        folder = open_labelled(sources[0])
+        folder = open_labelled(sources[0], task=task)
         items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
         return folder.frames(items), len(items)
     opened = [open_source(s) for s in sources]

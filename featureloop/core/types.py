@@ -6,12 +6,15 @@ values per position vector.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featureloop.core.boxes import Box, boxes_to_rows, rows_to_boxes
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
@@ -23,17 +26,8 @@ class Task(StrEnum):
     """What a recognizer recognizes."""
 
     CLASSIFICATION = "classification"
+    DETECTION = "detection"
     SEGMENTATION = "segmentation"
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A lesion's box in relative coordinates of the frame, each in [0, 1]."""
-
-    x_center: float
-    y_center: float
-    width: float
-    height: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,12 +41,12 @@ class Truth:
     label
         Class index, in the order of the source's class names; None where unknown.
     boxes
-        The lesions' boxes; empty where none are known.
+        The lesions' boxes, empty where it is known that there is none; None where none are known.
     """
 
     mask: Bool | None = None
     label: int | None = None
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,19 +100,33 @@ class Recognition:
         float32 (N, T) in [0, 1]. Segmentation: one row per position vector,
         one column per sub-cell (row by row inside the cell), the calibrated
         probability of a lesion. Classification: (1, K), one column per class.
+        Detection: (N, K), the probability that a box of the class stands
+        around the position.
+    distances
+        Detection: float32 (N, 4), coded distances to the box's left, top,
+        right and bottom side (`core.boxes`); else None.
     """
 
     task: Task
     probabilities: Float32
+    distances: Float32 | None = None
+
+    def boxes(self) -> tuple[Box, ...]:
+        """The boxes of a detection whose rows stand in the map's order, the best first."""
+        return () if self.distances is None else rows_to_boxes(self.probabilities, self.distances)
 
     def targets(self) -> UInt8:
-        """The hard result as rows of targets, uint8 (N, T) of 0 and 1.
+        """The hard result as rows of targets, uint8 (N, T).
 
         Segmentation: 1 where the lesion's probability is at least one half.
+        Detection: the rows (in the map's order) of the boxes whose score is.
         Classification: 1 at the most probable class.
         """
         if self.task is Task.SEGMENTATION:
             return (self.probabilities >= 0.5).astype(np.uint8)
+        if self.task is Task.DETECTION:
+            n, labels = self.probabilities.shape
+            return boxes_to_rows([b for b in self.boxes() if b.score >= 0.5], labels=labels, grid=math.isqrt(n))
         hard = np.zeros(self.probabilities.shape, np.uint8)
         hard[0, int(self.probabilities[0].argmax())] = 1
         return hard
@@ -138,7 +146,7 @@ class Change:
     Attributes
     ----------
     targets
-        uint8 (N, T) of 0 and 1, as `Recognition.targets`.
+        uint8 (N, T), as `Recognition.targets`.
     by
         Who or what changed it. `GROUND_TRUTH` stands in the physician's place
         in experiments and says so in every record.
@@ -157,7 +165,7 @@ class Bag:
     symbols
         uint8 (N, C), quantized channel values.
     recognized
-        uint8 (N, T) of 0 and 1, the recognition as rows of targets.
+        uint8 (N, T), the recognition as rows of targets.
     changed
         uint8 (N, T), what replaced it; None where nothing did.
     """

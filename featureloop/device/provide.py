@@ -108,7 +108,7 @@ class Provider:
         with_result = share.content != "reliability" or decision.change is not None
 
         def rows(targets: UInt8) -> bytes:
-            return codec.encode_rows(targets, released.target_frequencies)
+            return codec.encode_rows(targets, released)
 
         return Record(
             site=self.site,

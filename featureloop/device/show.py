@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
+from featureloop.core.boxes import Box
 from featureloop.core.errors import StorageError
 from featureloop.core.types import Frame, Recognition, Task, UInt8
 from featureloop.model.package import Package
@@ -31,6 +33,18 @@ def draw_mask(pixels: UInt8, mask: UInt8, *, colour: tuple[int, int, int] = OUTL
     out[mask > 0] = 0.8 * out[mask > 0] + 0.2 * np.array(colour, np.float32)
     out[edge] = colour
     return out.astype(np.uint8)
+
+
+def draw_boxes(pixels: UInt8, boxes: Sequence[Box], *, colour: tuple[int, int, int] = OUTLINE) -> UInt8:
+    """A frame uint8 (H, W, 3) with boxes drawn on it."""
+    picture = Image.fromarray(pixels)
+    height, width = pixels.shape[:2]
+    pen = ImageDraw.Draw(picture)
+    for box in boxes:
+        x0, y0, x1, y1 = box.corners()
+        corners = (x0 * (width - 1), y0 * (height - 1), x1 * (width - 1), y1 * (height - 1))
+        pen.rectangle(corners, outline=colour, width=max(2, min(height, width) // 160))
+    return np.asarray(picture)
 
 
 class ResultWriter:
@@ -68,6 +82,10 @@ class ResultWriter:
                 mask = (picture >= 0.5).astype(np.uint8)
                 line |= {"lesion_share": round(float(mask.mean()), 5), "picture": _picture_name(frame)}
                 Image.fromarray(draw_mask(frame.pixels, mask)).save(self._path / _picture_name(frame), quality=90)
+            elif recognition.task is Task.DETECTION:
+                found = [b for b in recognition.boxes() if b.score >= 0.5]
+                line |= {"boxes": [_box_line(b, manifest.labels) for b in found], "picture": _picture_name(frame)}
+                Image.fromarray(draw_boxes(frame.pixels, found)).save(self._path / _picture_name(frame), quality=90)
             else:
                 p = recognition.probabilities[0]
                 line |= {
@@ -82,6 +100,12 @@ class ResultWriter:
     def close(self) -> None:
         """Close the file of results."""
         self._lines.close()
+
+
+def _box_line(box: Box, labels: Sequence[str]) -> dict[str, object]:
+    """A box as shares of the frame, for JSON."""
+    sides = {k: round(getattr(box, k), 4) for k in ("x_center", "y_center", "width", "height")}
+    return {"label": labels[box.label], "score": round(box.score, 4), **sides}
 
 
 def _picture_name(frame: Frame) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from featureloop.core.boxes import Box
+from featureloop.core.components import SPECK, lesion_boxes
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Skipped, Task, Truth
+from featureloop.images.box_tables import ANNOTATIONS, BOXES, has_boxes, read_boxes
 from featureloop.images.dicom import patient_of
 from featureloop.images.files import read_mask
 from featureloop.images.sidecar import IMAGES, MASKS, Found, Groups, is_segmentation, read_groups, walk
@@ -19,8 +22,8 @@ from featureloop.images.source import Kind, file_frames, recognize
 LESION: Final = ("lesion",)
 
 _LAYOUTS: Final = (
-    "either DIR/images and DIR/masks (same stem; segmentation), "
-    "or at least two folders DIR/<class> of images (classification)"
+    "DIR/images and DIR/masks (same stem; segmentation), DIR/annotations.json in COCO form or DIR/boxes.csv "
+    "(detection), or at least two folders DIR/<class> of images (classification)"
 )
 
 
@@ -39,7 +42,9 @@ class LabelledItem:
     mask
         Where its mask is; None where there is none.
     label
-        Its class index; None in a segmentation.
+        Its class index; None where none is known.
+    boxes
+        Finds its boxes by its name; None where there is no table of boxes.
     """
 
     name: str
@@ -47,6 +52,7 @@ class LabelledItem:
     image: Path
     mask: Path | None = None
     label: int | None = None
+    boxes: Callable[[str], tuple[Box, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class LabelledFolder:
     task
         What its labels are good for.
     classes
-        Class names, by label; `('lesion',)` in a segmentation.
+        Class names, by label; `('lesion',)` where masks say it.
     items
         The images, in natural order.
     """
@@ -73,16 +79,29 @@ class LabelledFolder:
         Yields
         ------
         Frame
-            With `truth`: a mask bool (H, W) of the frame's size, or a label.
+            With `truth`: a mask bool (H, W) of the frame's size, a label, or boxes.
         Skipped
-            An image or mask that can't be read, a missing mask, or two sizes that differ.
+            An image or mask that can't be read, a missing mask, two sizes that differ, or a box that is wrong.
         """
         for item in self.items if items is None else items:
-            yield from _segmented(item) if self.task is Task.SEGMENTATION else _classified(item)
+            if item.boxes is not None:
+                yield from _detected(item, item.boxes)
+            elif item.label is not None:
+                yield from _classified(item)
+            elif self.task is Task.DETECTION:
+                yield from (_boxed(frame) for frame in _segmented(item))
+            else:
+                yield from _segmented(item)
 
 
-def open_labelled(path: Path) -> LabelledFolder:
+def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
     """Recognize a labelled folder's layout and list its images.
+
+    Parameters
+    ----------
+    task
+        What to read the labels for, where they are good for several: boxes are
+        read from a table of boxes, or drawn around the parts of masks.
 
     Groups come from `groups.csv` (image,group) or `sequences.csv`
     (frame,sequence); without them a DICOM file's Patient ID is its group, and
@@ -96,9 +115,25 @@ def open_labelled(path: Path) -> LabelledFolder:
     if not path.is_dir():
         raise InputError(f"{path} is no folder: name a folder that has {_LAYOUTS}")
     groups = read_groups(path)
-    if is_segmentation(path):
+    chosen = _natural_task(path) if task is None else task
+    if chosen is Task.DETECTION:
+        return _detection(path, groups)
+    if chosen is Task.SEGMENTATION:
         return _segmentation(path, groups)
     return _classification(path, groups)
+
+
+def _natural_task(path: Path) -> Task:
+    """What a folder's layout is first of all good for."""
+    if is_segmentation(path):
+        return Task.SEGMENTATION
+    if (path / ANNOTATIONS).is_file() or ((path / BOXES).is_file() and len(_class_folders(path)) < 2):
+        return Task.DETECTION
+    return Task.CLASSIFICATION
+
+
+def _class_folders(path: Path) -> list[Path]:
+    return [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
 
 
 def split(
@@ -137,7 +172,25 @@ def split(
     return rest, tuple(item for item in items if item.group in held)
 
 
+def _detection(root: Path, groups: Groups | None) -> LabelledFolder:
+    if not has_boxes(root):
+        if not is_segmentation(root):
+            raise InputError(f"{root} is not labelled for detection: it must have {_LAYOUTS}; found {_found(root)}")
+        return replace(_segmentation(root, groups), task=Task.DETECTION)
+    table = read_boxes(root)
+    items = []
+    for found in walk(root):
+        if isinstance(found, Found):
+            group = _group(found.name, found.path, groups)
+            items.append(LabelledItem(found.name, group, found.path, boxes=table.of))
+    if not items:
+        raise InputError(f"{root} holds no image: put the images beside the table of boxes")
+    return LabelledFolder(Task.DETECTION, table.classes, tuple(items))
+
+
 def _segmentation(root: Path, groups: Groups | None) -> LabelledFolder:
+    if not is_segmentation(root):
+        raise InputError(f"{root} is not labelled for segmentation: it must have {_LAYOUTS}; found {_found(root)}")
     images = [found for found in walk(root / IMAGES) if isinstance(found, Found)]
     masks = {_key(found.name): found.path for found in walk(root / MASKS) if isinstance(found, Found)}
     if not images:
@@ -197,6 +250,29 @@ def _segmented(item: LabelledItem) -> Iterator[Frame | Skipped]:
 def _classified(item: LabelledItem) -> Iterator[Frame | Skipped]:
     for frame in file_frames(Found(item.image, item.name), group=item.group):
         yield frame if isinstance(frame, Skipped) else replace(frame, truth=Truth(label=item.label))
+
+
+def _boxed(frame: Frame | Skipped) -> Frame | Skipped:
+    """A frame with a mask as one with the boxes of the mask's parts, too."""
+    if isinstance(frame, Skipped) or frame.truth is None or frame.truth.mask is None:
+        return frame
+    return replace(frame, truth=replace(frame.truth, boxes=lesion_boxes(frame.truth.mask, least=SPECK)))
+
+
+def _detected(item: LabelledItem, boxes: Callable[[str], tuple[Box, ...]]) -> Iterator[Frame | Skipped]:
+    try:
+        truth = Truth(boxes=boxes(item.name))
+    except InputError as error:
+        yield Skipped(item.name, str(error))
+        return
+    for index, frame in enumerate(file_frames(Found(item.image, item.name), group=item.group)):
+        if isinstance(frame, Skipped):
+            yield frame
+            continue
+        if index:
+            yield Skipped(item.name, "the image has several frames and one list of boxes: save each frame by itself")
+            return
+        yield replace(frame, truth=truth)
 
 
 def _group(name: str, path: Path, groups: Groups | None) -> str:

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from featureloop.core.components import lesion_boxes
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.types import Frame, Truth
-from featureloop.images.components import boxes
 from featureloop.images.phantom_look import HOSPITAL_A, HOSPITAL_B, FieldOfView, SiteLook
 from featureloop.images.phantom_render import Rendered, View, render
 from featureloop.images.phantom_scene import KINDS, make_scene
@@ -156,7 +156,7 @@ def write_phantom_folder(
 
 
 def _frame(rendered: Rendered, seed: int, index: int) -> Frame:
-    truth = Truth(mask=rendered.mask, label=rendered.kind, boxes=boxes(rendered.mask))
+    truth = Truth(mask=rendered.mask, label=rendered.kind, boxes=lesion_boxes(rendered.mask))
     return Frame(rendered.pixels, name=f"phantom-{seed}", index=index, group=f"seq{seed}", truth=truth)
 
 

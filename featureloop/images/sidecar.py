@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, TypeVar
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import Skipped
@@ -21,6 +21,7 @@ SIDECARS: Final = frozenset({"groups.csv", "sequences.csv", "boxes.csv", "annota
 """Files that describe images, so are none themselves."""
 
 _MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def read_groups(root: Path) -> Groups | None:
     """
     if (root / "groups.csv").is_file():
         by_image = _read_table(root / "groups.csv", "image", "group")
-        return lambda name: _look_up(by_image, name)
+        return lambda name: look_up(by_image, name)
     if (root / "sequences.csv").is_file():
         table = _read_table(root / "sequences.csv", "frame", "sequence")
         by_number = {_number(frame): sequence for frame, sequence in table.items()}
@@ -116,7 +117,8 @@ def _walk(folder: Path, root: Path, above: frozenset[str]) -> Iterator[Found | S
             yield Found(path, path.relative_to(root).as_posix())
 
 
-def _look_up(by_image: dict[str, str], name: str) -> str | None:
+def look_up(by_image: Mapping[str, Value], name: str) -> Value | None:
+    """What a table says of an image: by its path relative to the folder or to `images`, its name, or its stem."""
     path = PurePosixPath(name)
     inside = PurePosixPath(*path.parts[1:]).as_posix() if path.parts[0] == IMAGES else name
     return next((by_image[key] for key in (name, inside, path.name, path.stem) if key in by_image), None)
@@ -127,27 +129,52 @@ def _number(text: str) -> str:
 
 
 def _read_table(path: Path, key: str, value: str) -> dict[str, str]:
-    """Two columns of a CSV file in UTF-8, separated by commas, semicolons or tabs."""
+    """Two columns of a table, the first to the second."""
+    table: dict[str, str] = {}
+    for line, row in read_rows(path, (key, value)):
+        name, group = row[key].replace("\\", "/"), row[value]
+        if not name or not group:
+            raise InputError(f"{path.name}, line {line}: {key} or {value} is empty: fill in both")
+        if table.setdefault(name, group) != group:
+            raise InputError(f"{path.name}, line {line}: {name!r} is in {group!r} and in {table[name]!r}: keep one")
+    return table
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a CSV file in UTF-8, separated by commas, semicolons or tabs, with their numbers.
+
+    Raises
+    ------
+    InputError
+        It can't be read, is too large, or lacks one of `columns`; others may be there.
+    """
+    lines = read_text(path).splitlines()
+    head = lines[0] if lines else ""
+    rows = csv.DictReader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+    found = [(column or "").strip() for column in rows.fieldnames or []]
+    rows.fieldnames = found
+    if any(column not in found for column in columns):
+        wanted = " and ".join(repr(c) for c in columns)
+        raise InputError(f"{path.name} has the columns {found}, not {wanted}: write them in line 1")
+    for row in rows:
+        yield (
+            rows.line_num,
+            {k: (v or "").strip() for k, v in row.items() if isinstance(k, str) and not isinstance(v, list)},
+        )
+
+
+def read_text(path: Path) -> str:
+    """The text of a table in UTF-8, of bounded size.
+
+    Raises
+    ------
+    InputError
+        It can't be read, is too large, or in another encoding.
+    """
     with reading(path.name):
         if path.stat().st_size > _MAX_TABLE_BYTES:
             raise InputError(f"{path.name} is larger than {_MAX_TABLE_BYTES} bytes: give one line per image")
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            return path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{path.name} is not in UTF-8 (at byte {error.start}): save it as CSV UTF-8") from error
-        head = lines[0] if lines else ""
-        rows = csv.DictReader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
-        columns = [(column or "").strip() for column in rows.fieldnames or []]
-        rows.fieldnames = columns
-        if key not in columns or value not in columns:
-            raise InputError(f"{path.name} has the columns {columns}, not {key!r} and {value!r}: write them in line 1")
-        table: dict[str, str] = {}
-        for row in rows:
-            name, group = (row[key] or "").strip().replace("\\", "/"), (row[value] or "").strip()
-            if not name or not group:
-                raise InputError(f"{path.name}, line {rows.line_num}: {key} or {value} is empty: fill in both")
-            if table.setdefault(name, group) != group:
-                raise InputError(
-                    f"{path.name}, line {rows.line_num}: {name!r} is in {group!r} and in {table[name]!r}: keep one"
-                )
-    return table

@@ -78,9 +78,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
                 if coded is None or record.vectors != n:
                     raise RecordError("a record without a result, or with vectors left out")
                 x = codec.decode_features(record.features, manifest.released, max_vectors=n)
-                y = codec.decode_rows(
-                    coded, manifest.released.target_frequencies, width=manifest.recognizer.outputs, max_vectors=n
-                )
+                y = codec.decode_rows(coded, manifest.released, width=manifest.recognizer.outputs, max_vectors=n)
                 if len(x) != n or len(y) != n:
                     raise RecordError("a record whose rows don't match its vectors")
             except RecordError:

@@ -58,10 +58,10 @@ def _check_payloads(record: Record, manifest: Manifest) -> None:
     for name, payload in (("recognition", record.recognition), ("changed", record.changed)):
         if payload is None:
             continue
-        frequencies, width = released.target_frequencies, manifest.recognizer.outputs
-        rows = codec.decode_rows(payload, frequencies, width=width, max_vectors=record.vectors)
+        width = manifest.recognizer.outputs
+        rows = codec.decode_rows(payload, released, width=width, max_vectors=record.vectors)
         _require_count(name, len(rows), record)
-        if codec.encode_rows(rows, frequencies) != payload:
+        if codec.encode_rows(rows, released) != payload:
             raise RecordError(f"its {name} is not coded as its package's codec codes it")
 
 

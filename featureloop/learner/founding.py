@@ -172,7 +172,7 @@ def _describe(
         preprocessing=networks.preprocessing,
         features=networks.features,
         recognizer=networks.spec,
-        released=_form(anonymizer, networks.levels, None, None),
+        released=_form(anonymizer, networks.levels, None, None, flags=rules.flags(len(folder.classes))),
         calibration=uncalibrated(rules.method, risk=allowed),
         lineage=Lineage(records={FOUNDING_SITE: len(train)}),
     )
@@ -188,7 +188,13 @@ def _describe(
     truths = [package_rows(f, draft) for f in held]
     final = replace(
         draft,
-        released=_form(anonymizer, networks.levels, np.concatenate(symbols), np.concatenate(rows)),
+        released=_form(
+            anonymizer,
+            networks.levels,
+            np.concatenate(symbols),
+            np.concatenate(rows),
+            flags=draft.released.flags,
+        ),
         calibration=calibrate(logits, truths, task=networks.task, risk=allowed),
     )
     write_card(final, work)
@@ -201,7 +207,9 @@ def write_card(manifest: Manifest, work: Path) -> None:
     write_atomically(work / METADATA, json.dumps(monai_metadata(manifest), indent=1).encode())
 
 
-def _form(anonymizer: str, map_levels: tuple[int, ...], symbols: UInt8 | None, rows: UInt8 | None) -> ReleasedForm:
+def _form(
+    anonymizer: str, map_levels: tuple[int, ...], symbols: UInt8 | None, rows: UInt8 | None, *, flags: int | None
+) -> ReleasedForm:
     """The released form of a map of these levels, its tables counted from symbols (M, C) and rows (M, T)."""
     c = len(map_levels)
     if anonymizer == "set":
@@ -209,11 +217,11 @@ def _form(anonymizer: str, map_levels: tuple[int, ...], symbols: UInt8 | None, r
     else:
         low, high, levels = (-1.0,) * c + (0.0,) * c, (1.0,) * (2 * c), (POOL_LEVELS,) * (2 * c)
     counts = [np.zeros(n) if symbols is None else np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(levels)]
-    kinds = np.array([6.0, 1.0, 1.0])
-    if rows is not None:
-        ones = rows.sum(axis=1)
-        width = rows.shape[1]
-        kinds = np.array([(ones == 0).sum(), (ones == width).sum(), ((ones > 0) & (ones < width)).sum()])
+    kinds, coded = np.array([6, 1, 1]), np.zeros(256, np.intp)
+    if rows is not None and flags is not None:
+        each = codec.row_kinds(rows, flags)
+        kinds = np.bincount(each, minlength=3)
+        coded = np.bincount(rows[each > 0, flags:].reshape(-1), minlength=256)
     return ReleasedForm(
         anonymizer,
         len(levels),
@@ -222,4 +230,6 @@ def _form(anonymizer: str, map_levels: tuple[int, ...], symbols: UInt8 | None, r
         levels,
         tuple(codec.frequency_table(x) for x in counts),
         codec.frequency_table(kinds),
+        codec.frequency_table(coded),
+        flags,
     )

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from featureloop.core.errors import RecordError
 from featureloop.core.ports import Progress
-from featureloop.core.types import Bag, Float32, Frame, Task, Truth, UInt8
+from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
 from featureloop.model.augment import augment
-from featureloop.model.early_cache import square_mask
+from featureloop.model.early_cache import square_truth
 from featureloop.model.founding import FoundingSettings
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package, write_atomically
@@ -105,13 +105,11 @@ def _versions(
     manifest = runtime.package.manifest
     anonymizer = manifest.released.anonymizer
     yield release_vectors(runtime.extract(frame.pixels), anonymizer), package_rows(frame, manifest)
-    truth = frame.truth or Truth()
     size = manifest.preprocessing.size
-    small = resize_frame(frame.pixels, size)
-    mask = None if truth.mask is None else square_mask(truth.mask, size)
+    small, truth = resize_frame(frame.pixels, size), square_truth(frame, size)
     for _ in range(versions):
-        pixels, moved = augment(small, mask, rng)
-        changed = replace(frame, pixels=pixels, truth=replace(truth, mask=moved))
+        pixels, moved = augment(small, truth, rng)
+        changed = replace(frame, pixels=pixels, truth=moved)
         yield release_vectors(runtime.extract(pixels), anonymizer), package_rows(changed, manifest)
 
 
@@ -129,7 +127,7 @@ def _record(package: Package, site: str, group: bytes, vectors: Float32, rows: U
         channels=manifest.released.channels,
         codec=codec.NAME,
         features=codec.encode_features(bag.symbols, manifest.released),
-        recognition=codec.encode_rows(bag.recognized, manifest.released.target_frequencies),
+        recognition=codec.encode_rows(bag.recognized, manifest.released),
         reliability=None,
         reliability_method=None,
         changed=None,

@@ -7,19 +7,41 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from featureloop.core.types import Bool, UInt8
+from featureloop.core.boxes import move_box
+from featureloop.core.components import SPECK, lesion_boxes
+from featureloop.core.types import Truth, UInt8
 
 
-def augment(pixels: UInt8, mask: Bool | None, rng: np.random.Generator) -> tuple[UInt8, Bool | None]:
-    """A randomly changed frame uint8 (S, S, 3), and its mask bool (S, S) moved along with it."""
+def augment(pixels: UInt8, truth: Truth, rng: np.random.Generator) -> tuple[UInt8, Truth]:
+    """A randomly changed frame uint8 (S, S, 3), and its truth moved along with it; a mask is bool (S, S).
+
+    Where there are both, the boxes are those of the moved mask's parts.
+    """
     size = pixels.shape[0]
     matrix = _random_affine(rng, size)
     image = Image.fromarray(pixels).transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    moved = None
+    return _random_appearance(image, rng), _moved(truth, matrix, size)
+
+
+def _moved(truth: Truth, matrix: tuple[float, ...], size: int) -> Truth:
+    mask, boxes = truth.mask, truth.boxes
     if mask is not None:
         picture = Image.fromarray(mask.astype(np.uint8) * 255)
-        moved = np.asarray(picture.transform((size, size), Image.Transform.AFFINE, matrix)) >= 128
-    return _random_appearance(image, rng), moved
+        mask = np.asarray(picture.transform((size, size), Image.Transform.AFFINE, matrix)) >= 128
+        boxes = None if boxes is None else lesion_boxes(mask, least=SPECK)
+    elif boxes is not None:
+        forward = _inverse(matrix, size)
+        moved = [move_box(box, forward) for box in boxes]
+        boxes = tuple(box for box in moved if box is not None)
+    return Truth(mask, truth.label, boxes)
+
+
+def _inverse(matrix: tuple[float, ...], size: int) -> tuple[float, ...]:
+    """Output-to-input coefficients in pixels as an input-to-output map of shares of the frame."""
+    a, b, c, d, e, f = matrix
+    det = a * e - b * d
+    ia, ib, id_, ie = e / det, -b / det, -d / det, a / det
+    return ia, ib, -(ia * c + ib * f) / size, id_, ie, -(id_ * c + ie * f) / size
 
 
 def _random_affine(rng: np.random.Generator, size: int) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featureloop.core.ports import Progress
-from featureloop.core.types import Bool, Frame, Task, UInt8
+from featureloop.core.types import Bool, Frame, Task, Truth, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.backbone import EarlyStages
 from featureloop.model.export import export_onnx
 from featureloop.model.manifest import Preprocessing
-from featureloop.model.preprocess import mask_to_targets, resize_frame, to_input
+from featureloop.model.preprocess import resize_frame, to_input
 from featureloop.model.runtime import open_session
 from featureloop.model.tasks import RULES, true_rows
 
@@ -67,14 +67,13 @@ def fill_cache(
     for i, frame in enumerate(frames):
         original = resize_frame(frame.pixels, size)
         truth = true_rows(frame, task=task, labels=classes, grid=grid)
-        mask = None if frame.truth is None else frame.truth.mask
-        square = None if mask is None or task is not Task.SEGMENTATION else square_mask(mask, size)
+        square = square_truth(frame, size)
         inputs = []
         for v in range(versions):
             pixels, moved = (original, square) if v == 0 else augment(original, square, rng)
             inputs.append(to_input(pixels, preprocessing))
-            at = i * versions + v
-            targets[at] = truth if moved is None else mask_to_targets(moved, grid)
+            rows = None if v == 0 else rules.truth_rows(moved, labels=classes, grid=grid)
+            targets[i * versions + v] = truth if rows is None else rows
         features[i * versions : (i + 1) * versions] = session.run(None, {"image": np.concatenate(inputs)})[0]
         progress("early features", i + 1, len(frames))
     return EarlyCache(features, targets)
@@ -88,6 +87,11 @@ def _early_session(early: EarlyStages, size: int) -> Any:
         return open_session(path)
 
 
-def square_mask(mask: Bool, size: int) -> Bool:
-    """A mask bool (H, W) at the extractor's input size, bool (size, size)."""
+def square_truth(frame: Frame, size: int) -> Truth:
+    """The truth of a frame at the extractor's input size: a mask is bool (size, size)."""
+    truth = frame.truth or Truth()
+    return truth if truth.mask is None else replace(truth, mask=_square_mask(truth.mask, size))
+
+
+def _square_mask(mask: Bool, size: int) -> Bool:
     return np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)) >= 128

@@ -68,7 +68,11 @@ class ReleasedForm:
     frequencies
         Integer symbol frequencies of each channel, each summing to 4096.
     target_frequencies
-        Integer frequencies of the row kinds (all 0, all 1, mixed), summing to 4096.
+        Integer frequencies of the row kinds (all flags 0, all 1, mixed), summing to 4096.
+    coded_frequencies
+        Integer frequencies of a row's coded values 0 to 255, summing to 4096; empty where rows hold flags only.
+    flags
+        How many values of a row of targets, from the first, are 0 or 1; None for all.
     """
 
     anonymizer: str
@@ -78,6 +82,8 @@ class ReleasedForm:
     levels: tuple[int, ...]
     frequencies: tuple[tuple[int, ...], ...]
     target_frequencies: tuple[int, ...] = (3072, 512, 512)
+    coded_frequencies: tuple[int, ...] = ()
+    flags: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ class Calibration:
         The risk (1 - Dice, or the error) that the threshold was chosen for.
     samples
         How many held-out frames it was fitted on.
+    bias
+        Added to the divided logits of a detection's labels.
     """
 
     temperature: float
@@ -107,11 +115,12 @@ class Calibration:
     threshold: float
     threshold_risk: float
     samples: int
+    bias: float = 0.0
 
 
-def uncalibrated(method: str, *, temperature: float = 1.0, risk: float = 0.5) -> Calibration:
+def uncalibrated(method: str, *, temperature: float = 1.0, bias: float = 0.0, risk: float = 0.5) -> Calibration:
     """A calibration that takes the raw score as it is, and doubts nothing."""
-    return Calibration(temperature, method, (0.0, 1.0), (0.0, 1.0), 0.0, risk, 0)
+    return Calibration(temperature, method, (0.0, 1.0), (0.0, 1.0), 0.0, risk, 0, bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +270,10 @@ def _check_released(released: ReleasedForm) -> None:
         raise PackageError("a channel's frequency table doesn't fit its quantization levels (2 to 256)")
     if len(released.target_frequencies) != 3:
         raise PackageError("the frequency table of the row kinds must have 3 entries: all 0, all 1, mixed")
-    if any(sum(f) != 4096 or min(f) < 1 for f in (*released.frequencies, released.target_frequencies)):
+    if len(released.coded_frequencies) not in (0, 256):
+        raise PackageError("the frequency table of the rows' coded values must have 256 entries, or none")
+    tables = (*released.frequencies, released.target_frequencies, released.coded_frequencies)
+    if any(f and (sum(f) != 4096 or min(f) < 1) for f in tables):
         raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
     if any(not low < high for low, high in zip(released.low, released.high, strict=True)):
         raise PackageError("a channel's lower bound is not below its upper one")

@@ -9,7 +9,7 @@ of log likelihood, so F says where bits are well spent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featureloop.core.types import Float32, Task
+from featureloop.model.tasks.detection import DISTANCES
 
 Float64 = NDArray[np.float64]
+DISTANCE_SPREAD = 0.05
+"""Standard deviation of a detection's coded distances, where its likelihood is asked for."""
 
 
 def fisher_information(
@@ -54,12 +57,32 @@ def fisher_information(
 
 def _drawn_log_likelihood(logits: Tensor, task: Task, generator: torch.Generator) -> Tensor:
     """Log likelihood of labels that are drawn from the logits' own probabilities, summed."""
-    with torch.no_grad():
-        if task is Task.SEGMENTATION:
-            labels = torch.bernoulli(torch.sigmoid(logits), generator=generator)
-        else:
-            drawn = torch.multinomial(torch.softmax(logits[:, 0], dim=-1), 1, generator=generator)
-            labels = torch.zeros_like(logits[:, 0]).scatter_(1, drawn, 1.0)[:, None]
-    if task is Task.SEGMENTATION:
-        return -torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-    return (labels * torch.log_softmax(logits, dim=-1)).sum()
+    return _LIKELIHOODS[task](logits, generator)
+
+
+def _flags(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Independent flags (B, N, T)."""
+    drawn = torch.bernoulli(torch.sigmoid(logits.detach()), generator=generator)
+    return -torch.nn.functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
+
+
+def _one_label(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One label of K: (B, 1, K)."""
+    drawn = torch.multinomial(torch.softmax(logits[:, 0].detach(), dim=-1), 1, generator=generator)
+    return torch.log_softmax(logits[:, 0], dim=-1).gather(1, drawn).sum()
+
+
+def _boxes(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Flags, and distances that are normal around the recognized ones where a box stands: (B, N, K + 4)."""
+    scores, coded = logits[..., :-DISTANCES], torch.sigmoid(logits[..., -DISTANCES:])
+    noise = DISTANCE_SPREAD * torch.randn(coded.shape, generator=generator)
+    stands = torch.sigmoid(scores.detach()).amax(-1, keepdim=True)
+    far = (coded - coded.detach() - noise) / DISTANCE_SPREAD
+    return _flags(scores, generator) - 0.5 * (stands * far.square()).sum()
+
+
+_LIKELIHOODS: Mapping[Task, Callable[[Tensor, torch.Generator], Tensor]] = {
+    Task.CLASSIFICATION: _one_label,
+    Task.DETECTION: _boxes,
+    Task.SEGMENTATION: _flags,
+}

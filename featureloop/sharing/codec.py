@@ -16,11 +16,13 @@ from typing import Any, cast
 
 import constriction
 import numpy as np
+from numpy.typing import NDArray
 
 from featureloop.core.errors import RecordError
 from featureloop.core.types import Float32, UInt8
 from featureloop.model.manifest import ReleasedForm
 
+Int32 = NDArray[np.int32]
 NAME = "uniform/1"
 TOTAL = 4096
 """Every frequency table sums to this; exact in float64, so models are the same everywhere."""
@@ -82,18 +84,37 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
     return out
 
 
-def encode_rows(rows: UInt8, frequencies: tuple[int, ...]) -> bytes:
-    """Rows of targets uint8 (N, T) of 0 and 1 to a payload: all-0, all-1, or mixed with its bits."""
-    ones = rows.sum(axis=1)
-    kinds = np.where(ones == 0, 0, np.where(ones == rows.shape[1], 1, 2)).astype(np.int32)
-    mixed = np.packbits(rows[kinds == 2], axis=1).reshape(-1).astype(np.int32)
+def row_kinds(rows: UInt8, flags: int) -> Int32:
+    """0 where all flags of a row are 0, 1 where all are 1, else 2: uint8 (N, T) to int32 (N,)."""
+    ones = rows[:, :flags].sum(axis=1)
+    return np.where(ones == 0, 0, np.where(ones == flags, 1, 2)).astype(np.int32)
+
+
+def encode_rows(rows: UInt8, form: ReleasedForm) -> bytes:
+    """Rows of targets uint8 (N, T) to a payload.
+
+    A row's flags are all 0, all 1, or mixed with their bits; its coded values follow where a flag is 1.
+
+    Raises
+    ------
+    RecordError
+        A flag is not 0 or 1.
+    """
+    width = rows.shape[1]
+    flags = width if form.flags is None else form.flags
+    if rows[:, :flags].max(initial=0) > 1:
+        raise RecordError("a flag in a row of targets is neither 0 nor 1; the frame can't be shared")
+    kinds = row_kinds(rows, flags)
+    mixed = np.packbits(rows[kinds == 2, :flags], axis=1).reshape(-1).astype(np.int32)
     coder = constriction.stream.stack.AnsCoder()
+    if flags < width:
+        coder.encode_reverse(rows[kinds > 0, flags:].reshape(-1).astype(np.int32), _model(form.coded_frequencies))
     coder.encode_reverse(mixed, _BYTE)
-    coder.encode_reverse(kinds, _model(frequencies))
+    coder.encode_reverse(kinds, _model(form.target_frequencies))
     return _seal(len(rows), coder)
 
 
-def decode_rows(payload: bytes, frequencies: tuple[int, ...], *, width: int, max_vectors: int) -> UInt8:
+def decode_rows(payload: bytes, form: ReleasedForm, *, width: int, max_vectors: int) -> UInt8:
     """The rows uint8 (N, width) of a payload.
 
     Raises
@@ -102,13 +123,18 @@ def decode_rows(payload: bytes, frequencies: tuple[int, ...], *, width: int, max
         The payload is truncated or damaged.
     """
     n, coder = _open(payload, max_vectors)
-    kinds = coder.decode(_model(frequencies), n)
-    mixed = int((kinds == 2).sum())
-    bytes_each = -(-width // 8)
+    flags = width if form.flags is None else form.flags
+    kinds = coder.decode(_model(form.target_frequencies), n)
+    mixed, told = int((kinds == 2).sum()), int((kinds > 0).sum())
+    bytes_each = -(-flags // 8)
     bits = coder.decode(_BYTE, mixed * bytes_each).astype(np.uint8).reshape(mixed, bytes_each)
+    rows = np.zeros((n, width), np.uint8)
+    rows[:, :flags] = (kinds == 1)[:, None]
+    rows[kinds == 2, :flags] = np.unpackbits(bits, axis=1, count=flags)
+    if flags < width:
+        coded = coder.decode(_model(form.coded_frequencies), told * (width - flags))
+        rows[kinds > 0, flags:] = coded.reshape(told, width - flags)
     _finish(coder)
-    rows = np.repeat((kinds == 1).astype(np.uint8)[:, None], width, axis=1)
-    rows[kinds == 2] = np.unpackbits(bits, axis=1, count=width)
     return rows
 
 

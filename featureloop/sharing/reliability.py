@@ -48,8 +48,8 @@ def calibrate(logits: Sequence[Float32], truths: Sequence[UInt8], *, task: Task,
     if not logits:
         raise InputError("no held-out frame to calibrate on; give more images or groups")
     rules = RULES[task]
-    temperature = rules.temperature(logits, truths)
-    plain = uncalibrated(rules.method, temperature=temperature, risk=risk)
+    temperature, bias = rules.scaling(logits, truths)
+    plain = uncalibrated(rules.method, temperature=temperature, bias=bias, risk=risk)
     found = [rules.recognition(x, plain) for x in logits]
     scores = np.array([rules.raw_score(r) for r in found])
     qualities = np.array([rules.quality(r, t) for r, t in zip(found, truths, strict=True)])
@@ -63,6 +63,7 @@ def calibrate(logits: Sequence[Float32], truths: Sequence[UInt8], *, task: Task,
         _threshold(values, 1.0 - qualities, risk),
         risk,
         len(logits),
+        bias,
     )
 
 

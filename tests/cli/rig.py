@@ -174,7 +174,7 @@ def coded(package: Package, i: int, *, site: str) -> Record:
         channels=released.channels,
         codec=codec.NAME,
         features=codec.encode_features(bag.symbols, released),
-        recognition=codec.encode_rows(bag.recognized, released.target_frequencies),
+        recognition=codec.encode_rows(bag.recognized, released),
         reliability=None,
         reliability_method=None,
     )

@@ -116,7 +116,7 @@ def test_every_frame_is_provided_as_a_record_that_decodes_to_what_was_recognized
         symbols = codec.quantize(vectors, released)
         targets = runtime.recognize(vectors).targets()
         sent = codec.decode_features(record.features, released, max_vectors=16)
-        rows = codec.decode_rows(record.recognition or b"", released.target_frequencies, width=16, max_vectors=16)
+        rows = codec.decode_rows(record.recognition or b"", released, width=16, max_vectors=16)
         pairs = np.concatenate([symbols, targets], axis=1).tolist()
         assert np.concatenate([sent, rows], axis=1).tolist() == sorted(pairs)
         assert (record.package, record.extractor) == (package.digest, package.extractor_digest)
@@ -254,8 +254,7 @@ def test_a_doubtful_result_is_asked_about_and_what_was_changed_goes_along(packag
     assert changed.changed_when == changed.period
 
     def rows(payload: bytes | None) -> np.ndarray:  # type: ignore[type-arg]
-        frequencies = package.manifest.released.target_frequencies
-        return codec.decode_rows(payload or b"", frequencies, width=16, max_vectors=16)
+        return codec.decode_rows(payload or b"", package.manifest.released, width=16, max_vectors=16)
 
     np.testing.assert_array_equal(rows(changed.changed), 1 - rows(changed.recognition))
     assert confirmed.changed == confirmed.recognition

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from featureloop.core.components import lesion_boxes
 from featureloop.core.errors import InputError, StorageError
-from featureloop.images.components import boxes
 from featureloop.images.labelled import open_labelled
 from featureloop.images.phantom import (
     HOSPITAL_A,
@@ -147,6 +147,6 @@ def test_boxes_are_those_of_scipys_components(mask):
             round((b.x_center - b.width / 2) * width),
             round((b.x_center + b.width / 2) * width),
         )
-        for b in boxes(mask)
+        for b in lesion_boxes(mask)
     )
     assert found == expected

@@ -79,7 +79,7 @@ def coded(under: Package, i: int, *, site: str, device: str, **overrides: Any) -
         "channels": released.channels,
         "codec": codec.NAME,
         "features": codec.encode_features(bag.symbols, released),
-        "recognition": codec.encode_rows(bag.recognized, released.target_frequencies),
+        "recognition": codec.encode_rows(bag.recognized, released),
         "reliability_method": manifest.calibration.method,
     }
     return make_record(i, **(values | overrides))

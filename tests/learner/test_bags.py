@@ -37,7 +37,7 @@ def rows(i: int, *, n: int = N) -> UInt8:
 
 
 def coded(manifest: Manifest, targets: UInt8) -> bytes:
-    return codec.encode_rows(targets, manifest.released.target_frequencies)
+    return codec.encode_rows(targets, manifest.released)
 
 
 def record(manifest: Manifest, i: int, **overrides: Any) -> Record:

@@ -143,7 +143,7 @@ def test_bits_beyond_the_rows_are_refused(founding: Package, make: MakeRecord) -
     coder.encode_reverse(zeros, codec._BYTE)
     coder.encode_reverse(kinds, codec._model(released.target_frequencies))
     strange = codec._seal(16, coder)
-    assert not codec.decode_rows(strange, released.target_frequencies, width=16, max_vectors=16).any()
+    assert not codec.decode_rows(strange, released, width=16, max_vectors=16).any()
     with pytest.raises(RecordError, match="its recognition is not coded as"):
         check_declared(make(0, recognition=strange), founding.manifest)
 
@@ -177,7 +177,7 @@ def test_a_pooled_package_takes_one_vector(
     records = []
     for i in range(frames):
         bag = canonical_order(Bag(np.full((1, released.channels), i, np.uint8), rows))
-        recognition = codec.encode_rows(bag.recognized, released.target_frequencies)
+        recognition = codec.encode_rows(bag.recognized, released)
         features = codec.encode_features(bag.symbols, released)
         records.append(
             coded(pooled, i, site=identity.site, device=identity.device, features=features, recognition=recognition)

@@ -171,7 +171,7 @@ UNEVEN = [511, 513, *[512] * 6]
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (setting("detection", "task"), "task 'detection'"),
+        (setting("tracking", "task"), "task 'tracking'"),
         (setting(7, "version"), "expected str"),
         (setting("lesion", "labels"), "expected a list"),
         (setting({}, "features"), "malformed"),

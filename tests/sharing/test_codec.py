@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
 
 SEEDS = st.integers(0, 2**32 - 1)
-KINDS = (3072, 512, 512)
+FLAGS = ReleasedForm("set", 0, (), (), (), (), (3072, 512, 512))
 
 
 def form(levels: list[int], *, seed: int = 0, low: float = -1.0, high: float = 1.0) -> ReleasedForm:
@@ -117,11 +118,11 @@ def test_values_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_rows_of_any_width_come_back_exactly(width: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = (rng.random((n, width)) < rng.choice([0.0, 0.5, 1.0], (n, 1))).astype(np.uint8)
-    payload = codec.encode_rows(rows, KINDS)
-    decoded = codec.decode_rows(payload, KINDS, width=width, max_vectors=n)
+    payload = codec.encode_rows(rows, FLAGS)
+    decoded = codec.decode_rows(payload, FLAGS, width=width, max_vectors=n)
     assert decoded.shape == (n, width)
     np.testing.assert_array_equal(decoded, rows)
-    assert codec.encode_rows(rows, KINDS) == payload
+    assert codec.encode_rows(rows, FLAGS) == payload
 
 
 @given(
@@ -164,7 +165,28 @@ def test_words_beyond_what_is_declared_are_refused() -> None:
 
 FORM = form([8, 3, 256], seed=3)
 FEATURES = codec.encode_features(symbols_of(FORM, 16, 5), FORM)
-ROWS = codec.encode_rows((np.random.default_rng(2).random((16, 16)) < 0.5).astype(np.uint8), KINDS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(0, 60), st.integers(1, 11))
+def test_rows_with_coded_values_come_back_where_a_flag_is_set(seed: int, n: int, flags: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = codec.frequency_table(rng.integers(0, 50, 256))
+    coded_form = replace(FLAGS, coded_frequencies=table, flags=flags)
+    rows = (rng.random((n, flags + 4)) < 0.3).astype(np.uint8)
+    rows[:, flags:] = rng.integers(0, 256, (n, 4)) * rows[:, :flags].any(axis=1, keepdims=True)
+    payload = codec.encode_rows(rows, coded_form)
+    decoded = codec.decode_rows(payload, coded_form, width=flags + 4, max_vectors=n)
+    np.testing.assert_array_equal(decoded, rows)
+    assert codec.encode_rows(decoded, coded_form) == payload
+
+
+def test_a_flag_that_is_none_is_refused() -> None:
+    with pytest.raises(RecordError, match="neither 0 nor 1"):
+        codec.encode_rows(np.array([[0, 2]], np.uint8), FLAGS)
+
+
+ROWS = codec.encode_rows((np.random.default_rng(2).random((16, 16)) < 0.5).astype(np.uint8), FLAGS)
 
 
 @given(st.data())
@@ -178,7 +200,7 @@ def test_truncated_and_bit_flipped_payloads_are_refused(data: st.DataObject) -> 
     with pytest.raises(RecordError):
         codec.decode_features(bytes(damaged), FORM, max_vectors=16)
     with pytest.raises(RecordError):
-        codec.decode_rows(bytes(damaged), KINDS, width=16, max_vectors=16)
+        codec.decode_rows(bytes(damaged), FLAGS, width=16, max_vectors=16)
 
 
 @settings(max_examples=300, deadline=None)
@@ -194,7 +216,7 @@ def test_random_words_under_a_valid_checksum_are_refused_or_give_symbols_within_
     except RecordError:
         pass
     try:
-        rows = codec.decode_rows(payload, KINDS, width=13, max_vectors=16)
+        rows = codec.decode_rows(payload, FLAGS, width=13, max_vectors=16)
         assert rows.shape == (n, 13)
         assert rows.max(initial=0) <= 1
     except RecordError:

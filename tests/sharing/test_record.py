@@ -78,7 +78,7 @@ def stream(table: pa.Table, **options: Any) -> bytes:
         ],
         *[(name, bad) for name in ("site", "device") for bad in (None, 7, b"site-a")],
         *[(name, bad) for name in ("package", "extractor") for bad in (b"", bytes(31), bytes(33), "a" * 32, None)],
-        *[("task", bad) for bad in ("", "detection", "Segmentation", "polyp of Mrs. Smith", None)],
+        *[("task", bad) for bad in ("", "tracking", "Segmentation", "polyp of Mrs. Smith", None)],
         *[("anonymizer", bad) for bad in ("", "none", "grid", "SET", None)],
         *[("codec", bad) for bad in ("", "uniform/2", "jpeg", None)],
         *[("vectors", bad) for bad in (-1, 65_537, 1.0, True, None)],

@@ -9,10 +9,12 @@ from featureloop.core.types import Frame, Task, UInt8
 from featureloop.model.manifest import Manifest
 from featureloop.model.tasks.base import TaskRules
 from featureloop.model.tasks.classification import Classification
+from featureloop.model.tasks.detection import Detection
 from featureloop.model.tasks.segmentation import Segmentation
 
 RULES: Mapping[Task, TaskRules] = {
     Task.CLASSIFICATION: Classification(),
+    Task.DETECTION: Detection(),
     Task.SEGMENTATION: Segmentation(),
 }
 

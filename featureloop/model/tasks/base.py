@@ -39,6 +39,10 @@ class TaskRules(Protocol):
         """T, the values of a recognizer's row for K labels."""
         ...
 
+    def flags(self, labels: int) -> int:
+        """How many values of a row, from the first, are 0 or 1; the others are coded, 0 to 255, where a flag is 1."""
+        ...
+
     def rows(self, grid: int) -> int:
         """N, the rows of targets of a frame on a grid x grid map."""
         ...
@@ -59,8 +63,8 @@ class TaskRules(Protocol):
         """How right a result is against rows of targets uint8 (N, T), in [0, 1]; likewise."""
         ...
 
-    def temperature(self, logits: Sequence[Float32], truths: Sequence[UInt8]) -> float:
-        """What to divide the logits float32 (N, T) of held-out frames by, for the least cross entropy."""
+    def scaling(self, logits: Sequence[Float32], truths: Sequence[UInt8]) -> tuple[float, float]:
+        """Temperature to divide logits float32 (N, T) by, and bias to add then, for the least cross entropy."""
         ...
 
     def missing(self, frame: Frame) -> str:

@@ -23,6 +23,10 @@ class Classification:
         """One value a label."""
         return labels
 
+    def flags(self, labels: int) -> int:
+        """All of a row."""
+        return labels
+
     def rows(self, grid: int) -> int:  # noqa: ARG002  The same for every grid.
         """One row for the whole frame."""
         return 1
@@ -46,14 +50,14 @@ class Classification:
         """1 for the right label."""
         return float(recognition.probabilities[0].argmax() == truth[0].argmax())
 
-    def temperature(self, logits: Sequence[Float32], truths: Sequence[UInt8]) -> float:
+    def scaling(self, logits: Sequence[Float32], truths: Sequence[UInt8]) -> tuple[float, float]:
         """By the cross entropy of the true label (Guo et al. 2017, arXiv:1706.04599)."""
         x, y = np.concatenate(logits).astype(np.float64), np.concatenate(truths).astype(np.float64)
 
         def cross_entropy(t: float) -> float:
             return float((np.logaddexp.reduce(x / t, axis=1) - (y * x / t).sum(axis=1)).mean())
 
-        return float(min(TEMPERATURES, key=cross_entropy))
+        return float(min(TEMPERATURES, key=cross_entropy)), 0.0
 
     def missing(self, frame: Frame) -> str:
         """No class label."""

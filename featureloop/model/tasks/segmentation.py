@@ -26,6 +26,10 @@ class Segmentation:
         """One value a sub-cell."""
         return SUBCELLS**2
 
+    def flags(self, labels: int) -> int:  # noqa: ARG002
+        """All of a row."""
+        return SUBCELLS**2
+
     def rows(self, grid: int) -> int:
         """One row a position."""
         return grid**2
@@ -48,14 +52,14 @@ class Segmentation:
         """Dice over the sub-cells."""
         return dice(recognition.targets(), truth)
 
-    def temperature(self, logits: Sequence[Float32], truths: Sequence[UInt8]) -> float:
+    def scaling(self, logits: Sequence[Float32], truths: Sequence[UInt8]) -> tuple[float, float]:
         """By the cross entropy of the sub-cells."""
         x, y = np.concatenate(logits).astype(np.float64), np.concatenate(truths).astype(np.float64)
 
         def cross_entropy(t: float) -> float:
             return float((np.logaddexp(0.0, x / t) - y * x / t).mean())
 
-        return float(min(TEMPERATURES, key=cross_entropy))
+        return float(min(TEMPERATURES, key=cross_entropy)), 0.0
 
     def missing(self, frame: Frame) -> str:
         """No mask."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from featureloop.core.types import Bool, Box
+from featureloop.core.boxes import Box
+
+SPECK = 2e-4
+"""A part of a drawn mask whose box is a smaller share of the frame is a slip of the pen, and no lesion."""
 
 
-def boxes(mask: Bool) -> tuple[Box, ...]:
+def lesion_boxes(mask: NDArray[np.bool_], *, least: float = 0.0) -> tuple[Box, ...]:
     """The bounding box of every part of a mask; parts touch by sides or corners.
 
     Works on runs of True within rows, joined where they touch a run of the row
@@ -17,6 +21,8 @@ def boxes(mask: Bool) -> tuple[Box, ...]:
     ----------
     mask
         bool (H, W).
+    least
+        Parts whose box is a smaller share of the frame are left out.
 
     Returns
     -------
@@ -44,10 +50,11 @@ def boxes(mask: Bool) -> tuple[Box, ...]:
         y, x0, x1 = int(rows[run]), int(starts[run]), int(ends[run])
         left, top, right, bottom = extents.get(_root(parent, run), (width, height, 0, 0))
         extents[_root(parent, run)] = (min(left, x0), min(top, y), max(right, x1), max(bottom, y + 1))
-    return tuple(
+    found = (
         Box((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
         for left, top, right, bottom in sorted(extents.values(), key=lambda e: (e[1], e[0]))
     )
+    return tuple(box for box in found if box.width * box.height >= least)
 
 
 def _root(parent: list[int], run: int) -> int:

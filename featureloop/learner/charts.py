@@ -1,0 +1,167 @@
+"""The curves of an evaluation, as PNG pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureloop.core.types import Task
+from featureloop.learner.evaluation import Evaluation
+from featureloop.learner.figures import matched_scores
+
+ACCENT = "#0b7a75"
+SOFT = "#9bb0ae"
+COLOURS = (ACCENT, "#c25b12", "#5a4fcf", "#a3195b", "#4b7f1e", "#1f6fb2", "#8a6d00", "#7a3b2e")
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture as a data URL, and what it shows."""
+
+    image: str
+    text: str
+
+
+def charts_of(found: Evaluation) -> list[Chart]:
+    """All charts that suit an evaluation's task."""
+    return [_reliability(found), _risk_coverage(found), *_CHARTS[found.task](found)]
+
+
+def _axes(title_x: str, title_y: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 3.6), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(title_x)
+    axes.set_ylabel(title_y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _chart(figure: Any, text: str) -> Chart:
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png")
+    return Chart(f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}", text)
+
+
+def _reliability(found: Evaluation) -> Chart:
+    """Reliability against quality, in bins of equally many frames."""
+    trust, values = found.reliabilities, found.values
+    order = np.argsort(trust, kind="stable")
+    bins = [b for b in np.array_split(order, min(10, max(1, len(order) // 5))) if len(b)]
+    figure, axes = _axes("reliability", "quality")
+    axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--")
+    axes.scatter(trust, values, s=6, color=SOFT, alpha=0.5)
+    axes.plot([trust[b].mean() for b in bins], [values[b].mean() for b in bins], marker="o", color=ACCENT)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.03, 1.03)
+    return _chart(figure, "Reliability diagram: on the dashed line, the reliability promises what is true.")
+
+
+def _risk_coverage(found: Evaluation) -> Chart:
+    """Mean loss of the most reliable share of the frames."""
+    order = np.argsort(-found.reliabilities, kind="stable")
+    risk = np.cumsum(1 - found.values[order]) / np.arange(1, len(order) + 1)
+    figure, axes = _axes("share of the frames, the most reliable first", "mean loss (1 - quality)")
+    axes.plot(np.arange(1, len(order) + 1) / len(order), risk, color=ACCENT)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, None)
+    return _chart(figure, f"Risk against coverage: area {float(risk.mean()):.3f}.")
+
+
+def _segmentation(found: Evaluation) -> list[Chart]:
+    figure, axes = _axes("Dice", "frames")
+    axes.hist(found.values, bins=np.linspace(0, 1, 21), color=ACCENT)
+    return [_chart(figure, "How many frames have which Dice.")]
+
+
+def _detection(found: Evaluation) -> list[Chart]:
+    scores, right, there = matched_scores(found.seen)
+    if not there:
+        return []
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(right[order])
+    precision, recall = hits / np.arange(1, len(order) + 1), hits / there
+    figure, axes = _axes("sensitivity", "precision")
+    axes.plot(recall, precision, color=ACCENT)
+    shown = int((scores >= 0.5).sum())
+    if shown:
+        axes.scatter(recall[shown - 1], precision[shown - 1], color=COLOURS[1], zorder=3)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.03)
+    free, per_frame = _axes("false boxes per frame", "sensitivity")
+    per_frame.plot((np.arange(1, len(order) + 1) - hits) / found.frames, recall, color=ACCENT)
+    per_frame.set_ylim(0, 1.03)
+    return [
+        _chart(figure, "Precision against sensitivity at an overlap of one half; the dot is what is shown."),
+        _chart(free, "Free-response curve: sensitivity against false boxes."),
+    ]
+
+
+def _classification(found: Evaluation) -> list[Chart]:
+    from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
+
+    p = np.stack([s.recognition.probabilities[0] for s in found.seen])
+    true = np.array([-1 if s.truth.label is None else s.truth.label for s in found.seen])
+    matrix = confusion_matrix(true, p.argmax(axis=1), labels=range(len(found.labels)))
+    charts = [_confusion(matrix, found.labels)]
+    for curve, title_x, title_y, text in (
+        (_roc(roc_curve), "1 - specificity", "sensitivity", "ROC curve of each class against the rest."),
+        (_precision(precision_recall_curve), "sensitivity", "precision", "Precision against sensitivity."),
+    ):
+        figure, axes = _axes(title_x, title_y)
+        for k, name in enumerate(found.labels):
+            if 0 < (true == k).sum() < len(true):
+                axes.plot(*curve(true == k, p[:, k]), color=COLOURS[k % len(COLOURS)], label=name)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=8)
+        charts.append(_chart(figure, text))
+    return charts
+
+
+Curve = Callable[[NDArray[np.bool_], NDArray[np.float32]], tuple[Any, Any]]
+
+
+def _roc(roc_curve: Callable[..., Any]) -> Curve:
+    return lambda true, scores: roc_curve(true, scores)[:2]
+
+
+def _precision(precision_recall_curve: Callable[..., Any]) -> Curve:
+    def curve(true: NDArray[np.bool_], scores: NDArray[np.float32]) -> tuple[Any, Any]:
+        precision, recall, _ = precision_recall_curve(true, scores)
+        return recall, precision
+
+    return curve
+
+
+def _confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> Chart:
+    from matplotlib.figure import Figure
+
+    side = max(3.4, 0.55 * len(labels) + 1.6)
+    figure = Figure(figsize=(side, side), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    axes.imshow(share, cmap="GnBu", vmin=0, vmax=1)
+    for i, j in np.ndindex(*matrix.shape):
+        axes.text(j, i, str(matrix[i, j]), ha="center", va="center", color="white" if share[i, j] > 0.6 else "black")
+    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("recognized")
+    axes.set_ylabel("true")
+    return _chart(figure, "Confusion matrix: frames by their true and their recognized class.")
+
+
+_CHARTS: Mapping[Task, Callable[[Evaluation], list[Chart]]] = {
+    Task.CLASSIFICATION: _classification,
+    Task.DETECTION: _detection,
+    Task.SEGMENTATION: _segmentation,
+}

@@ -1,0 +1,151 @@
+"""An evaluation as a page: figures, curves, and the best and the worst cases drawn."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from PIL import Image, ImageDraw
+
+from featureloop.core.boxes import Box
+from featureloop.core.errors import StorageError
+from featureloop.core.types import Frame, Task, UInt8
+from featureloop.images.labelled import LabelledFolder
+from featureloop.learner.charts import charts_of
+from featureloop.learner.evaluation import Evaluation
+from featureloop.learner.figures import Figure, Seen, lesion_mask
+from featureloop.model.package import Package, write_atomically
+
+CASES = 6
+LONGEST = 480
+"""Pixels of a drawn case's longer side."""
+TRUE = (255, 210, 60)
+FOUND = (60, 230, 120)
+
+
+def write_report(found: Evaluation, package: Package, folder: LabelledFolder, out: Path) -> Path:
+    """Write `report.html` and `evaluation.json` into the directory `out`; return the page's path.
+
+    Raises
+    ------
+    StorageError
+        The directory can't be written.
+    """
+    order = np.argsort(-found.values, kind="stable")
+    n = min(CASES, len(order) // 2)
+    best, worst = ([found.seen[i] for i in at] for at in (order[:n], order[::-1][:n]))
+    environment = Environment(loader=PackageLoader("featureloop.learner"), autoescape=select_autoescape())
+    page = environment.get_template("evaluation.html").render(
+        package=package.short,
+        task=str(found.task),
+        labels=found.labels,
+        frames=found.frames,
+        groups=found.groups,
+        skipped=found.skipped,
+        figures=[{"name": f.name, "value": _number(f.value), "interval": _interval(f)} for f in found.figures],
+        charts=charts_of(found),
+        best=_cases(best, package, folder),
+        worst=_cases(worst, package, folder),
+    )
+    data = {"package": package.digest.hex(), **found.as_dict()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the report can't be written to '{out}': {error}; choose another --out") from error
+    write_atomically(out / "report.html", page.encode())
+    write_atomically(out / "evaluation.json", json.dumps(data, indent=1).encode())
+    return out / "report.html"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "not determined"
+
+
+def _interval(figure: Figure) -> str:
+    known = math.isfinite(figure.low) and math.isfinite(figure.high)
+    return f"{figure.low:.3f} to {figure.high:.3f}" if known else "not determined"
+
+
+def _cases(chosen: Sequence[Seen], package: Package, folder: LabelledFolder) -> list[dict[str, str]]:
+    """Frames with their truth and their result drawn on them, and a line of text."""
+    by_name = {item.name: item for item in folder.items}
+    cases = []
+    for seen in chosen:
+        items = [by_name[seen.name]] if seen.name in by_name else []
+        frame = next((f for f in folder.frames(items) if isinstance(f, Frame)), None)
+        if frame is not None:
+            drawn = _DRAWN[seen.recognition.task](frame, seen, package)
+            cases.append({"image": _data_url(drawn), "text": f"{seen.name}: {_words(seen, package)}"})
+    return cases
+
+
+def _words(seen: Seen, package: Package) -> str:
+    trust = f"reliability {seen.reliability:.2f}"
+    if seen.masks is not None:
+        return f"Dice {seen.masks.dice:.2f}, {trust}"
+    if seen.recognition.task is Task.DETECTION:
+        return f"{len(seen.boxes())} boxes, {len(seen.truth.boxes or ())} true ones, {trust}"
+    labels = package.manifest.labels
+    true = "unknown" if seen.truth.label is None else labels[seen.truth.label]
+    return f"{labels[int(seen.recognition.probabilities[0].argmax())]}, in truth {true}, {trust}"
+
+
+def _small(pixels: UInt8) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST))
+    return picture
+
+
+def _masks(frame: Frame, seen: Seen, package: Package) -> Image.Image:
+    picture = _small(frame.pixels)
+    width, height = picture.size
+    found = lesion_mask(seen.recognition, package.manifest.features.grid, height=height, width=width) > 0
+    masks = [(found, FOUND)]
+    if frame.truth is not None and frame.truth.mask is not None:
+        true = Image.fromarray(frame.truth.mask).resize((width, height), Image.Resampling.NEAREST)
+        masks.insert(0, (np.asarray(true), TRUE))
+    pixels = np.array(picture)
+    for mask, colour in masks:
+        padded = np.pad(mask, 2)
+        inside = padded[:-4, 2:-2] & padded[4:, 2:-2] & padded[2:-2, :-4] & padded[2:-2, 4:]
+        pixels[mask & ~inside] = colour
+    return Image.fromarray(pixels)
+
+
+def _boxes(frame: Frame, seen: Seen, _package: Package) -> Image.Image:
+    picture = _small(frame.pixels)
+    pen = ImageDraw.Draw(picture)
+
+    def draw(boxes: Sequence[Box], colour: tuple[int, int, int]) -> None:
+        for box in boxes:
+            x0, y0, x1, y1 = box.corners()
+            w, h = picture.width - 1, picture.height - 1
+            pen.rectangle((x0 * w, y0 * h, x1 * w, y1 * h), outline=colour, width=2)
+
+    draw(seen.truth.boxes or (), TRUE)
+    draw(seen.boxes(), FOUND)
+    return picture
+
+
+def _frame(frame: Frame, _seen: Seen, _package: Package) -> Image.Image:
+    return _small(frame.pixels)
+
+
+def _data_url(picture: Image.Image) -> str:
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
+
+
+_DRAWN: Mapping[Task, Callable[[Frame, Seen, Package], Any]] = {
+    Task.CLASSIFICATION: _frame,
+    Task.DETECTION: _boxes,
+    Task.SEGMENTATION: _masks,
+}

@@ -1,0 +1,169 @@
+"""Figures against the field's own implementations, and intervals that resample whole groups."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+from featureloop.core.boxes import Box, box_between, code_distances, positions
+from featureloop.core.types import Frame, Recognition, Task, Truth
+from featureloop.learner.box_matching import average_precisions
+from featureloop.learner.figures import (
+    calibration_error,
+    compare_masks,
+    figures_of,
+    quality_of,
+    see,
+)
+
+GRID = 8
+
+
+def boxes(rng: np.random.Generator, n: int, labels: int) -> list[Box]:
+    corners = rng.uniform(0, 0.6, (n, 2))
+    return [
+        box_between(x, y, x + rng.uniform(0.1, 0.4), y + rng.uniform(0.1, 0.4), label=int(rng.integers(labels)))
+        for x, y in corners
+    ]
+
+
+def shaken(rng: np.random.Generator, found: list[Box]) -> list[Box]:
+    """Boxes that miss the true ones by a little, some of another label, with scores."""
+    return [
+        box_between(
+            *(np.array(b.corners()) + rng.normal(0, 0.03, 4)).tolist(),
+            label=b.label if rng.random() < 0.8 else 0,
+            score=float(rng.random()),
+        )
+        for b in found
+        if rng.random() < 0.8
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31))
+def test_average_precisions_are_those_of_pycocotools(seed: int) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(seed)
+    true = [boxes(rng, int(rng.integers(0, 4)), 2) for _ in range(12)] + [boxes(rng, 3, 2)]
+    found = [shaken(rng, t) + shaken(rng, boxes(rng, 1, 2)) for t in true]
+
+    def pixels(box: Box) -> list[float]:
+        x0, y0, x1, y1 = (1000 * v for v in box.corners())
+        return [x0, y0, x1 - x0, y1 - y0]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        oracle = COCO()
+        oracle.dataset = {
+            "images": [{"id": i} for i in range(len(true))],
+            "categories": [{"id": k} for k in sorted({b.label for each in true for b in each})],
+            "annotations": [
+                {"id": j + 1, "image_id": i, "category_id": b.label, "bbox": (p := pixels(b)), "area": p[2] * p[3],
+                 "iscrowd": 0}
+                for j, (i, b) in enumerate((i, b) for i, each in enumerate(true) for b in each)
+            ],
+        }  # fmt: skip
+        oracle.createIndex()
+        results = [
+            {"image_id": i, "category_id": b.label, "bbox": pixels(b), "score": b.score}
+            for i, each in enumerate(found)
+            for b in each
+        ]
+        if not results:
+            return
+        evaluation = COCOeval(oracle, oracle.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    ours = average_precisions(found, true)(np.arange(len(true)))
+    # Both read precision at 101 recalls; where a recall is exactly one of them, rounding may move it by one.
+    assert ours["ap50:95"] == pytest.approx(evaluation.stats[0], abs=1 / 101)
+    assert ours["ap50"] == pytest.approx(evaluation.stats[1], abs=1 / 101)
+
+
+def classified(probabilities: np.ndarray, label: int, name: str, group: str | None = None) -> tuple[Frame, Recognition]:
+    frame = Frame(np.zeros((4, 4, 3), np.uint8), name=name, group=group, truth=Truth(label=label))
+    return frame, Recognition(Task.CLASSIFICATION, probabilities[None].astype(np.float32))
+
+
+def test_figures_of_classes_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 3, 90)
+    p = rng.dirichlet(np.ones(3), 90) + 0.6 * np.eye(3)[labels] * rng.random((90, 1))
+    p /= p.sum(axis=1, keepdims=True)
+    pairs = [classified(x, int(k), f"{i}") for i, (x, k) in enumerate(zip(p, labels, strict=True))]
+    seen = [see(f, r, reliability=0.5, grid=1) for f, r in pairs]
+    found = {f.name: f for f in figures_of(seen, labels=("a", "b", "c"), seed=1)}
+    assert found["accuracy"].value == pytest.approx(accuracy_score(labels, p.argmax(1)))
+    assert found["balanced accuracy"].value == pytest.approx(balanced_accuracy_score(labels, p.argmax(1)))
+    assert found["auc"].value == pytest.approx(roc_auc_score(labels, p, multi_class="ovr"), abs=1e-4)
+    for figure in found.values():
+        assert figure.low <= figure.value <= figure.high or figure.name == "calibration error"
+
+
+def test_an_interval_resamples_groups_and_not_frames() -> None:
+    rng = np.random.default_rng(3)
+
+    def width(groups: int) -> float:
+        pairs = []
+        for i in range(200):
+            group = i % groups
+            right = np.random.default_rng(group).random() < 0.5
+            pairs.append(classified(np.array([1.0, 0.0]), 0 if right else 1, f"{i}", f"g{group}"))
+        seen = [see(f, r, reliability=float(rng.random()), grid=1) for f, r in pairs]
+        accuracy = figures_of(seen, labels=("a", "b"), seed=1)[0]
+        return accuracy.high - accuracy.low
+
+    assert width(10) > 2.5 * width(200)
+
+
+@given(st.integers(0, 2**31))
+def test_dice_and_iou_of_masks_agree_with_monai(seed: int) -> None:
+    import torch
+    from monai.metrics import DiceMetric
+
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, 30, 40)) < 0.3
+    found = compare_masks(a, b)
+    metric = DiceMetric(include_background=True)(
+        torch.from_numpy(a)[None, None].float(), torch.from_numpy(b)[None, None].float()
+    )
+    assert found.dice == pytest.approx(metric.item(), abs=1e-6)
+
+
+def test_lesions_are_found_one_by_one_and_false_marks_counted() -> None:
+    truth, mask = np.zeros((2, 100, 100), np.bool_)
+    truth[10:30, 10:30] = truth[50:70, 50:70] = True
+    mask[10:25, 10:30] = mask[50:55, 50:70] = True
+    mask[80:95, 5:20] = True
+    assert (compare_masks(mask, truth).found, compare_masks(mask, truth).lesions) == (1, 2)
+    assert compare_masks(mask, truth).false == 1
+    assert compare_masks(np.zeros_like(mask), np.zeros_like(mask)).dice == 1.0
+
+
+def test_a_detection_is_as_right_as_its_boxes() -> None:
+    at = positions(GRID)
+    box = Box(0.5, 0.5, 0.5, 0.5)
+    x0, y0, x1, y1 = box.corners()
+    coded = code_distances(np.stack([at[:, 0] - x0, at[:, 1] - y0, x1 - at[:, 0], y1 - at[:, 1]], axis=1))
+    scores = np.where((np.abs(at - 0.5) < 0.2).all(axis=1), 0.9, 0.01).astype(np.float32)[:, None]
+    found = Recognition(Task.DETECTION, scores, coded.astype(np.float32))
+    for true, quality in (((box,), 1.0), ((), 0.0), ((box, Box(0.1, 0.1, 0.1, 0.1)), 2 / 3)):
+        frame = Frame(np.zeros((4, 4, 3), np.uint8), name="a", truth=Truth(boxes=true))
+        assert quality_of(see(frame, found, reliability=0.5, grid=GRID)) == pytest.approx(quality)
+
+
+def test_the_calibration_error_is_the_distance_that_was_put_in() -> None:
+    rng = np.random.default_rng(4)
+    trust = rng.uniform(0.3, 0.8, 20_000)
+    right = (rng.random(20_000) < trust + 0.1).astype(np.float64)
+    assert calibration_error(trust, right) == pytest.approx(0.1, abs=0.02)
+    assert calibration_error(trust, (rng.random(20_000) < trust).astype(np.float64)) < 0.02
