@@ -37,7 +37,7 @@ from featureloop.learner.interpolation import SHARES, interpolate
 from featureloop.model.augment import augment
 from featureloop.model.early_cache import square_truth
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
-from featureloop.model.founding import map_to_rows
+from featureloop.model.founding_features import map_to_rows
 from featureloop.model.neck import fit_transform
 from featureloop.model.package import EXTRACTOR, Package, load_package
 from featureloop.model.preprocess import mask_to_targets, resize_frame, to_input

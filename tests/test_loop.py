@@ -27,7 +27,7 @@ from featureloop.images.phantom_look import HOSPITAL_A, HOSPITAL_B, SiteLook
 from featureloop.learner.founding import found_package
 from featureloop.learner.interpolation import SHARES
 from featureloop.learner.service import open_learner
-from featureloop.model.founding import FoundingSettings
+from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.package import Package, load_package
 
 SIDE = 64

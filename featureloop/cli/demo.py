@@ -158,7 +158,7 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
     """Train the founding package."""
     from featureloop.images.labelled import open_labelled
     from featureloop.learner.founding import found_package
-    from featureloop.model.founding import FoundingSettings
+    from featureloop.model.founding_settings import FoundingSettings
 
     folder = open_labelled(images)
     training = FoundingSettings(

@@ -68,7 +68,7 @@ def train(
     learner to replay.
     """
     from featureloop.learner.founding import found_package
-    from featureloop.model.founding import FoundingSettings
+    from featureloop.model.founding_settings import FoundingSettings
 
     started = time.perf_counter()
     folder = open_labelled(images, task=task)

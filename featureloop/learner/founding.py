@@ -30,7 +30,8 @@ from featureloop.learner.founding_records import (
 )
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
-from featureloop.model.founding import FoundingSettings, Networks, train_networks
+from featureloop.model.founding import Networks, train_networks
+from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Lineage, Manifest, ReleasedForm, uncalibrated
 from featureloop.model.package import (
     CARD,

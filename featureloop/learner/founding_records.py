@@ -17,7 +17,7 @@ from featureloop.core.ports import Progress
 from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.early_cache import square_truth
-from featureloop.model.founding import FoundingSettings
+from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package, write_atomically
 from featureloop.model.preprocess import resize_frame

@@ -155,7 +155,7 @@ def test_every_site_counts_alike() -> None:
 
 @pytest.mark.parametrize(("groups", "chosen"), [(10, DEFAULT), (2000, 1.0)])
 def test_a_share_that_only_luck_may_have_favoured_is_not_taken(groups: int, chosen: float) -> None:
-    """A gain of 0.02 with a deviation of 0.2 from group to group is nothing in ten groups, and clear in two thousand."""
+    """A gain of 0.02 with a deviation of 0.2 between groups is nothing in ten groups, and clear in two thousand."""
     rng = np.random.default_rng(5)
     noise = rng.normal(0.0, 0.2, groups)
     qualities = {share: 0.5 + (noise + 0.02 - noise.mean() if share == 1.0 else np.zeros(groups)) for share in SHARES}

@@ -13,7 +13,8 @@ from featureloop.core.errors import PackageError
 from featureloop.core.types import UInt8
 from featureloop.model.backbone import BATCH_NORM_EPS, EarlyStages, LateStages, SameConv, load_imagenet
 from featureloop.model.export import export_onnx
-from featureloop.model.founding import TAPS, Extractor
+from featureloop.model.founding import Extractor
+from featureloop.model.founding_features import TAPS
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.neck import Neck
 from featureloop.model.preprocess import to_input

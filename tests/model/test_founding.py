@@ -7,7 +7,9 @@ from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Task, Truth
 from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
-from featureloop.model.founding import FoundingSettings, train_networks
+from featureloop.model.founding import train_networks
+from featureloop.model.founding_features import frame_shares
+from featureloop.model.founding_settings import FoundingSettings
 
 TINY = FoundingSettings(size=64, epochs=1.0, recognizer_epochs=1.0, augmentations=1, width=16, blocks=1, batch=4)
 
@@ -47,3 +49,18 @@ def test_a_frame_without_its_label_is_named() -> None:
 def test_a_size_that_the_grid_does_not_divide_is_refused(size: int) -> None:
     with pytest.raises(InputError, match=str(size)):
         FoundingSettings(size=size)
+
+
+def test_rare_classes_are_drawn_more_often_and_other_tasks_frames_alike() -> None:
+    targets = np.eye(2, dtype=np.uint8)[[0] * 9 + [1]][:, None]
+    shares = frame_shares(targets, task=Task.CLASSIFICATION)
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares[9] / shares[0] == pytest.approx(3.0)
+    assert (frame_shares(targets, task=Task.SEGMENTATION) == 0.1).all()
+
+
+def test_few_frames_are_passed_over_more_often_unless_the_passes_are_given() -> None:
+    assert FoundingSettings().tuning_steps(40) == 600
+    assert FoundingSettings().tuning_steps(8000) == 6000
+    assert FoundingSettings(epochs=2.0).tuning_steps(40) == 5
+    assert FoundingSettings().recognizer_steps(8000) == 8000

@@ -1,0 +1,168 @@
+"""The features that founding trains on: the tuned taps, the neck that is computed from them, and what it leaves."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featureloop.core.ports import Progress
+from featureloop.core.types import Float32, Task, UInt8
+from featureloop.model.backbone import LateStages
+from featureloop.model.early_cache import EARLY_CHANNELS, EarlyCache
+from featureloop.model.export import export_onnx
+from featureloop.model.fit import BagSet
+from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.manifest import RecognizerSpec
+from featureloop.model.neck import Transform, fit_transform, join_taps
+from featureloop.model.runtime import open_session
+from featureloop.model.sensitivity import fisher_information
+
+TAPS = 4 * LateStages.channels[0] + LateStages.channels[1] + LateStages.channels[2]
+SET_CHANNELS = 160
+POOL_CHANNELS = 48
+"""Channels of a pooled vector: its mean and standard deviation make two values of each."""
+SAMPLED_POSITIONS = 60_000
+"""Position vectors that the neck's transform is computed from."""
+ASKED_FRAMES = 400
+"""Frames over which it is measured what recognition is sensitive to."""
+
+
+class LateExtractor(nn.Module):
+    """What follows the cached early features: (B, 40, S/8, S/8) to joined taps, or through a neck."""
+
+    def __init__(self, late: LateStages, neck: nn.Module) -> None:
+        super().__init__()
+        self.late = late
+        self.neck = neck
+
+    def forward(self, early: Tensor) -> Tensor:
+        """Taps or feature map on the stride-16 grid."""
+        out: Tensor = self.neck(join_taps(self.late(early)))
+        return out
+
+
+def pool_map(z: Tensor) -> Tensor:
+    """(B, C, G, G) to (B, 1, 2C): each channel's mean and standard deviation, as `sharing.anonymize.pool`."""
+    mean = z.mean((2, 3))
+    std = torch.sqrt(((z - mean[:, :, None, None]) ** 2).mean((2, 3)) + 1e-12)
+    return torch.cat([mean, std], dim=1)[:, None, :]
+
+
+def map_to_rows(z: Tensor) -> Tensor:
+    """(B, C, G, G) to position vectors (B, G * G, C)."""
+    return z.flatten(2).transpose(1, 2)
+
+
+def to_vectors(z: Tensor, spec: RecognizerSpec) -> Tensor:
+    """A map (B, C, G, G) as what a recognizer of this form takes."""
+    return map_to_rows(z) if spec.form == "set" else pool_map(z)
+
+
+def frame_shares(targets: UInt8, *, task: Task) -> NDArray[np.float64]:
+    """How often each frame is drawn, float64 (M,), summing to 1: those of rare classes more often.
+
+    A class is drawn by the square root of its share, half of the way (in logarithms) to all classes alike.
+
+    Parameters
+    ----------
+    targets
+        uint8 (M, N, T).
+    """
+    if task is not Task.CLASSIFICATION:
+        return np.full(len(targets), 1 / len(targets))
+    labels = targets[:, 0].argmax(axis=1)
+    shares = 1 / np.sqrt(np.bincount(labels)[labels])
+    return np.asarray(shares / shares.sum())
+
+
+def neck_transform(
+    late: LateStages,
+    head: nn.Module,
+    cache: EarlyCache,
+    spec: RecognizerSpec,
+    *,
+    task: Task,
+    settings: FoundingSettings,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> Transform:
+    """Compute the neck's transform from positions of the original frames and one augmentation of each."""
+    versions = settings.augmentations + 1
+    frames = len(cache.targets) // versions
+    originals = np.arange(frames) * versions
+    chosen = np.unique(np.concatenate([originals, originals + versions - 1]))
+    each = max(1, min(settings.grid**2, SAMPLED_POSITIONS // len(chosen)))
+    extractor = LateExtractor(late, nn.Identity())
+    rows = []
+    for at, joined in run_late(extractor, cache, chosen, settings=settings, what="taps", progress=progress):
+        vectors = joined.reshape(len(at), TAPS, -1).transpose(0, 2, 1)
+        rows += [v[rng.choice(len(v), each, replace=False)] for v in vectors]
+    asked = rng.permutation(chosen)[:ASKED_FRAMES]
+    information = fisher_information(
+        lambda joined: head(to_vectors(joined, spec)),
+        (z for _, z in run_late(extractor, cache, asked, settings=settings, what="sensitivity", progress=progress)),
+        task=task,
+        seed=settings.seed,
+    )
+    if spec.form == "set":
+        budget, limit = settings.bits_per_vector, settings.channels or SET_CHANNELS
+    else:
+        budget, limit = float("inf"), settings.channels or POOL_CHANNELS
+    return fit_transform(np.concatenate(rows), bits_per_vector=budget, max_channels=limit, information=information)
+
+
+def released_bags(
+    extractor: LateExtractor,
+    cache: EarlyCache,
+    spec: RecognizerSpec,
+    transform: Transform,
+    *,
+    task: Task,
+    settings: FoundingSettings,
+    progress: Progress,
+) -> BagSet:
+    """All cached versions as they would be released: quantized position vectors, or pooled vectors."""
+    top = np.array(transform.levels, np.float32) - np.float32(1)
+    values: list[NDArray[Any]] = []
+    every = np.arange(len(cache.targets))
+    for _, z in run_late(extractor, cache, every, settings=settings, what="features", progress=progress):
+        if spec.form == "set":
+            vectors = z.reshape(len(z), len(top), -1).transpose(0, 2, 1)
+            values.append(np.rint((vectors + 1) / 2 * top).astype(np.uint8))
+        else:
+            values.append(pool_map(torch.from_numpy(z)).numpy())
+    stacked: NDArray[Any] = np.concatenate(values)
+    channels, n = stacked.shape[2], len(stacked)
+    one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    scale, offset = (np.float32(2) / top, -one) if spec.form == "set" else (one, zero)
+    shares = frame_shares(cache.targets, task=task)
+    return BagSet(stacked, cache.targets, shares, np.ones(n, np.float32), scale, offset)
+
+
+def run_late(
+    extractor: LateExtractor,
+    cache: EarlyCache,
+    chosen: NDArray[np.intp],
+    *,
+    settings: FoundingSettings,
+    what: str,
+    progress: Progress,
+) -> Iterator[tuple[NDArray[np.intp], Float32]]:
+    """Run the late stages in ONNX Runtime over chosen cache rows, a batch at a time."""
+    side = settings.size // 8
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "late.onnx"
+        example = torch.zeros(2, EARLY_CHANNELS, side, side)
+        export_onnx(extractor, example, path, source="early", result="map", dynamic={0: "batch"})
+        session = open_session(path)
+    for start in range(0, len(chosen), settings.batch):
+        at = chosen[start : start + settings.batch]
+        yield at, session.run(None, {"early": cache.features[at].astype(np.float32)})[0]
+        progress(what, start + len(at), len(chosen))

@@ -1,0 +1,73 @@
+"""How a founding package is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featureloop.core.errors import InputError
+from featureloop.model.early_cache import STRIDE
+
+
+@dataclass(frozen=True, slots=True)
+class FoundingSettings:
+    """How a founding package is trained.
+
+    Attributes
+    ----------
+    size
+        Pixels per side of the extractor's input; a multiple of 32.
+    channels
+        C of the neck, at most; None takes what suits the recognizer's form.
+    bits_per_vector
+        Bit budget of one position vector of a `set`.
+    width, blocks
+        Of the recognizer.
+    epochs, batch, learning_rate
+        Of the backbone's fine-tuning by AdamW with a cosine schedule; the late
+        stages learn at a quarter of `learning_rate`. None takes 12 passes over
+        the frames, and more where they are few.
+    recognizer_epochs
+        Passes over the frames when the recognizer learns from the finished,
+        quantized features; None takes 16, and more where the frames are few.
+    augmentations
+        Cached augmented versions of every frame, besides the original.
+    average
+        Decay of the running average of the weights that is kept.
+    seed
+        Of every random choice.
+    """
+
+    size: int = 320
+    channels: int | None = None
+    bits_per_vector: float = 66.0
+    width: int = 128
+    blocks: int = 3
+    epochs: float | None = None
+    recognizer_epochs: float | None = None
+    batch: int = 16
+    learning_rate: float = 1e-3
+    augmentations: int = 5
+    average: float = 0.98
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size % 32 or not 64 <= self.size <= 2048:
+            raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
+
+    @property
+    def grid(self) -> int:
+        """Positions per side."""
+        return self.size // STRIDE
+
+    def tuning_steps(self, frames: int) -> int:
+        """Batches of the backbone's fine-tuning."""
+        return self._steps(self.epochs, frames, usual=12.0, least=600)
+
+    def recognizer_steps(self, frames: int) -> int:
+        """Batches that the recognizer learns from."""
+        return self._steps(self.recognizer_epochs, frames, usual=16.0, least=800)
+
+    def _steps(self, epochs: float | None, frames: int, *, usual: float, least: int) -> int:
+        passes = usual if epochs is None else epochs
+        steps = max(1, round(passes * frames / self.batch))
+        return max(steps, least) if epochs is None else steps
