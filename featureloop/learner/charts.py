@@ -53,7 +53,7 @@ def _chart(figure: Any, text: str) -> Chart:
 
 def _reliability(found: Evaluation) -> Chart:
     """Reliability against quality, in bins of equally many frames."""
-    trust, values = found.reliabilities, found.values
+    trust, values = found.reliabilities, np.array([s.promised for s in found.seen])
     order = np.argsort(trust, kind="stable")
     bins = [b for b in np.array_split(order, min(10, max(1, len(order) // 5))) if len(b)]
     figure, axes = _axes("reliability", "quality")

@@ -116,10 +116,10 @@ def evaluate(
         if isinstance(item, Skipped):
             skipped.append(item)
             continue
-        true_rows(item, task=task, labels=len(manifest.labels), grid=manifest.features.grid)
+        rows = true_rows(item, task=task, labels=len(manifest.labels), grid=manifest.features.grid)
         found = runtime.recognize(release_vectors(runtime.extract(item.pixels), manifest.released.anonymizer))
         trust = reliability(found, manifest.calibration)
-        seen.append(see(item, found, reliability=trust, grid=manifest.features.grid))
+        seen.append(see(item, found, reliability=trust, rows=rows, grid=manifest.features.grid))
     if not seen:
         raise InputError(f"none of the {len(items)} frames could be read; the first reason: {_first(skipped)}")
     figures = figures_of(seen, labels=manifest.labels, seed=seed)

@@ -19,6 +19,7 @@ from featureloop.core.components import SPECK, lesion_boxes
 from featureloop.core.types import Bool, Frame, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import Precisions, average_precisions, right_boxes
 from featureloop.model.preprocess import probability_map
+from featureloop.model.tasks import RULES
 
 Float64 = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.intp]], float]
@@ -73,8 +74,8 @@ class Seen:
         The frame's truth, its mask left out.
     masks
         How the recognized mask compares with the true one; None but in a segmentation.
-    reliability
-        In [0, 1].
+    reliability, promised
+        In [0, 1], and the quality that it promises: calculated like it, over rows of targets.
     name, group
         The frame's; an image without a group is its own.
     """
@@ -83,6 +84,7 @@ class Seen:
     truth: Truth
     masks: Masks | None
     reliability: float
+    promised: float
     name: str
     group: str
 
@@ -91,15 +93,16 @@ class Seen:
         return tuple(box for box in self.recognition.boxes() if box.score >= 0.5)
 
 
-def see(frame: Frame, recognition: Recognition, *, reliability: float, grid: int) -> Seen:
-    """Keep of a frame what its figures need, and not its pixels."""
+def see(frame: Frame, recognition: Recognition, *, reliability: float, rows: UInt8, grid: int) -> Seen:
+    """Keep of a frame what its figures need, and not its pixels; `rows` are its true rows of targets."""
     truth = frame.truth or Truth()
     masks = None
     if recognition.task is Task.SEGMENTATION and truth.mask is not None:
         height, width = truth.mask.shape
         masks = compare_masks(lesion_mask(recognition, grid, height=height, width=width) > 0, truth.mask)
     kept = replace(truth, mask=None)
-    return Seen(recognition, kept, masks, reliability, frame.name, frame.group or frame.name)
+    promised = RULES[recognition.task].quality(recognition, rows)
+    return Seen(recognition, kept, masks, reliability, promised, frame.name, frame.group or frame.name)
 
 
 def lesion_mask(recognition: Recognition, grid: int, *, height: int, width: int) -> UInt8:
@@ -118,7 +121,7 @@ def figures_of(frames: Sequence[Seen], *, labels: Sequence[str], seed: int) -> t
     task = frames[0].recognition.task
     groups = np.array([f.group for f in frames])
     members = _members(groups)
-    values = np.array([quality_of(f) for f in frames])
+    promised = np.array([f.promised for f in frames])
     trust = np.array([f.reliability for f in frames])
 
     def figure(name: str, statistic: Callable[[NDArray[np.intp]], float]) -> Figure:
@@ -126,7 +129,7 @@ def figures_of(frames: Sequence[Seen], *, labels: Sequence[str], seed: int) -> t
 
     return (
         *_FIGURES[task](frames, labels, figure),
-        figure("calibration error", lambda at: calibration_error(trust[at], values[at])),
+        figure("calibration error", lambda at: calibration_error(trust[at], promised[at])),
     )
 
 

@@ -9,11 +9,12 @@ learns from exactly what will be released.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featureloop.core.ports import Progress, silent
@@ -162,8 +163,10 @@ def _tune(
     trained = nn.ModuleList([late, head])
     average = torch.optim.swa_utils.AveragedModel(trained, avg_fn=running_average(settings.average))
     trained.train()
+    batches = _batches(shares, settings.batch, rng)
     for step in range(steps):
-        at = rng.choice(frames, settings.batch, p=shares) * versions + rng.integers(0, versions, settings.batch)
+        chosen = next(batches)
+        at = chosen * versions + rng.integers(0, versions, len(chosen))
         x = torch.from_numpy(cache.features[at].astype(np.float32))
         y = torch.from_numpy(cache.targets[at].astype(np.float32))
         joined = join_taps(late(x))
@@ -178,6 +181,20 @@ def _tune(
     trained.load_state_dict(average.module.state_dict())
     trained.eval()
     return head
+
+
+def _batches(shares: NDArray[np.float64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+    """Batches of frame numbers for ever: where all are drawn alike, each once before any is drawn again."""
+    alike = bool(np.ptp(shares) == 0)
+    order: list[int] = []
+    while True:
+        if alike and len(order) < size:
+            order += rng.permutation(len(shares)).tolist()
+        if alike:
+            chosen, order = np.array(order[:size]), order[size:]
+        else:
+            chosen = rng.choice(len(shares), size, p=shares)
+        yield chosen
 
 
 def _warm_cosine(step: int, steps: int) -> float:

@@ -15,12 +15,14 @@ from featureloop.core.boxes import Box, box_between, code_distances, positions
 from featureloop.core.types import Frame, Recognition, Task, Truth
 from featureloop.learner.box_matching import average_precisions
 from featureloop.learner.figures import (
+    Seen,
     calibration_error,
     compare_masks,
     figures_of,
     quality_of,
     see,
 )
+from featureloop.model.tasks import true_rows
 
 GRID = 8
 
@@ -94,13 +96,18 @@ def classified(probabilities: np.ndarray, label: int, name: str, group: str | No
     return frame, Recognition(Task.CLASSIFICATION, probabilities[None].astype(np.float32))
 
 
+def look(frame: Frame, found: Recognition) -> Seen:
+    task, labels = found.task, found.probabilities.shape[1]
+    return see(frame, found, reliability=0.5, rows=true_rows(frame, task=task, labels=labels, grid=GRID), grid=GRID)
+
+
 def test_figures_of_classes_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 3, 90)
     p = rng.dirichlet(np.ones(3), 90) + 0.6 * np.eye(3)[labels] * rng.random((90, 1))
     p /= p.sum(axis=1, keepdims=True)
     pairs = [classified(x, int(k), f"{i}") for i, (x, k) in enumerate(zip(p, labels, strict=True))]
-    seen = [see(f, r, reliability=0.5, grid=1) for f, r in pairs]
+    seen = [look(f, r) for f, r in pairs]
     found = {f.name: f for f in figures_of(seen, labels=("a", "b", "c"), seed=1)}
     assert found["accuracy"].value == pytest.approx(accuracy_score(labels, p.argmax(1)))
     assert found["balanced accuracy"].value == pytest.approx(balanced_accuracy_score(labels, p.argmax(1)))
@@ -110,15 +117,13 @@ def test_figures_of_classes_are_those_of_scikit_learn() -> None:
 
 
 def test_an_interval_resamples_groups_and_not_frames() -> None:
-    rng = np.random.default_rng(3)
-
     def width(groups: int) -> float:
         pairs = []
         for i in range(200):
             group = i % groups
             right = np.random.default_rng(group).random() < 0.5
             pairs.append(classified(np.array([1.0, 0.0]), 0 if right else 1, f"{i}", f"g{group}"))
-        seen = [see(f, r, reliability=float(rng.random()), grid=1) for f, r in pairs]
+        seen = [look(f, r) for f, r in pairs]
         accuracy = figures_of(seen, labels=("a", "b"), seed=1)[0]
         return accuracy.high - accuracy.low
 
@@ -158,7 +163,7 @@ def test_a_detection_is_as_right_as_its_boxes() -> None:
     found = Recognition(Task.DETECTION, scores, coded.astype(np.float32))
     for true, quality in (((box,), 1.0), ((), 0.0), ((box, Box(0.1, 0.1, 0.1, 0.1)), 2 / 3)):
         frame = Frame(np.zeros((4, 4, 3), np.uint8), name="a", truth=Truth(boxes=true))
-        assert quality_of(see(frame, found, reliability=0.5, grid=GRID)) == pytest.approx(quality)
+        assert quality_of(look(frame, found)) == pytest.approx(quality)
 
 
 def test_the_calibration_error_is_the_distance_that_was_put_in() -> None:
