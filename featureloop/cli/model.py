@@ -12,7 +12,7 @@ import typer
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
 from featureloop.core.types import Skipped, Task
-from featureloop.images.labelled import LabelledItem, open_labelled, split
+from featureloop.images.labelled import LabelledFolder, LabelledItem, open_labelled, split
 from featureloop.model.package import load_package
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
@@ -20,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.
 Images = Annotated[
     Path, typer.Option("--images", help="A labelled folder: images + masks, boxes, or one folder a class.")
 ]
+FEW = 10
+"""Groups of a class below which nothing can be promised of it."""
 HoldOut = Annotated[float, typer.Option("--hold-out", min=0.0, max=0.9, help="Share of the groups to hold out.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the split and of every random choice.")]
 
@@ -46,6 +48,14 @@ def tell_skipped(skipped: Sequence[Skipped]) -> None:
         tell(f"skipped {item.name}: {item.reason}")
     if len(skipped) > 20:
         tell(f"... and {len(skipped) - 20} more")
+
+
+def tell_rare(folder: LabelledFolder, items: Sequence[LabelledItem]) -> None:
+    """Say which classes have too few groups to be learned and judged."""
+    for label, name in enumerate(folder.classes):
+        groups = len({item.group for item in items if item.label == label})
+        if folder.task is Task.CLASSIFICATION and groups < FEW:
+            tell(f"class '{name}' has {groups} groups to learn from: expect nothing of it, give at least {FEW}")
 
 
 @app.command()
@@ -76,6 +86,7 @@ def train(
     given = {"channels": channels, "epochs": epochs}
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
     tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
+    tell_rare(folder, items)
     with progress_bars() as progress:
         founded = found_package(folder, items, out, settings=settings, progress=progress)
     tell_skipped(founded.skipped)

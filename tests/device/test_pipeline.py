@@ -131,6 +131,21 @@ def test_a_pooled_package_provides_one_vector_a_frame(tmp_path: Path) -> None:
     assert (record.anonymizer, record.vectors, record.channels) == ("pool", 1, 16)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 4000, 3), (4000, 1, 3)])
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("task", list(Task))
+def test_frames_of_any_shape_and_of_one_colour_are_recognized_and_provided(
+    shape: tuple[int, int, int], value: int, task: Task, tmp_path: Path
+) -> None:
+    package, keeper = tiny_package(tmp_path / "package", task=str(task)), _Keeper()
+    odd = Frame(np.full(shape, value, np.uint8), name="odd")
+    summary = run_pipeline([odd], runtime=Runtime(package), provider=provider(package, keeper, ALL))
+    assert summary.frames == 1
+    assert not summary.faults
+    (record,) = keeper.records.values()
+    assert record.reliability is not None
+
+
 def test_every_frame_is_recognized_and_shown_though_the_disk_is_full(package: Package, runtime: Runtime) -> None:
     keeper, frames, shown = _Keeper(full=frozenset({2, 3, 6})), [frame(i) for i in range(8)], []
     owner = provider(package, keeper)
