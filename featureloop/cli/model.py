@@ -68,6 +68,10 @@ def train(
     size: Annotated[int, typer.Option(help="Pixels per side of the extractor's input; a multiple of 32.")] = 320,
     channels: Annotated[int | None, typer.Option(min=4, max=256, help="Values per position vector.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the frames.")] = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file that declares an ONNX network made elsewhere (docs/reference/backbones.md)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a founding package on the images that a centre already holds.
@@ -78,9 +82,11 @@ def train(
     learner to replay.
     """
     from featureloop.learner.founding import found_package
+    from featureloop.model.backbone_onnx import read_backbone
     from featureloop.model.founding_settings import FoundingSettings
 
     started = time.perf_counter()
+    made = None if backbone is None else read_backbone(backbone)
     folder = open_labelled(images, task=task)
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
     given = {"channels": channels, "epochs": epochs}
@@ -88,7 +94,7 @@ def train(
     tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
     tell_rare(folder, items)
     with progress_bars() as progress:
-        founded = found_package(folder, items, out, settings=settings, progress=progress)
+        founded = found_package(folder, items, out, settings=settings, backbone=made, progress=progress)
     tell_skipped(founded.skipped)
     package = founded.package
     data = {

@@ -28,6 +28,7 @@ from featureloop.learner.founding_records import (
     package_rows,
     save_records,
 )
+from featureloop.model.backbones import Backbone
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
 from featureloop.model.founding import Networks, train_networks
@@ -70,6 +71,7 @@ def found_package(
     out: Path,
     *,
     settings: FoundingSettings,
+    backbone: Backbone | None = None,
     replay_versions: int = 1,
     risk: float | None = None,
     progress: Progress = silent,
@@ -78,6 +80,8 @@ def found_package(
 
     Parameters
     ----------
+    backbone
+        What the extractor is made of; None takes EfficientNet-Lite0.
     replay_versions
         Augmented versions of every founding frame that are kept for replay, besides the original.
     risk
@@ -100,7 +104,12 @@ def found_package(
             f"{len(train)} frames to learn from and {len(held)} to calibrate on are too few; give at least 20"
         )
     networks = train_networks(
-        train, task=folder.task, classes=len(folder.classes), settings=settings, progress=progress
+        train,
+        task=folder.task,
+        classes=len(folder.classes),
+        settings=settings,
+        backbone=backbone,
+        progress=progress,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,14 +140,7 @@ def _read(
 
 def _write_networks(networks: Networks, work: Path) -> None:
     size, channels = networks.preprocessing.size, networks.features.channels
-    export_onnx(
-        networks.extractor,
-        torch.zeros(1, 3, size, size),
-        work / EXTRACTOR,
-        source="image",
-        result="features",
-        dynamic={},
-    )
+    networks.backbone.write_extractor(networks.neck, work / EXTRACTOR, size=size)
     write_recognizer(networks.recognizer, work, form=networks.spec.form, channels=channels)
 
 

@@ -15,16 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Frame, Task
-from featureloop.model.backbone import EarlyStages, LateStages, load_imagenet
-from featureloop.model.early_cache import STRIDE, EarlyCache, fill_cache
+from featureloop.model.backbones import Backbone, efficientnet_lite0
+from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.fit import FitSettings, fit_recognizer, running_average
 from featureloop.model.founding_features import (
-    TAPS,
-    LateExtractor,
     frame_shares,
     neck_transform,
     pool_map,
@@ -34,31 +32,16 @@ from featureloop.model.founding_features import (
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
-from featureloop.model.neck import Neck, join_taps
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.tasks import RULES
-
-
-class Extractor(nn.Module):
-    """First layers: preprocessed image (B, 3, S, S) to bounded feature map (B, C, S/16, S/16)."""
-
-    def __init__(self, early: EarlyStages, late: LateStages, neck: Neck) -> None:
-        super().__init__()
-        self.early = early
-        self.late = late
-        self.neck = neck
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Feature map of an image."""
-        out: Tensor = self.neck(join_taps(self.late(self.early(image))))
-        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Networks:
     """The trained networks and what describes them."""
 
-    extractor: Extractor
+    backbone: Backbone
+    neck: nn.Module
     recognizer: nn.Module
     preprocessing: Preprocessing
     features: FeatureSpec
@@ -81,6 +64,7 @@ def train_networks(
     task: Task,
     classes: int,
     settings: FoundingSettings,
+    backbone: Backbone | None = None,
     progress: Progress = silent,
 ) -> Networks:
     """Train extractor and recognizer on labelled frames.
@@ -90,19 +74,26 @@ def train_networks(
     them, then trains the recognizer that is kept on what the neck leaves after
     quantization.
 
+    Parameters
+    ----------
+    backbone
+        Its late part is tuned in place; None takes EfficientNet-Lite0.
+
     Raises
     ------
     InputError
         A frame lacks the label that the task needs.
+    PackageError
+        The backbone doesn't make what it declares.
     """
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    early, late = EarlyStages(), LateStages()
-    load_imagenet(early, late)
+    made: Backbone = backbone or efficientnet_lite0()
+    late = made.late
     spec = recognizer_spec(task, classes, settings)
     cache = fill_cache(
         frames,
-        early,
+        made,
         task=task,
         classes=classes,
         size=settings.size,
@@ -110,12 +101,11 @@ def train_networks(
         rng=rng,
         progress=progress,
     )
-    head = _tune(late, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
+    head = _tune(made, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     transform = neck_transform(late, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     neck = transform.neck()
-    bags = released_bags(
-        LateExtractor(late, neck), cache, spec, transform, task=task, settings=settings, progress=progress
-    )
+    released = nn.Sequential(late, neck)
+    bags = released_bags(released, cache, spec, transform, task=task, settings=settings, progress=progress)
     recognizer = build_recognizer(spec, channels=bags.values.shape[2])
     if isinstance(recognizer, GlobalRecognizer):
         recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
@@ -123,10 +113,11 @@ def train_networks(
     fit = FitSettings(epochs=passes, batch=settings.batch, learning_rate=settings.learning_rate, seed=settings.seed)
     fit_recognizer(recognizer, bags, task=task, settings=fit, progress=progress)
     return Networks(
-        Extractor(early, late, neck).eval(),
+        made,
+        neck.eval(),
         recognizer.eval(),
         Preprocessing(settings.size),
-        FeatureSpec(len(transform.levels), STRIDE, settings.grid),
+        FeatureSpec(len(transform.levels), made.stride, settings.size // made.stride, made.name),
         spec,
         task,
         transform.levels,
@@ -135,7 +126,7 @@ def train_networks(
 
 
 def _tune(
-    late: LateStages,
+    backbone: Backbone,
     cache: EarlyCache,
     spec: RecognizerSpec,
     *,
@@ -144,19 +135,21 @@ def _tune(
     rng: np.random.Generator,
     progress: Progress,
 ) -> nn.Module:
-    """Fine-tune the late stages in place, under a recognizer of their joined taps; return that."""
+    """Fine-tune the late part in place, under a recognizer of its joined taps; return that."""
+    late, taps = backbone.late, backbone.channels
     versions = settings.augmentations + 1
     frames = len(cache.targets) // versions
     steps = settings.tuning_steps(frames)
     shares = frame_shares(cache.targets[::versions], task=task)
-    head = build_recognizer(spec, channels=TAPS if spec.form == "set" else 2 * TAPS)
+    head = build_recognizer(spec, channels=taps if spec.form == "set" else 2 * taps)
     if isinstance(head, GlobalRecognizer):
         first = torch.from_numpy(cache.features[::versions].astype(np.float32))
         with torch.no_grad():
-            head.standardize_by(torch.cat([pool_map(join_taps(late(x))) for x in torch.split(first, settings.batch)]))
+            head.standardize_by(torch.cat([pool_map(late(x)) for x in torch.split(first, settings.batch)]))
     groups = [
-        {"params": list(head.parameters()), "lr": settings.learning_rate},
-        {"params": list(late.parameters()), "lr": settings.learning_rate / 4},
+        {"params": list(network.parameters()), "lr": rate}
+        for network, rate in ((head, settings.learning_rate), (late, settings.learning_rate / 4))
+        if any(True for _ in network.parameters())
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _warm_cosine(s, steps))
@@ -169,8 +162,7 @@ def _tune(
         at = chosen * versions + rng.integers(0, versions, len(chosen))
         x = torch.from_numpy(cache.features[at].astype(np.float32))
         y = torch.from_numpy(cache.targets[at].astype(np.float32))
-        joined = join_taps(late(x))
-        loss = recognition_loss(head(to_vectors(joined, spec)), y, task=task)
+        loss = recognition_loss(head(to_vectors(late(x), spec)), y, task=task)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)

@@ -14,17 +14,15 @@ from torch import Tensor, nn
 
 from featureloop.core.ports import Progress
 from featureloop.core.types import Float32, Task, UInt8
-from featureloop.model.backbone import LateStages
-from featureloop.model.early_cache import EARLY_CHANNELS, EarlyCache
+from featureloop.model.early_cache import EarlyCache
 from featureloop.model.export import export_onnx
 from featureloop.model.fit import BagSet
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import RecognizerSpec
-from featureloop.model.neck import Transform, fit_transform, join_taps
+from featureloop.model.neck import Transform, fit_transform
 from featureloop.model.runtime import open_session
 from featureloop.model.sensitivity import fisher_information
 
-TAPS = 4 * LateStages.channels[0] + LateStages.channels[1] + LateStages.channels[2]
 SET_CHANNELS = 160
 POOL_CHANNELS = 48
 """Channels of a pooled vector: its mean and standard deviation make two values of each."""
@@ -32,20 +30,6 @@ SAMPLED_POSITIONS = 60_000
 """Position vectors that the neck's transform is computed from."""
 ASKED_FRAMES = 400
 """Frames over which it is measured what recognition is sensitive to."""
-
-
-class LateExtractor(nn.Module):
-    """What follows the cached early features: (B, 40, S/8, S/8) to joined taps, or through a neck."""
-
-    def __init__(self, late: LateStages, neck: nn.Module) -> None:
-        super().__init__()
-        self.late = late
-        self.neck = neck
-
-    def forward(self, early: Tensor) -> Tensor:
-        """Taps or feature map on the stride-16 grid."""
-        out: Tensor = self.neck(join_taps(self.late(early)))
-        return out
 
 
 def pool_map(z: Tensor) -> Tensor:
@@ -83,7 +67,7 @@ def frame_shares(targets: UInt8, *, task: Task) -> NDArray[np.float64]:
 
 
 def neck_transform(
-    late: LateStages,
+    late: nn.Module,
     head: nn.Module,
     cache: EarlyCache,
     spec: RecognizerSpec,
@@ -98,16 +82,15 @@ def neck_transform(
     frames = len(cache.targets) // versions
     originals = np.arange(frames) * versions
     chosen = np.unique(np.concatenate([originals, originals + versions - 1]))
-    each = max(1, min(settings.grid**2, SAMPLED_POSITIONS // len(chosen)))
-    extractor = LateExtractor(late, nn.Identity())
     rows = []
-    for at, joined in run_late(extractor, cache, chosen, settings=settings, what="taps", progress=progress):
-        vectors = joined.reshape(len(at), TAPS, -1).transpose(0, 2, 1)
+    for _, joined in run_late(late, cache, chosen, settings=settings, what="taps", progress=progress):
+        vectors = joined.reshape(*joined.shape[:2], -1).transpose(0, 2, 1)
+        each = max(1, min(vectors.shape[1], SAMPLED_POSITIONS // len(chosen)))
         rows += [v[rng.choice(len(v), each, replace=False)] for v in vectors]
     asked = rng.permutation(chosen)[:ASKED_FRAMES]
     information = fisher_information(
         lambda joined: head(to_vectors(joined, spec)),
-        (z for _, z in run_late(extractor, cache, asked, settings=settings, what="sensitivity", progress=progress)),
+        (z for _, z in run_late(late, cache, asked, settings=settings, what="sensitivity", progress=progress)),
         task=task,
         seed=settings.seed,
     )
@@ -119,7 +102,7 @@ def neck_transform(
 
 
 def released_bags(
-    extractor: LateExtractor,
+    extractor: nn.Module,
     cache: EarlyCache,
     spec: RecognizerSpec,
     transform: Transform,
@@ -147,7 +130,7 @@ def released_bags(
 
 
 def run_late(
-    extractor: LateExtractor,
+    network: nn.Module,
     cache: EarlyCache,
     chosen: NDArray[np.intp],
     *,
@@ -155,12 +138,11 @@ def run_late(
     what: str,
     progress: Progress,
 ) -> Iterator[tuple[NDArray[np.intp], Float32]]:
-    """Run the late stages in ONNX Runtime over chosen cache rows, a batch at a time."""
-    side = settings.size // 8
+    """Run what follows the early features in ONNX Runtime over chosen cache rows, a batch at a time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "late.onnx"
-        example = torch.zeros(2, EARLY_CHANNELS, side, side)
-        export_onnx(extractor, example, path, source="early", result="map", dynamic={0: "batch"})
+        example = torch.zeros(2, *cache.features.shape[1:])
+        export_onnx(network, example, path, source="early", result="map", dynamic={0: "batch"})
         session = open_session(path)
     for start in range(0, len(chosen), settings.batch):
         at = chosen[start : start + settings.batch]

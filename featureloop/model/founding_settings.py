@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featureloop.core.errors import InputError
-from featureloop.model.early_cache import STRIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,6 @@ class FoundingSettings:
     def __post_init__(self) -> None:
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
-
-    @property
-    def grid(self) -> int:
-        """Positions per side."""
-        return self.size // STRIDE
 
     def tuning_steps(self, frames: int) -> int:
         """Batches of the backbone's fine-tuning."""

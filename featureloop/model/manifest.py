@@ -44,11 +44,14 @@ class FeatureSpec:
         Pixels between neighbouring positions.
     grid
         Positions per side.
+    backbone
+        Name of the network that the extractor was made of.
     """
 
     channels: int
     stride: int
     grid: int
+    backbone: str = "efficientnet-lite0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from featureloop.core.errors import PackageError
 from featureloop.core.types import UInt8
 from featureloop.model.backbone import BATCH_NORM_EPS, EarlyStages, LateStages, SameConv, load_imagenet
+from featureloop.model.backbones import TAPS, Chain, JoinedTaps
 from featureloop.model.export import export_onnx
-from featureloop.model.founding import Extractor
-from featureloop.model.founding_features import TAPS
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.neck import Neck
 from featureloop.model.preprocess import to_input
@@ -29,14 +28,14 @@ def picture() -> UInt8:
 
 
 @pytest.fixture(scope="module")
-def extractor() -> Extractor:
+def extractor() -> Chain:
     torch.manual_seed(0)
-    made = Extractor(EarlyStages(), LateStages(), Neck(TAPS, 6))
-    load_imagenet(made.early, made.late)
+    made = Chain(EarlyStages(), JoinedTaps(), Neck(TAPS, 6))
+    load_imagenet(made.early, made.late.stages)
     return made.eval()
 
 
-def test_the_exported_extractor_gives_what_torch_gives(extractor: Extractor, tmp_path: Path) -> None:
+def test_the_exported_extractor_gives_what_torch_gives(extractor: Chain, tmp_path: Path) -> None:
     path = tmp_path / "models" / "extractor.onnx"
     export_onnx(extractor, torch.zeros(1, 3, SIZE, SIZE), path, source="image", result="features", dynamic={})
     x = to_input(picture(), Preprocessing(SIZE))
@@ -80,12 +79,12 @@ def test_a_file_that_is_no_network_is_a_package_error(tmp_path: Path) -> None:
         open_session(tmp_path / "extractor.onnx")
 
 
-def test_the_folded_backbone_is_finite_everywhere(extractor: Extractor) -> None:
+def test_the_folded_backbone_is_finite_everywhere(extractor: Chain) -> None:
     assert all(p.isfinite().all() for p in [*extractor.early.parameters(), *extractor.late.parameters()])
     x = torch.from_numpy(to_input(picture(), Preprocessing(SIZE)))
     with torch.no_grad():
         early = extractor.early(x)
-        taps = extractor.late(early)
+        taps = extractor.late.stages(early)
         features = extractor(x)
     assert early.shape == (1, 40, SIZE // 8, SIZE // 8)
     assert [tuple(t.shape) for t in taps] == [(1, 40, 8, 8), (1, 112, 4, 4), (1, 320, 2, 2)]
