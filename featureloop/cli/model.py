@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from featureloop.cli.console import AsJson, progress_bars, report, table, tell
 from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledFolder, LabelledItem, open_labelled, split
 from featureloop.model.package import load_package
+
+if TYPE_CHECKING:
+    from featureloop.model.backbones import Backbone
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
 
@@ -69,8 +72,7 @@ def train(
     channels: Annotated[int | None, typer.Option(min=4, max=256, help="Values per position vector.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the frames.")] = None,
     backbone: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file that declares an ONNX network made elsewhere (docs/reference/backbones.md)."),
+        Path | None, typer.Option(help="A network made elsewhere: a MONAI Bundle, or a TOML file for an ONNX one.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,11 +84,14 @@ def train(
     learner to replay.
     """
     from featureloop.learner.founding import found_package
+    from featureloop.model.backbone_monai import bundle_backbone
     from featureloop.model.backbone_onnx import read_backbone
     from featureloop.model.founding_settings import FoundingSettings
 
     started = time.perf_counter()
-    made = None if backbone is None else read_backbone(backbone)
+    made: Backbone | None = None
+    if backbone is not None:
+        made = bundle_backbone(backbone) if backbone.is_dir() else read_backbone(backbone)
     folder = open_labelled(images, task=task)
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
     given = {"channels": channels, "epochs": epochs}
@@ -162,3 +167,36 @@ def show(package: Annotated[Path, typer.Argument(help="A package directory.")], 
         ("files, digests checked", len(m.files)),
     ]
     report(data, as_json=as_json, show=lambda: table(f"package {package}", ["", "value"], rows))
+
+
+@app.command("export")
+def export(
+    package: Annotated[Path, typer.Argument(help="A package directory.")],
+    monai_bundle: Annotated[Path, typer.Option("--monai-bundle", help="Directory of the new MONAI Bundle.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a package as a MONAI Bundle, for MONAI's own commands and tools."""
+    from featureloop.learner.bundle import export_bundle
+
+    loaded = load_package(package)
+    export_bundle(loaded, monai_bundle)
+    data = {"package": loaded.digest.hex(), "bundle": str(monai_bundle)}
+    report(data, as_json=as_json, show=lambda: f"{monai_bundle}: package {loaded.short} as a MONAI Bundle")
+
+
+@app.command("import")
+def import_(
+    bundle: Annotated[Path, typer.Argument(help="A MONAI Bundle that 'model export' made.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the package.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a package out of a MONAI Bundle; every digest is checked.
+
+    A bundle of another origin becomes a founding package by
+    'model train --backbone BUNDLE', on labelled images.
+    """
+    from featureloop.learner.bundle import import_bundle
+
+    package = import_bundle(bundle, out)
+    data = {"package": str(out), "digest": package.digest.hex()}
+    report(data, as_json=as_json, show=lambda: f"{out}: package {package.short}")

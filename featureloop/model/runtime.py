@@ -71,8 +71,12 @@ class Runtime:
         PackageError
             The extractor's output is not what the manifest declares.
         """
+        return self.extract_input(to_input(pixels, self.package.manifest.preprocessing))
+
+    def extract_input(self, image: Float32) -> Float32:
+        """The same of a preprocessed image float32 (1, 3, S, S)."""
         spec = self.package.manifest.features
-        out = self._extractor.run(None, {self._image: to_input(pixels, self.package.manifest.preprocessing)})[0]
+        out = self._extractor.run(None, {self._image: image})[0]
         if out.shape != (1, spec.channels, spec.grid, spec.grid):
             raise PackageError(f"the extractor gave {out.shape}, its manifest declares (1, C, G, G) of {spec}")
         return np.ascontiguousarray(out[0].reshape(spec.channels, -1).T)
