@@ -68,7 +68,7 @@ class PackageNetwork(nn.Module):
 def as_picture(found: Recognition, grid: int) -> Float32:
     """A recognition with its coordinates: (K,), (1, 4 grid, 4 grid) or (K + 4, grid, grid), by its task."""
     if found.task is Task.CLASSIFICATION:
-        return found.probabilities[0]
+        return np.asarray(found.probabilities[0], np.float32)
     if found.task is Task.SEGMENTATION:
         return np.asarray(rows_to_cells(found.probabilities, grid)[None], np.float32)
     if found.distances is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +54,33 @@ def write_bundle(path: Path, definition: dict[str, Any], *, value_range: tuple[i
 
 
 @pytest.mark.parametrize("task", list(Task))
-def test_monais_own_command_verifies_an_exported_package(task: Task, tmp_path: Path) -> None:
+def test_monai_verifies_an_exported_package(task: Task, tmp_path: Path) -> None:
     from monai.bundle import verify_net_in_out
 
     export_bundle(tiny_package(tmp_path / "package", task=str(task)), tmp_path / "bundle")
+    configs = tmp_path / "bundle/configs"
     verify_net_in_out(
         net_id="network_def",
-        meta_file=str(tmp_path / "bundle/configs/metadata.json"),
-        config_file=str(tmp_path / "bundle/configs/inference.json"),
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
         device="cpu",
         bundle_root=str(tmp_path / "bundle"),
     )
+
+
+def test_monais_command_verifies_an_exported_package_and_refuses_a_wrong_one(tmp_path: Path) -> None:
+    """As a user types it."""
+    export_bundle(tiny_package(tmp_path / "package"), tmp_path / "bundle")
+    metadata = tmp_path / "bundle/configs/metadata.json"
+    command = [
+        sys.executable, "-m", "monai.bundle", "verify_net_in_out", "network_def", "--meta_file", str(metadata),
+        "--config_file", str(tmp_path / "bundle/configs/inference.json"), "--bundle_root", str(tmp_path / "bundle"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "verified with no error" in done.stdout + done.stderr
+    metadata.write_text(metadata.read_text().replace('"num_channels": 1,', '"num_channels": 2,'))
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
 def test_the_bundles_network_recognizes_as_the_device_does(tmp_path: Path) -> None:
