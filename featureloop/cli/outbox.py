@@ -72,7 +72,7 @@ def record_in_words(record: Record) -> list[tuple[str, Any, str]]:
         ("channels", record.channels, "values in each vector"),
         ("codec", record.codec, "how the features are compressed"),
         ("features", f"{len(record.features)} bytes", f"{record.vectors * record.channels} quantized values"),
-        ("recognition", _bytes(record.recognition), "what the device recognized, by vector, not by place"),
+        ("recognition", _bytes(record.recognition), _ROWS[record.task]),
         ("reliability", _number(record.reliability), "calibrated, from 0 to 1"),
         ("reliability_method", record.reliability_method or "not provided", "how the reliability was computed"),
         ("changed", _bytes(record.changed), "what replaced the recognition" if changed else "the recognition stands"),
@@ -84,6 +84,11 @@ def record_in_words(record: Record) -> list[tuple[str, Any, str]]:
     ]
 
 
+_ROWS = {
+    "classification": "what the device recognized: one row for the whole frame",
+    "detection": "by vector, not by place: labels, and how far from it the sides of its box are",
+    "segmentation": "what the device recognized, by vector, not by place",
+}
 _FORMS = {
     "pool": "one vector for the whole frame: no places left",
     "set": "one vector a place, sorted by value: which place is not told",
