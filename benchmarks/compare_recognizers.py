@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featureloop.core.types import Float32, Frame, Task, UInt8
-from featureloop.images.labelled import LabelledFolder, LabelledItem, open_labelled, split
+from featureloop.images.labelled import LabelledFolder, open_labelled, split
+from featureloop.images.truths import LabelledItem
 from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.gate import bootstrap_means
 from featureloop.model.augment import augment

@@ -172,7 +172,7 @@ def tiny_package(
         The directory to make it in.
     task
         `segmentation` (form `set`, T = 16), `detection` (form `set`, T = 5) or
-        `classification` (form `global`, T = 3).
+        `classification` or `multilabel` (form `global`, T = 3).
     seed
         Of the extractor's and the recognizer's weights.
     size
@@ -190,7 +190,7 @@ def tiny_package(
     if size % STRIDE or size < STRIDE:
         raise ValueError(f"size must be a multiple of {STRIDE}, not {size}")
     kind, grid = Task(task), size // STRIDE
-    rules, labels = RULES[kind], CLASSES if kind is Task.CLASSIFICATION else ("lesion",)
+    rules, labels = RULES[kind], CLASSES if RULES[kind].form == "global" else ("lesion",)
     whole_frame = rules.form == "global"
     released = 2 * channels if whole_frame else channels
     outputs = rules.outputs(len(labels))

@@ -12,7 +12,8 @@ import typer
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
 from featureloop.core.types import Skipped, Task
-from featureloop.images.labelled import LabelledFolder, LabelledItem, open_labelled, split
+from featureloop.images.labelled import LabelledFolder, open_labelled, split
+from featureloop.images.truths import LabelledItem
 from featureloop.model.package import load_package
 
 if TYPE_CHECKING:

@@ -87,6 +87,7 @@ def record_in_words(record: Record) -> list[tuple[str, Any, str]]:
 _ROWS = {
     "classification": "what the device recognized: one row for the whole frame",
     "detection": "by vector, not by place: labels, and how far from it the sides of its box are",
+    "multilabel": "what the device recognized: one row for the whole frame",
     "segmentation": "what the device recognized, by vector, not by place",
 }
 _FORMS = {

@@ -27,6 +27,7 @@ class Task(StrEnum):
 
     CLASSIFICATION = "classification"
     DETECTION = "detection"
+    MULTILABEL = "multilabel"
     SEGMENTATION = "segmentation"
 
 
@@ -40,6 +41,9 @@ class Truth:
         bool (H, W), True inside a lesion; None where no mask is known.
     label
         Class index, in the order of the source's class names; None where unknown.
+    labels
+        For each of the source's class names whether the frame shows it, where
+        several may be true; None where unknown.
     boxes
         The lesions' boxes, empty where it is known that there is none; None where none are known.
     """
@@ -47,6 +51,7 @@ class Truth:
     mask: Bool | None = None
     label: int | None = None
     boxes: tuple[Box, ...] | None = None
+    labels: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +104,8 @@ class Recognition:
     probabilities
         float32 (N, T) in [0, 1]. Segmentation: one row per position vector,
         one column per sub-cell (row by row inside the cell), the calibrated
-        probability of a lesion. Classification: (1, K), one column per class.
+        probability of a lesion. Classification, of one label or of several:
+        (1, K), one column per class.
         Detection: (N, K), the probability that a box of the class stands
         around the position.
     distances
@@ -118,11 +124,11 @@ class Recognition:
     def targets(self) -> UInt8:
         """The hard result as rows of targets, uint8 (N, T).
 
-        Segmentation: 1 where the lesion's probability is at least one half.
+        Segmentation and several labels: 1 where the probability is at least one half.
         Detection: the rows (in the map's order) of the boxes whose score is.
         Classification: 1 at the most probable class.
         """
-        if self.task is Task.SEGMENTATION:
+        if self.task in {Task.SEGMENTATION, Task.MULTILABEL}:
             return (self.probabilities >= 0.5).astype(np.uint8)
         if self.task is Task.DETECTION:
             n, labels = self.probabilities.shape

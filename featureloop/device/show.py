@@ -86,6 +86,12 @@ class ResultWriter:
                 found = [b for b in recognition.boxes() if b.score >= 0.5]
                 line |= {"boxes": [_box_line(b, manifest.labels) for b in found], "picture": _picture_name(frame)}
                 Image.fromarray(draw_boxes(frame.pixels, found)).save(self._path / _picture_name(frame), quality=90)
+            elif recognition.task is Task.MULTILABEL:
+                p = recognition.probabilities[0]
+                line |= {
+                    "labels": [name for name, v in zip(manifest.labels, p, strict=True) if v >= 0.5],
+                    "probabilities": {k: round(float(v), 4) for k, v in zip(manifest.labels, p, strict=True)},
+                }
             else:
                 p = recognition.probabilities[0]
                 line |= {

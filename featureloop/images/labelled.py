@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from featureloop.core.boxes import Box
-from featureloop.core.components import SPECK, lesion_boxes
 from featureloop.core.errors import InputError
-from featureloop.core.types import Frame, Skipped, Task, Truth
+from featureloop.core.types import Frame, Skipped, Task
 from featureloop.images.box_tables import ANNOTATIONS, BOXES, has_boxes, read_boxes
 from featureloop.images.dicom import patient_of
-from featureloop.images.files import read_mask
-from featureloop.images.sidecar import IMAGES, MASKS, Found, Groups, is_segmentation, read_groups, walk
-from featureloop.images.source import Kind, file_frames, recognize
+from featureloop.images.sidecar import (
+    IMAGES,
+    LABELS,
+    MASKS,
+    Found,
+    Groups,
+    is_segmentation,
+    look_up,
+    read_groups,
+    read_labels,
+    walk,
+)
+from featureloop.images.source import Kind, recognize
+from featureloop.images.truths import LabelledItem, true_frames
 
 LESION: Final = ("lesion",)
 
 _LAYOUTS: Final = (
     "DIR/images and DIR/masks (same stem; segmentation), DIR/annotations.json in COCO form or DIR/boxes.csv "
-    "(detection), or at least two folders DIR/<class> of images (classification)"
+    "(detection), DIR/labels.csv (several labels), or at least two folders DIR/<class> of images (classification)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledItem:
-    """One labelled image, as paths: nothing is decoded.
-
-    Attributes
-    ----------
-    name
-        The image's path relative to the folder, as in `open_source`.
-    group
-        Its patient or sequence; its own name where no table and no Patient ID says.
-    image
-        Where the image is.
-    mask
-        Where its mask is; None where there is none.
-    label
-        Its class index; None where none is known.
-    boxes
-        Finds its boxes by its name; None where there is no table of boxes.
-    """
-
-    name: str
-    group: str
-    image: Path
-    mask: Path | None = None
-    label: int | None = None
-    boxes: Callable[[str], tuple[Box, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +65,7 @@ class LabelledFolder:
             An image or mask that can't be read, a missing mask, two sizes that differ, or a box that is wrong.
         """
         for item in self.items if items is None else items:
-            if item.boxes is not None:
-                yield from _detected(item, item.boxes)
-            elif item.label is not None:
-                yield from _classified(item)
-            elif self.task is Task.DETECTION:
-                yield from (_boxed(frame) for frame in _segmented(item))
-            else:
-                yield from _segmented(item)
+            yield from true_frames(item, task=self.task)
 
 
 def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
@@ -120,6 +94,8 @@ def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
         return _detection(path, groups)
     if chosen is Task.SEGMENTATION:
         return _segmentation(path, groups)
+    if chosen is Task.MULTILABEL:
+        return _multilabel(path, groups)
     return _classification(path, groups)
 
 
@@ -129,7 +105,7 @@ def _natural_task(path: Path) -> Task:
         return Task.SEGMENTATION
     if (path / ANNOTATIONS).is_file() or ((path / BOXES).is_file() and len(_class_folders(path)) < 2):
         return Task.DETECTION
-    return Task.CLASSIFICATION
+    return Task.MULTILABEL if (path / LABELS).is_file() else Task.CLASSIFICATION
 
 
 def _class_folders(path: Path) -> list[Path]:
@@ -202,6 +178,21 @@ def _segmentation(root: Path, groups: Groups | None) -> LabelledFolder:
     return LabelledFolder(Task.SEGMENTATION, LESION, tuple(items))
 
 
+def _multilabel(root: Path, groups: Groups | None) -> LabelledFolder:
+    if not (root / LABELS).is_file():
+        raise InputError(f"{root} is not labelled for several labels: it must have {_LAYOUTS}; found {_found(root)}")
+    classes, table = read_labels(root / LABELS)
+    items = []
+    for found in walk(root):
+        labels = look_up(table, found.name) if isinstance(found, Found) else None
+        if isinstance(found, Found) and labels is not None:
+            group = _group(found.name, found.path, groups)
+            items.append(LabelledItem(found.name, group, found.path, labels=labels))
+    if not items:
+        raise InputError(f"{LABELS} names no image that is in {root}: name images by path, name or stem")
+    return LabelledFolder(Task.MULTILABEL, classes, tuple(items))
+
+
 def _classification(root: Path, groups: Groups | None) -> LabelledFolder:
     found = [file for file in walk(root) if isinstance(file, Found)]
     inside = [file for file in found if "/" in file.name]
@@ -218,61 +209,6 @@ def _classification(root: Path, groups: Groups | None) -> LabelledFolder:
         for file in inside
     )
     return LabelledFolder(Task.CLASSIFICATION, classes, items)
-
-
-def _segmented(item: LabelledItem) -> Iterator[Frame | Skipped]:
-    if item.mask is None:
-        yield Skipped(item.name, f"there is no mask of the stem {item.image.stem!r} in {MASKS}: add it, black if empty")
-        return
-    for index, frame in enumerate(file_frames(Found(item.image, item.name), group=item.group)):
-        if isinstance(frame, Skipped):
-            yield frame
-            continue
-        if index:
-            yield Skipped(item.name, "the image has several frames and one mask: save each frame with its own mask")
-            return
-        try:
-            mask = read_mask(item.mask)
-        except InputError as error:
-            yield Skipped(item.name, f"its mask: {error}")
-            return
-        height, width = frame.pixels.shape[:2]
-        if mask.shape != (height, width):
-            yield Skipped(
-                item.name,
-                f"the image is {width} x {height} pixels and its mask {mask.shape[1]} x {mask.shape[0]}: "
-                "save both in the same size",
-            )
-            return
-        yield replace(frame, truth=Truth(mask=mask))
-
-
-def _classified(item: LabelledItem) -> Iterator[Frame | Skipped]:
-    for frame in file_frames(Found(item.image, item.name), group=item.group):
-        yield frame if isinstance(frame, Skipped) else replace(frame, truth=Truth(label=item.label))
-
-
-def _boxed(frame: Frame | Skipped) -> Frame | Skipped:
-    """A frame with a mask as one with the boxes of the mask's parts, too."""
-    if isinstance(frame, Skipped) or frame.truth is None or frame.truth.mask is None:
-        return frame
-    return replace(frame, truth=replace(frame.truth, boxes=lesion_boxes(frame.truth.mask, least=SPECK)))
-
-
-def _detected(item: LabelledItem, boxes: Callable[[str], tuple[Box, ...]]) -> Iterator[Frame | Skipped]:
-    try:
-        truth = Truth(boxes=boxes(item.name))
-    except InputError as error:
-        yield Skipped(item.name, str(error))
-        return
-    for index, frame in enumerate(file_frames(Found(item.image, item.name), group=item.group)):
-        if isinstance(frame, Skipped):
-            yield frame
-            continue
-        if index:
-            yield Skipped(item.name, "the image has several frames and one list of boxes: save each frame by itself")
-            return
-        yield replace(frame, truth=truth)
 
 
 def _group(name: str, path: Path, groups: Groups | None) -> str:

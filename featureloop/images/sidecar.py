@@ -16,8 +16,9 @@ from featureloop.images.guard import reading
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
+LABELS: Final = "labels.csv"
 
-SIDECARS: Final = frozenset({"groups.csv", "sequences.csv", "boxes.csv", "annotations.json"})
+SIDECARS: Final = frozenset({"groups.csv", "sequences.csv", "boxes.csv", LABELS, "annotations.json"})
 """Files that describe images, so are none themselves."""
 
 _MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
@@ -138,6 +139,34 @@ def _read_table(path: Path, key: str, value: str) -> dict[str, str]:
         if table.setdefault(name, group) != group:
             raise InputError(f"{path.name}, line {line}: {name!r} is in {group!r} and in {table[name]!r}: keep one")
     return table
+
+
+def read_labels(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[bool, ...]]]:
+    """Read `labels.csv`: the column image, and a column of 0 and 1 for every class.
+
+    Returns
+    -------
+    classes, labels
+        The classes' names in the columns' order, and of each image which of them it shows.
+
+    Raises
+    ------
+    InputError
+        It can't be read, has no class, or holds anything but 0 and 1.
+    """
+    table: dict[str, tuple[bool, ...]] = {}
+    classes: tuple[str, ...] = ()
+    for line, row in read_rows(path, ("image",)):
+        classes = tuple(name for name in row if name != "image")
+        values = [row[name] for name in classes]
+        if not classes or any(value not in {"0", "1"} for value in values):
+            raise InputError(
+                f"{path.name}, line {line}: {values} must be 0 or 1 for each of the classes {list(classes)}"
+            )
+        table[row["image"].replace("\\", "/")] = tuple(value == "1" for value in values)
+    if not table:
+        raise InputError(f"{path.name} names no image: give one line per image")
+    return classes, table
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -67,7 +67,7 @@ class PackageNetwork(nn.Module):
 
 def as_picture(found: Recognition, grid: int) -> Float32:
     """A recognition with its coordinates: (K,), (1, 4 grid, 4 grid) or (K + 4, grid, grid), by its task."""
-    if found.task is Task.CLASSIFICATION:
+    if found.task in {Task.CLASSIFICATION, Task.MULTILABEL}:
         return np.asarray(found.probabilities[0], np.float32)
     if found.task is Task.SEGMENTATION:
         return np.asarray(rows_to_cells(found.probabilities, grid)[None], np.float32)
@@ -153,6 +153,7 @@ def _output(manifest: Manifest) -> Mapping[str, Any]:
     grid, labels = manifest.features.grid, dict(enumerate(manifest.labels))
     shape, channels, kind = {
         Task.CLASSIFICATION: ([], labels, "classification"),
+        Task.MULTILABEL: ([], labels, "multilabel classification"),
         Task.SEGMENTATION: ([4 * grid, 4 * grid], {0: manifest.labels[0]}, "segmentation"),
         Task.DETECTION: (
             [grid, grid],

@@ -106,20 +106,32 @@ def _detection(found: Evaluation) -> list[Chart]:
 
 
 def _classification(found: Evaluation) -> list[Chart]:
-    from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
+    from sklearn.metrics import confusion_matrix
 
     p = np.stack([s.recognition.probabilities[0] for s in found.seen])
     true = np.array([-1 if s.truth.label is None else s.truth.label for s in found.seen])
     matrix = confusion_matrix(true, p.argmax(axis=1), labels=range(len(found.labels)))
-    charts = [_confusion(matrix, found.labels)]
+    return [_confusion(matrix, found.labels), *_curves(p, true[:, None] == np.arange(p.shape[1]), found.labels)]
+
+
+def _multilabel(found: Evaluation) -> list[Chart]:
+    p = np.stack([s.recognition.probabilities[0] for s in found.seen])
+    return _curves(p, np.array([s.truth.labels for s in found.seen], np.bool_), found.labels)
+
+
+def _curves(p: NDArray[np.float32], true: NDArray[np.bool_], labels: Sequence[str]) -> list[Chart]:
+    """ROC and precision curves of probabilities (M, K) against bool (M, K)."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    charts = []
     for curve, title_x, title_y, text in (
         (_roc(roc_curve), "1 - specificity", "sensitivity", "ROC curve of each class against the rest."),
         (_precision(precision_recall_curve), "sensitivity", "precision", "Precision against sensitivity."),
     ):
         figure, axes = _axes(title_x, title_y)
-        for k, name in enumerate(found.labels):
-            if 0 < (true == k).sum() < len(true):
-                axes.plot(*curve(true == k, p[:, k]), color=COLOURS[k % len(COLOURS)], label=name)
+        for k, name in enumerate(labels):
+            if 0 < true[:, k].sum() < len(true):
+                axes.plot(*curve(true[:, k], p[:, k]), color=COLOURS[k % len(COLOURS)], label=name)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
         if axes.lines:
@@ -163,5 +175,6 @@ def _confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> Chart:
 _CHARTS: Mapping[Task, Callable[[Evaluation], list[Chart]]] = {
     Task.CLASSIFICATION: _classification,
     Task.DETECTION: _detection,
+    Task.MULTILABEL: _multilabel,
     Task.SEGMENTATION: _segmentation,
 }

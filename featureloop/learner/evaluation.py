@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from featureloop.core.errors import InputError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Skipped, Task
-from featureloop.images.labelled import LabelledFolder, LabelledItem
-from featureloop.learner.figures import Figure, Seen, figures_of, quality_of, see
+from featureloop.images.labelled import LabelledFolder
+from featureloop.images.truths import LabelledItem
+from featureloop.learner.figures import Seen, figures_of, quality_of, see
+from featureloop.learner.intervals import Figure
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows

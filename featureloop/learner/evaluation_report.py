@@ -20,7 +20,8 @@ from featureloop.core.types import Frame, Task, UInt8
 from featureloop.images.labelled import LabelledFolder
 from featureloop.learner.charts import charts_of
 from featureloop.learner.evaluation import Evaluation
-from featureloop.learner.figures import Figure, Seen, lesion_mask
+from featureloop.learner.figures import Seen, lesion_mask
+from featureloop.learner.intervals import Figure
 from featureloop.model.package import Package, write_atomically
 
 CASES = 6
@@ -93,8 +94,15 @@ def _words(seen: Seen, package: Package) -> str:
     if seen.recognition.task is Task.DETECTION:
         return f"{len(seen.boxes())} boxes, {len(seen.truth.boxes or ())} true ones, {trust}"
     labels = package.manifest.labels
+    if seen.recognition.task is Task.MULTILABEL:
+        found = seen.recognition.targets()[0].tolist()
+        return f"{_names(found, labels)}, in truth {_names(seen.truth.labels or (), labels)}, {trust}"
     true = "unknown" if seen.truth.label is None else labels[seen.truth.label]
     return f"{labels[int(seen.recognition.probabilities[0].argmax())]}, in truth {true}, {trust}"
+
+
+def _names(flags: Sequence[int], labels: Sequence[str]) -> str:
+    return " and ".join(name for name, flag in zip(labels, flags, strict=False) if flag) or "nothing"
 
 
 def _small(pixels: UInt8) -> Image.Image:
@@ -147,5 +155,6 @@ def _data_url(picture: Image.Image) -> str:
 _DRAWN: Mapping[Task, Callable[[Frame, Seen, Package], Any]] = {
     Task.CLASSIFICATION: _frame,
     Task.DETECTION: _boxes,
+    Task.MULTILABEL: _frame,
     Task.SEGMENTATION: _masks,
 }

@@ -18,28 +18,14 @@ from featureloop.core.boxes import Box
 from featureloop.core.components import SPECK, lesion_boxes
 from featureloop.core.types import Bool, Frame, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import Precisions, average_precisions, right_boxes
+from featureloop.learner.class_figures import one_label_figures, several_label_figures
+from featureloop.learner.intervals import Figure, MakeFigure, calibration_error, figure_maker, mean_of, ratio_of
 from featureloop.model.preprocess import probability_map
 from featureloop.model.tasks import RULES
 
 Float64 = NDArray[np.float64]
-Statistic = Callable[[NDArray[np.intp]], float]
-RESAMPLES = 400
 MARKED = 0.5
 """A lesion is found where at least this share of its area is marked."""
-BINS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A value with its 95% interval, resampled by group."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-
-
-MakeFigure = Callable[[str, Statistic], Figure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,64 +105,14 @@ def quality_of(seen: Seen) -> float:
 def figures_of(frames: Sequence[Seen], *, labels: Sequence[str], seed: int) -> tuple[Figure, ...]:
     """All figures of a task over frames, the first one being the mean quality."""
     task = frames[0].recognition.task
-    groups = np.array([f.group for f in frames])
-    members = _members(groups)
+    figure = figure_maker(np.array([f.group for f in frames]), seed=seed)
     promised = np.array([f.promised for f in frames])
     trust = np.array([f.reliability for f in frames])
-
-    def figure(name: str, statistic: Callable[[NDArray[np.intp]], float]) -> Figure:
-        return _figure(name, statistic, members, seed)
 
     return (
         *_FIGURES[task](frames, labels, figure),
         figure("calibration error", lambda at: calibration_error(trust[at], promised[at])),
     )
-
-
-def _members(groups: NDArray[np.str_]) -> list[NDArray[np.intp]]:
-    names, member = np.unique(groups, return_inverse=True)
-    order = np.argsort(member, kind="stable")
-    return np.split(order, np.searchsorted(member[order], np.arange(1, len(names))))
-
-
-def _figure(name: str, statistic: Statistic, members: Sequence[NDArray[np.intp]], seed: int) -> Figure:
-    """A statistic of frame numbers with its interval; NaN where the frames don't determine it."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(RESAMPLES):
-        at = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        drawn.append(statistic(at))
-    kept = np.array(drawn)[np.isfinite(drawn)]
-    low, high = np.quantile(kept, [0.025, 0.975]) if len(kept) else (np.nan, np.nan)
-    return Figure(name, statistic(np.concatenate(members)), float(low), float(high))
-
-
-def mean_of(values: Float64) -> Statistic:
-    """The mean of values, those that are NaN left out."""
-
-    def statistic(at: NDArray[np.intp]) -> float:
-        own = values[at]
-        own = own[np.isfinite(own)]
-        return float(own.mean()) if len(own) else float("nan")
-
-    return statistic
-
-
-def ratio_of(parts: Float64, wholes: Float64) -> Statistic:
-    """The sum of parts over the sum of wholes."""
-
-    def statistic(at: NDArray[np.intp]) -> float:
-        whole = wholes[at].sum()
-        return float(parts[at].sum() / whole) if whole else float("nan")
-
-    return statistic
-
-
-def calibration_error(trust: Float64, values: Float64) -> float:
-    """Mean distance of reliability and quality over bins of equally many frames (Naeini et al. 2015)."""
-    order = np.argsort(trust, kind="stable")
-    bins = [b for b in np.array_split(order, min(BINS, max(1, len(order) // 5))) if len(b)]
-    return float(sum(len(b) * abs(trust[b].mean() - values[b].mean()) for b in bins) / len(order))
 
 
 def _segmentation(frames: Sequence[Seen], _labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
@@ -255,32 +191,19 @@ def _quality_of_boxes(seen: Seen) -> float:
 
 
 def _classification(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
-    from sklearn.metrics import roc_auc_score
-
     p = np.stack([f.recognition.probabilities[0] for f in frames])
     true = np.array([-1 if f.truth.label is None else f.truth.label for f in frames])
-    right = (p.argmax(axis=1) == true).astype(np.float64)
+    return one_label_figures(p, true, labels, figure)
 
-    def balanced(at: NDArray[np.intp]) -> float:
-        return float(np.mean([right[at][true[at] == k].mean() for k in np.unique(true[at])]))
 
-    def area(k: int, at: NDArray[np.intp]) -> float:
-        mine = true[at] == k
-        return float(roc_auc_score(mine, p[at, k])) if mine.any() and not mine.all() else float("nan")
+def _multilabel(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
+    p = np.stack([f.recognition.probabilities[0] for f in frames])
+    return several_label_figures(p, np.array([f.truth.labels for f in frames], np.bool_), labels, figure)
 
-    def mean_area(at: NDArray[np.intp]) -> float:
-        each = np.array([area(k, at) for k in range(len(labels))])
-        return float(each[np.isfinite(each)].mean()) if np.isfinite(each).any() else float("nan")
 
-    found = [
-        figure("accuracy", mean_of(right)),
-        figure("balanced accuracy", balanced),
-        figure("auc", mean_area),
-    ]
-    for k, name in enumerate(labels):
-        found.append(figure(f"sensitivity of {name}", mean_of(np.where(true == k, right, np.nan))))
-        found.append(figure(f"auc of {name}", partial(area, k)))
-    return found
+def _quality_of_labels(seen: Seen) -> float:
+    told = seen.recognition.targets()[0]
+    return float((told == np.array(seen.truth.labels)).mean())
 
 
 def _quality_of_class(seen: Seen) -> float:
@@ -290,10 +213,12 @@ def _quality_of_class(seen: Seen) -> float:
 _QUALITIES: Mapping[Task, Callable[[Seen], float]] = {
     Task.CLASSIFICATION: _quality_of_class,
     Task.DETECTION: _quality_of_boxes,
+    Task.MULTILABEL: _quality_of_labels,
     Task.SEGMENTATION: _quality_of_mask,
 }
 _FIGURES: Mapping[Task, Callable[[Sequence[Seen], Sequence[str], MakeFigure], list[Figure]]] = {
     Task.CLASSIFICATION: _classification,
     Task.DETECTION: _detection,
+    Task.MULTILABEL: _multilabel,
     Task.SEGMENTATION: _segmentation,
 }

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Frame, Skipped, UInt8
-from featureloop.images.labelled import LabelledFolder, LabelledItem, split
+from featureloop.images.labelled import LabelledFolder, split
+from featureloop.images.truths import LabelledItem
 from featureloop.learner.founding_records import (
     FOUNDING_SITE,
     founding_records,

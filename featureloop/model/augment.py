@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -33,7 +34,7 @@ def _moved(truth: Truth, matrix: tuple[float, ...], size: int) -> Truth:
         forward = _inverse(matrix, size)
         moved = [move_box(box, forward) for box in boxes]
         boxes = tuple(box for box in moved if box is not None)
-    return Truth(mask, truth.label, boxes)
+    return replace(truth, mask=mask, boxes=boxes)
 
 
 def _inverse(matrix: tuple[float, ...], size: int) -> tuple[float, ...]:

@@ -32,6 +32,11 @@ def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, 0], targets[:, 0], reduction="none", label_smoothing=0.05)
 
 
+def multilabel_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of the labels, (B,)."""
+    return F.binary_cross_entropy_with_logits(logits[:, 0], targets[:, 0], reduction="none").mean(1)
+
+
 def detection_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Quality focal loss of the labels plus generalized overlap of the boxes, (B,).
 
@@ -70,5 +75,6 @@ def _overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 LOSSES: Mapping[Task, Callable[[Tensor, Tensor], Tensor]] = {
     Task.CLASSIFICATION: classification_loss,
     Task.DETECTION: detection_loss,
+    Task.MULTILABEL: multilabel_loss,
     Task.SEGMENTATION: segmentation_loss,
 }

@@ -84,5 +84,6 @@ def _boxes(logits: Tensor, generator: torch.Generator) -> Tensor:
 _LIKELIHOODS: Mapping[Task, Callable[[Tensor, torch.Generator], Tensor]] = {
     Task.CLASSIFICATION: _one_label,
     Task.DETECTION: _boxes,
+    Task.MULTILABEL: _flags,
     Task.SEGMENTATION: _flags,
 }

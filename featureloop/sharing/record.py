@@ -35,7 +35,7 @@ ENROLLED_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 TASKS = tuple(str(t) for t in Task)
 ANONYMIZERS = ("pool", "set")
 CODECS = ("uniform/1",)
-RELIABILITY_METHODS = ("expected-dice", "expected-f1", "max-probability")
+RELIABILITY_METHODS = ("expected-dice", "expected-f1", "max-probability", "mean-probability")
 CHANGED_BY = tuple(str(c) for c in ChangedBy)
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Skipped, Task
-from featureloop.images.labelled import LabelledItem, open_labelled, split
+from featureloop.images.labelled import open_labelled, split
 from featureloop.images.source import open_source
+from featureloop.images.truths import LabelledItem
 
 
 def save(path, size=(8, 6), level=255):
@@ -143,3 +144,30 @@ def test_real_sequences_stay_together(data):
     assert len({i.group for i in folder.items}) == 29
     assert len({i.group for i in held}) == 6
     assert all(isinstance(f, Frame) and f.truth.mask.any() for f in folder.frames(rest[:5]))
+
+
+def test_several_labels_come_from_a_table_with_a_column_for_each_class(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("image,polyp,blood\na.png,1,1\nb,0,1\n")
+    folder = open_labelled(tmp_path)
+    assert (folder.task, folder.classes) == (Task.MULTILABEL, ("polyp", "blood"))
+    assert [(f.name, f.truth.labels) for f in folder.frames()] == [("a.png", (True, True)), ("b.png", (False, True))]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("image,polyp\na,2\n", "line 2: .* must be 0 or 1"),
+        ("image,polyp\na,\n", "must be 0 or 1"),
+        ("image\na\n", "must be 0 or 1"),
+        ("image,polyp\n", "names no image"),
+        ("image,polyp\nother,1\n", "names no image that is in"),
+        ("file,polyp\na,1\n", "'image'"),
+    ],
+)
+def test_a_table_of_labels_that_says_anything_else_is_refused(tmp_path, text, match):
+    save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(InputError, match=match):
+        open_labelled(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, LabelledFold
         (root / "classes" / name).mkdir(exist_ok=True)
         (root / "classes" / name / "broken.png").write_bytes(b"no image")
     (root / "masks/images/broken.png").write_bytes(b"no image")
+    shutil.copytree(root / "masks/images", root / "labels")
+    rows = [f"{i},{i % 2},{(i + 1) % 2},{i % 3 % 2}" for i in range(9)]
+    (root / "labels/labels.csv").write_text("\n".join([f"image,{','.join(CLASSES)}", *rows, "broken,0,0,0"]))
     assert len(KINDS) == 3
-    places_of = {Task.SEGMENTATION: "masks", Task.DETECTION: "masks", Task.CLASSIFICATION: "classes"}
+    places_of = {
+        Task.SEGMENTATION: "masks",
+        Task.DETECTION: "masks",
+        Task.CLASSIFICATION: "classes",
+        Task.MULTILABEL: "labels",
+    }
     return {task: open_labelled(root / name, task=task) for task, name in places_of.items()}
 
 
@@ -61,7 +70,7 @@ def test_every_task_is_evaluated_and_its_page_is_written(
     assert set(data["figures"]) == {f.name for f in found.figures}
     for name in data["figures"]:
         assert name in page
-    charts = {Task.SEGMENTATION: 3, Task.DETECTION: 4, Task.CLASSIFICATION: 5}
+    charts = {Task.SEGMENTATION: 3, Task.DETECTION: 4, Task.CLASSIFICATION: 5, Task.MULTILABEL: 4}
     assert page.count("data:image/png") == charts[task]
     assert page.count("data:image/jpeg") == 8
     assert "broken.png" in page

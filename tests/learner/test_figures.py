@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from featureloop.core.boxes import Box, box_between, code_distances, positions
 from featureloop.core.types import Frame, Recognition, Task, Truth
 from featureloop.learner.box_matching import average_precisions
 from featureloop.learner.figures import (
     Seen,
-    calibration_error,
     compare_masks,
     figures_of,
     quality_of,
     see,
 )
+from featureloop.learner.intervals import calibration_error
 from featureloop.model.tasks import true_rows
 
 GRID = 8
@@ -172,3 +172,21 @@ def test_the_calibration_error_is_the_distance_that_was_put_in() -> None:
     right = (rng.random(20_000) < trust + 0.1).astype(np.float64)
     assert calibration_error(trust, right) == pytest.approx(0.1, abs=0.02)
     assert calibration_error(trust, (rng.random(20_000) < trust).astype(np.float64)) < 0.02
+
+
+def test_figures_of_several_labels_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(6)
+    true = rng.random((80, 3)) < 0.4
+    p = np.clip(0.5 * rng.random((80, 3)) + 0.4 * true, 0, 1).astype(np.float32)
+    pairs = [
+        (
+            Frame(np.zeros((4, 4, 3), np.uint8), name=f"{i}", truth=Truth(labels=tuple(t.tolist()))),
+            Recognition(Task.MULTILABEL, x[None]),
+        )
+        for i, (x, t) in enumerate(zip(p, true, strict=True))
+    ]
+    found = {f.name: f.value for f in figures_of([look(f, r) for f, r in pairs], labels=("a", "b", "c"), seed=1)}
+    assert found["auc"] == pytest.approx(roc_auc_score(true, p))
+    assert found["average precision"] == pytest.approx(average_precision_score(true, p))
+    assert found["f1"] == pytest.approx(f1_score(true, p >= 0.5, average="micro"))
+    assert found["accuracy of labels"] == pytest.approx(((p >= 0.5) == true).mean())

@@ -27,7 +27,8 @@ def drawn(task: Task, seed: int) -> tuple[Float32, UInt8]:
     rng, rules = np.random.default_rng(seed), RULES[task]
     logits = rng.normal(0, 2, (rules.rows(GRID), rules.outputs(LABELS))).astype(np.float32)
     boxes = tuple(Box(*rng.uniform(0.3, 0.5, 4), label=int(rng.integers(LABELS))) for _ in range(2))
-    truth = Truth(mask=rng.random((60, 60)) < 0.5, label=int(rng.integers(LABELS)), boxes=boxes)
+    labels = tuple(bool(v) for v in rng.integers(0, 2, LABELS))
+    truth = Truth(rng.random((60, 60)) < 0.5, int(rng.integers(LABELS)), boxes, labels)
     rows = rules.truth_rows(truth, labels=LABELS, grid=GRID)
     assert rows is not None
     return logits, rows
@@ -124,3 +125,12 @@ def test_a_detection_is_reliable_as_far_as_its_rows_are_sure() -> None:
     assert rules.raw_score(sure) > 0.95
     assert rules.raw_score(exactly(())) > 0.9
     assert rules.raw_score(unsure) < 0.1
+
+
+def test_several_labels_are_right_one_by_one() -> None:
+    rules = RULES[Task.MULTILABEL]
+    found = Recognition(Task.MULTILABEL, np.array([[0.9, 0.2, 0.6, 0.1]], np.float32))
+    assert found.targets().tolist() == [[1, 0, 1, 0]]
+    assert rules.quality(found, np.array([[1, 0, 0, 0]], np.uint8)) == 0.75
+    assert rules.raw_score(found) == pytest.approx((0.9 + 0.8 + 0.6 + 0.9) / 4)
+    assert rules.truth_rows(Truth(labels=(True,)), labels=4, grid=GRID) is None

@@ -10,11 +10,13 @@ from featureloop.model.manifest import Manifest
 from featureloop.model.tasks.base import TaskRules
 from featureloop.model.tasks.classification import Classification
 from featureloop.model.tasks.detection import Detection
+from featureloop.model.tasks.multilabel import Multilabel
 from featureloop.model.tasks.segmentation import Segmentation
 
 RULES: Mapping[Task, TaskRules] = {
     Task.CLASSIFICATION: Classification(),
     Task.DETECTION: Detection(),
+    Task.MULTILABEL: Multilabel(),
     Task.SEGMENTATION: Segmentation(),
 }
 
