@@ -16,6 +16,10 @@ from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Skipped
 from featureloop.images.codestream import encoded_size
 from featureloop.images.dicom import count_frames, dicom_frames, looks_like_dicom
+from featureloop.images.labelled import open_labelled
+from featureloop.images.source import open_source
+from featureloop.model.manifest import Preprocessing
+from featureloop.model.preprocess import to_input
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -314,3 +318,19 @@ def test_all_broken_files_give_frames_or_a_clear_error(data):
     for path in sorted((data / "dicom" / "broken").glob("*.dcm")):
         with suppress(InputError):
             assert frames_of(path), path.name
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_training_and_device_see_the_same_tensor(tmp_path, photometric, bits):
+    """The labelled folder that training reads and the source that the device reads: bit by bit the same input."""
+    values = np.random.default_rng(bits).integers(0, 2**bits, (50, 70)).astype(np.uint8 if bits == 8 else np.uint16)
+    for name in ("one", "two"):
+        window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2 ** (bits - 1)}
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.dcm", values, PhotometricInterpretation=photometric, BitsStored=bits, **window)
+    learned = [to_input(f.pixels, Preprocessing(64)) for f in open_labelled(tmp_path).frames()]
+    seen = [to_input(f.pixels, Preprocessing(64)) for f in open_source(tmp_path)]
+    assert len(learned) == len(seen) == 2
+    np.testing.assert_array_equal(learned, seen)
+    assert np.ptp(learned[0]) > 0.5
