@@ -41,10 +41,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     out = Table(title=title, title_justify="left", min_width=min(len(title), 100))
     for i, column in enumerate(columns):
-        out.add_column(column, justify="left" if i == 0 else "right")
+        numbers = i > 0 and all(_starts_as_number(str(row[i])) for row in rows)
+        out.add_column(column, justify="right" if numbers else "left")
     for row in rows:
         out.add_row(*(Text(str(cell)) for cell in row))
     return out
+
+
+def _starts_as_number(text: str) -> bool:
+    """Whether a cell stands best under others of its column by its last digit."""
+    return text.lstrip("+-")[:1].isdigit() or text in {"", "-"}
 
 
 @contextmanager
