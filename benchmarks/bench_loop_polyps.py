@@ -79,7 +79,11 @@ def run(group: Children, data: Path, work: Path, seeds: list[int]) -> dict[str, 
 
 
 def loop(group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path, *, seed: int) -> dict[str, Any]:
-    """One whole loop, with another third of the sequences held back for every seed."""
+    """One whole loop, with another third of the sequences held back for every seed; kept in a file of its own."""
+    kept = work / f"loop-{seed}.json"
+    if kept.exists():
+        done: dict[str, Any] = json.loads(kept.read_text())
+        return done
     learner, state = work / f"learner-{seed}", work / f"device-{seed}"
     for old in (learner, state):
         shutil.rmtree(old, ignore_errors=True)
@@ -101,7 +105,7 @@ def loop(group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path
     settings = TrainSettings(fit=FitSettings(seed=seed), interpolation=trained["interpolation"])
     control = Control(load_package(founding), clinic, learner, state, settings)
     after = Path(trained["path"])
-    return {
+    done = {
         "seed": seed,
         "processed": processed,
         "image_bytes": image_bytes(clinic, seed=seed),
@@ -113,6 +117,8 @@ def loop(group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path
         "kvasir": at_founding(group, after, kvasir),
         "controls": {labels: full_maps(control, labels=labels) for labels in LABELS},
     }
+    kept.write_text(json.dumps(done))
+    return done
 
 
 def at_founding(group: Children, package: Path, kvasir: Path) -> dict[str, float]:

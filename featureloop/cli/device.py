@@ -16,7 +16,6 @@ from featureloop.cli.processing import frames_of, run_and_send, run_frames
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
 from featureloop.core.errors import AuthError, PackageError, StorageError
-from featureloop.core.types import Task
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
@@ -107,8 +106,8 @@ def process(
         tell("review: the folder's labels answer in the physician's place (an experiment; records say 'ground-truth')")
         reviewer = TruthReviewer(loaded.manifest)
     labelled = review is Review.MASKS or part is not Part.ALL
-    task = Task(loaded.manifest.task) if labelled else None
-    frames, total = frames_of(sources, task=task, part=part, hold_out=hold_out, seed=seed)
+    labels_of = loaded.manifest if labelled else None
+    frames, total = frames_of(sources, labels_of=labels_of, part=part, hold_out=hold_out, seed=seed)
     runtime = Runtime(loaded, threads=settings().threads)
     started = time.perf_counter()
     if learner is None:

@@ -21,25 +21,26 @@ from featureloop.device.uplink import Uplink
 from featureloop.device.uplink_thread import UplinkStatus, UplinkThread
 from featureloop.images.labelled import open_labelled
 from featureloop.images.source import count, open_source
+from featureloop.model.manifest import Manifest
 from featureloop.model.runtime import Runtime
 
 _WAITS = "what was to be sent waits in the outbox, start again later"
 
 
 def frames_of(
-    sources: list[Path], *, task: Task | None, part: Part, hold_out: float, seed: int
+    sources: list[Path], *, labels_of: Manifest | None, part: Part, hold_out: float, seed: int
 ) -> tuple[Iterable[Frame | Skipped], int | None]:
     """One stream over all sources, and how many frames it has where that is known.
 
     Parameters
     ----------
-    task
-        For a labelled folder, what its labels are read for; None reads no labels.
+    labels_of
+        For a labelled folder, the package that its labels are read for; None reads no labels.
     """
-    if task is not None:
+    if labels_of is not None:
         if len(sources) != 1:
             raise InputError(f"--review masks and --part take one labelled folder, not {len(sources)} sources")
-        folder = open_labelled(sources[0], task=task)
+        folder = open_labelled(sources[0], task=Task(labels_of.task)).with_classes(labels_of.labels)
         items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
         return folder.frames(items), len(items)
     opened = [open_source(s) for s in sources]

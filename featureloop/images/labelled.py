@@ -67,6 +67,32 @@ class LabelledFolder:
         for item in self.items if items is None else items:
             yield from true_frames(item, task=self.task)
 
+    def with_classes(self, classes: Sequence[str]) -> LabelledFolder:
+        """The same images with labels that count in the order of other class names, such as a package's.
+
+        Where both sides know one class only, it is the same one, whatever it is called.
+
+        Raises
+        ------
+        InputError
+            The folder has a class that is not among them, or lacks one where every image must say of each.
+        """
+        if self.classes == tuple(classes):
+            return self
+        single = len(self.classes) == len(classes) == 1 and self.task is not Task.CLASSIFICATION
+        unknown = [] if single else [name for name in self.classes if name not in classes]
+        if unknown:
+            raise InputError(
+                f"the images are labelled {', '.join(unknown)}, which the package doesn't know; it knows "
+                f"{', '.join(classes)}: rename or leave out"
+            )
+        missing = [name for name in classes if name not in self.classes]
+        if missing and self.task is Task.MULTILABEL:
+            raise InputError(f"{LABELS} has no column for {', '.join(missing)}, which the package recognizes: add it")
+        numbers = [0] if single else [list(classes).index(name) for name in self.classes]
+        items = tuple(item.with_labels(numbers) for item in self.items)
+        return replace(self, classes=tuple(classes), items=items)
+
 
 def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
     """Recognize a labelled folder's layout and list its images.

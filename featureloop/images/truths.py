@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from featureloop.core.boxes import Box
 from featureloop.core.components import SPECK, lesion_boxes
@@ -44,6 +46,21 @@ class LabelledItem:
     label: int | None = None
     boxes: Callable[[str], tuple[Box, ...]] | None = None
     labels: tuple[bool, ...] | None = None
+
+    def with_labels(self, numbers: Sequence[int]) -> LabelledItem:
+        """The same with label i called `numbers[i]`."""
+        boxes, labels = self.boxes, self.labels
+
+        def renumbered(name: str) -> tuple[Box, ...]:
+            found = () if boxes is None else boxes(name)
+            return tuple(replace(box, label=numbers[box.label]) for box in found)
+
+        return replace(
+            self,
+            label=None if self.label is None else numbers[self.label],
+            boxes=None if boxes is None else renumbered,
+            labels=None if labels is None else tuple(labels[i] for i in np.argsort(numbers)),
+        )
 
 
 def true_frames(item: LabelledItem, *, task: Task) -> Iterator[Frame | Skipped]:

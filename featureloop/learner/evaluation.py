@@ -102,23 +102,27 @@ def evaluate(
     Raises
     ------
     InputError
-        The folder's task or classes are not the package's, or no frame could be read.
+        The folder's task is not the package's, it has a class that the package doesn't know, or no frame could be read.
     """
     manifest = package.manifest
     task = Task(manifest.task)
     if folder.task is not task:
         raise InputError(f"the images are labelled for {folder.task}, the package is for {task}")
-    if folder.classes != manifest.labels:
-        raise InputError(f"the images' classes {folder.classes} are not the package's {manifest.labels}")
+    folder = folder.with_classes(manifest.labels)
+    by_name = {item.name: item for item in folder.items}
     runtime = Runtime(package)
     seen: list[Seen] = []
     skipped: list[Skipped] = []
-    for i, item in enumerate(folder.frames(items)):
+    for i, item in enumerate(folder.frames([by_name[item.name] for item in items])):
         progress("evaluating", i + 1, len(items))
         if isinstance(item, Skipped):
             skipped.append(item)
             continue
-        rows = true_rows(item, task=task, labels=len(manifest.labels), grid=manifest.features.grid)
+        try:
+            rows = true_rows(item, task=task, labels=len(manifest.labels), grid=manifest.features.grid)
+        except InputError as error:
+            skipped.append(Skipped(item.name, str(error)))
+            continue
         found = runtime.recognize(release_vectors(runtime.extract(item.pixels), manifest.released.anonymizer))
         trust = reliability(found, manifest.calibration)
         seen.append(see(item, found, reliability=trust, rows=rows, grid=manifest.features.grid))

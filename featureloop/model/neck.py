@@ -29,7 +29,7 @@ REACH = 5.0
 LEAST_BITS = 0.05
 """A channel with a smaller entropy is left out."""
 MAX_LEVELS = 255
-BREADTH = 0.01
+BREADTH = 0.001
 """Share of the metric that treats all standardized taps alike."""
 
 

@@ -171,3 +171,27 @@ def test_a_table_of_labels_that_says_anything_else_is_refused(tmp_path, text, ma
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=match):
         open_labelled(tmp_path)
+
+
+def test_labels_count_in_the_order_of_the_packages_classes(tmp_path):
+    for name in ("normal/1.png", "bleeding/1.png"):
+        save(tmp_path / name)
+    folder = open_labelled(tmp_path).with_classes(("ulcer", "normal", "bleeding"))
+    assert [(f.name, f.truth.label) for f in folder.frames()] == [("bleeding/1.png", 2), ("normal/1.png", 1)]
+    with pytest.raises(InputError, match="labelled normal, which the package doesn't know"):
+        open_labelled(tmp_path).with_classes(("bleeding", "ulcer"))
+
+
+def test_boxes_and_several_labels_count_in_the_order_of_the_packages_classes(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text("image,x_center,y_center,width,height,label\na,.5,.5,.2,.2,vein\n")
+    (tmp_path / "labels.csv").write_text("image,polyp,blood\na.png,1,0\n")
+    (frame,) = open_labelled(tmp_path, task=Task.DETECTION).with_classes(("artery", "vein")).frames()
+    assert [b.label for b in frame.truth.boxes] == [1]
+    (frame,) = open_labelled(tmp_path, task=Task.DETECTION).with_classes(("vessel",)).frames()
+    assert [b.label for b in frame.truth.boxes] == [0]
+    several = open_labelled(tmp_path, task=Task.MULTILABEL)
+    (frame,) = several.with_classes(("blood", "polyp")).frames()
+    assert frame.truth.labels == (False, True)
+    with pytest.raises(InputError, match="no column for ulcer"):
+        several.with_classes(("blood", "polyp", "ulcer"))
