@@ -72,6 +72,10 @@ def train(
     size: Annotated[int, typer.Option(help="Pixels per side of the extractor's input; a multiple of 32.")] = 320,
     channels: Annotated[int | None, typer.Option(min=4, max=256, help="Values per position vector.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the frames.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(help="The recognizer's form for classes: 'global' (one vector) or 'attention' (set)."),
+    ] = None,
     backbone: Annotated[
         Path | None, typer.Option(help="A network made elsewhere: a MONAI Bundle, or a TOML file for an ONNX one.")
     ] = None,
@@ -95,7 +99,7 @@ def train(
         made = bundle_backbone(backbone) if backbone.is_dir() else read_backbone(backbone)
     folder = open_labelled(images, task=task)
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
-    given = {"channels": channels, "epochs": epochs}
+    given = {"channels": channels, "epochs": epochs, "form": form}
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
     tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
     tell_rare(folder, items)

@@ -164,14 +164,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bag:
-    """Quantized position vectors with the rows of results that belong to them.
+    """Quantized position vectors with the rows of results that belong to them, or the one row of the whole frame.
 
     Attributes
     ----------
     symbols
         uint8 (N, C), quantized channel values.
     recognized
-        uint8 (N, T), the recognition as rows of targets.
+        uint8 (N, T) or (1, T), the recognition as rows of targets.
     changed
         uint8 (N, T), what replaced it; None where nothing did.
     """
@@ -185,7 +185,7 @@ class Bag:
         rows = [self.recognized] + ([] if self.changed is None else [self.changed])
         if any(r.ndim != 2 or r.shape != self.recognized.shape for r in rows):
             raise ValueError(f"rows of targets of shapes {[r.shape for r in rows]} don't match")
-        if self.recognized.shape[0] != n:
+        if self.recognized.shape[0] not in {n, 1}:
             raise ValueError(f"{self.recognized.shape[0]} rows of targets for {n} position vectors")
 
     def result(self) -> UInt8:

@@ -14,6 +14,7 @@ from featureloop.core.types import Bool, Float32, UInt8
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.fit import BagSet
 from featureloop.model.manifest import Manifest
+from featureloop.model.tasks import rules_of
 from featureloop.sharing import codec
 from featureloop.sharing.record import Record
 
@@ -69,6 +70,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
         No record could be decoded.
     """
     n = manifest.features.grid**2 if manifest.released.anonymizer == "set" else 1
+    rows = rules_of(manifest).rows(manifest.features.grid)
     symbols, results, sites, groups, verified, weights = [], [], [], [], [], []
     unreadable = 0
     for batch in batches:
@@ -79,7 +81,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
                     raise RecordError("a record without a result, or with vectors left out")
                 x = codec.decode_features(record.features, manifest.released, max_vectors=n)
                 y = codec.decode_rows(coded, manifest.released, width=manifest.recognizer.outputs, max_vectors=n)
-                if len(x) != n or len(y) != n:
+                if len(x) != n or len(y) != rows:
                     raise RecordError("a record whose rows don't match its vectors")
             except RecordError:
                 unreadable += 1

@@ -49,7 +49,8 @@ def max_vectors(manifest: Manifest) -> int:
 def _check_payloads(record: Record, manifest: Manifest) -> None:
     released = manifest.released
     symbols = codec.decode_features(record.features, released, max_vectors=record.vectors)
-    _require_count("features", len(symbols), record)
+    if len(symbols) != record.vectors:
+        raise RecordError(f"its features hold {len(symbols)} rows for the {record.vectors} vectors that it declares")
     if codec.encode_features(symbols, released) != record.features:
         # Many byte strings could decode alike; the choice among them would carry something.
         raise RecordError("its features are not coded as its package's codec codes them")
@@ -60,14 +61,11 @@ def _check_payloads(record: Record, manifest: Manifest) -> None:
             continue
         width = manifest.recognizer.outputs
         rows = codec.decode_rows(payload, released, width=width, max_vectors=record.vectors)
-        _require_count(name, len(rows), record)
+        expected = record.vectors if manifest.recognizer.form == "set" else 1
+        if len(rows) != expected:
+            raise RecordError(f"its {name} hold {len(rows)} rows, its package's recognizer gives {expected}")
         if codec.encode_rows(rows, released) != payload:
             raise RecordError(f"its {name} is not coded as its package's codec codes it")
-
-
-def _require_count(name: str, found: int, record: Record) -> None:
-    if found != record.vectors:
-        raise RecordError(f"its {name} hold {found} rows for the {record.vectors} vectors that it declares")
 
 
 def _in_canonical_order(symbols: UInt8) -> bool:

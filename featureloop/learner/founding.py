@@ -147,7 +147,7 @@ def _write_networks(networks: Networks, work: Path) -> None:
 
 def write_recognizer(recognizer: torch.nn.Module, work: Path, *, form: str, channels: int) -> None:
     """Write a recognizer's ONNX file and weights into a package directory; `channels` are the feature map's."""
-    if form == "set":
+    if form != "global":
         example, dynamic = torch.zeros(1, 100, channels), {1: "vectors"}
     else:
         example, dynamic = torch.zeros(1, 1, 2 * channels), {}
@@ -166,7 +166,7 @@ def _describe(
     progress: Progress,
 ) -> Package:
     """Calibrate, count the codec's tables, and seal the package in `work`."""
-    anonymizer = "set" if networks.spec.form == "set" else "pool"
+    anonymizer = networks.spec.anonymizer
     rules = RULES[networks.task]
     allowed = rules.risk if risk is None else risk
     draft = Manifest(

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from featureloop.core.errors import InputError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Frame, Task
 from featureloop.model.backbones import Backbone, efficientnet_lite0
@@ -52,10 +53,20 @@ class Networks:
 
 
 def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> RecognizerSpec:
-    """The recognizer that suits a task."""
+    """The recognizer that suits a task.
+
+    Raises
+    ------
+    InputError
+        The form that the settings ask for doesn't suit it.
+    """
     rules = RULES[task]
-    blocks = settings.blocks if rules.form == "set" else 2
-    return RecognizerSpec(rules.form, settings.width, blocks, rules.outputs(classes))
+    suitable = ("global", "attention") if rules.form == "global" else (rules.form,)
+    form = settings.form or rules.form
+    if form not in suitable:
+        raise InputError(f"a recognizer of the form '{form}' doesn't suit {task}; choose {' or '.join(suitable)}")
+    blocks = 2 if form == "global" else settings.blocks
+    return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes))
 
 
 def train_networks(
@@ -141,7 +152,7 @@ def _tune(
     frames = len(cache.targets) // versions
     steps = settings.tuning_steps(frames)
     shares = frame_shares(cache.targets[::versions], task=task)
-    head = build_recognizer(spec, channels=taps if spec.form == "set" else 2 * taps)
+    head = build_recognizer(spec, channels=taps if spec.anonymizer == "set" else 2 * taps)
     if isinstance(head, GlobalRecognizer):
         first = torch.from_numpy(cache.features[::versions].astype(np.float32))
         with torch.no_grad():

@@ -46,7 +46,7 @@ def map_to_rows(z: Tensor) -> Tensor:
 
 def to_vectors(z: Tensor, spec: RecognizerSpec) -> Tensor:
     """A map (B, C, G, G) as what a recognizer of this form takes."""
-    return map_to_rows(z) if spec.form == "set" else pool_map(z)
+    return map_to_rows(z) if spec.anonymizer == "set" else pool_map(z)
 
 
 def frame_shares(targets: UInt8, *, task: Task) -> NDArray[np.float64]:
@@ -94,7 +94,7 @@ def neck_transform(
         task=task,
         seed=settings.seed,
     )
-    if spec.form == "set":
+    if spec.anonymizer == "set":
         budget, limit = settings.bits_per_vector, settings.channels or SET_CHANNELS
     else:
         budget, limit = float("inf"), settings.channels or POOL_CHANNELS
@@ -116,7 +116,7 @@ def released_bags(
     values: list[NDArray[Any]] = []
     every = np.arange(len(cache.targets))
     for _, z in run_late(extractor, cache, every, settings=settings, what="features", progress=progress):
-        if spec.form == "set":
+        if spec.anonymizer == "set":
             vectors = z.reshape(len(z), len(top), -1).transpose(0, 2, 1)
             values.append(np.rint((vectors + 1) / 2 * top).astype(np.uint8))
         else:
@@ -124,7 +124,7 @@ def released_bags(
     stacked: NDArray[Any] = np.concatenate(values)
     channels, n = stacked.shape[2], len(stacked)
     one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    scale, offset = (np.float32(2) / top, -one) if spec.form == "set" else (one, zero)
+    scale, offset = (np.float32(2) / top, -one) if spec.anonymizer == "set" else (one, zero)
     shares = frame_shares(cache.targets, task=task)
     return BagSet(stacked, cache.targets, shares, np.ones(n, np.float32), scale, offset)
 

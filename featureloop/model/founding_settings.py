@@ -19,6 +19,8 @@ class FoundingSettings:
         C of the neck, at most; None takes what suits the recognizer's form.
     bits_per_vector
         Bit budget of one position vector of a `set`.
+    form
+        Of the recognizer; None takes what suits the task. Classes are recognized by `global` or by `attention`.
     width, blocks
         Of the recognizer.
     epochs, batch, learning_rate
@@ -39,6 +41,7 @@ class FoundingSettings:
     size: int = 320
     channels: int | None = None
     bits_per_vector: float = 66.0
+    form: str | None = None
     width: int = 128
     blocks: int = 3
     epochs: float | None = None

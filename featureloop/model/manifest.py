@@ -133,7 +133,8 @@ class RecognizerSpec:
     Attributes
     ----------
     form
-        `set` or `global`.
+        `set` (a row of results for every vector), `attention` (one row for all of
+        them) or `global` (one pooled vector).
     width, blocks
         Channels and residual blocks of the per-position network.
     outputs
@@ -144,6 +145,11 @@ class RecognizerSpec:
     width: int
     blocks: int
     outputs: int
+
+    @property
+    def anonymizer(self) -> str:
+        """The anonymizer whose vectors it takes."""
+        return "pool" if self.form == "global" else "set"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
-"""Recognizers: the later layers, in two forms that need no coordinates.
+"""Recognizers: the later layers, in forms that need no coordinates.
 
 `set` treats position vectors alike: a per-position network, with context
 pooled over the set. On a permuted bag it gives the permuted output, so
-training on coordinate-free records is training on the map. `global` works on
-one pooled vector. Sources: Zaheer et al. 2017 (Deep Sets, arXiv:1703.06114);
-Ilse et al. 2018 (attention pooling, arXiv:1802.04712).
+training on coordinate-free records is training on the map. `attention` does
+the same and pools at the end, for classes; `global` works on one pooled
+vector. Sources: Zaheer et al. 2017 (Deep Sets, arXiv:1703.06114); Ilse et al.
+2018 (attention pooling, arXiv:1802.04712).
 """
 
 from __future__ import annotations
@@ -75,6 +76,30 @@ class SetRecognizer(nn.Module):
         return cast(Tensor, self.head(self.norm(x)))
 
 
+class AttentionRecognizer(nn.Module):
+    """Position vectors float32 (B, N, C) to logits (B, 1, K) of the whole frame, in any order.
+
+    Per-position blocks that see the set's context, then attention over the positions: each of
+    several heads learns where to look, beside the mean and the maximum of all.
+    """
+
+    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int) -> None:
+        super().__init__()
+        self.lift = nn.Linear(channels, width)
+        self.blocks = nn.ModuleList(SetBlock(width) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.pool = SetContext(width)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits of the classes."""
+        x = self.lift(vectors)
+        for block in self.blocks:
+            x = block(x)
+        return cast(Tensor, self.head(self.dropout(self.pool(self.norm(x)))))
+
+
 class GlobalRecognizer(nn.Module):
     """One pooled vector float32 (B, 1, C) to logits (B, 1, K).
 
@@ -105,7 +130,7 @@ class GlobalRecognizer(nn.Module):
         self.deviation.copy_(flat.std(0, correction=0).clamp_min(1e-4))
 
 
-RECOGNIZERS = {"set": SetRecognizer, "global": GlobalRecognizer}
+RECOGNIZERS = {"set": SetRecognizer, "attention": AttentionRecognizer, "global": GlobalRecognizer}
 
 
 def build_recognizer(spec: RecognizerSpec, *, channels: int) -> nn.Module:

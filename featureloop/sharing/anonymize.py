@@ -30,12 +30,15 @@ def canonical_order(bag: Bag) -> Bag:
     Rows that are equal in both are interchangeable, so the result is
     bit-identical for every permutation of the input.
     """
-    rows = [bag.symbols, bag.recognized]
-    if bag.changed is not None:
-        rows.append(bag.changed)
+    own = len(bag.recognized) == len(bag.symbols)
+    rows = [bag.symbols]
+    if own:
+        rows += [r for r in (bag.recognized, bag.changed) if r is not None]
     keys = np.ascontiguousarray(np.concatenate(rows, axis=1))
     # Rows as opaque bytes compare byte by byte, the first column first.
     order = keys.view(np.dtype((np.void, keys.shape[1]))).ravel().argsort(kind="stable")
+    if not own:
+        return Bag(bag.symbols[order], bag.recognized, bag.changed)
     return Bag(
         bag.symbols[order],
         bag.recognized[order],

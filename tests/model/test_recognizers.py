@@ -13,7 +13,7 @@ from featureloop.core.errors import PackageError
 from featureloop.core.types import Task
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import RecognizerSpec
-from featureloop.model.recognizers import GlobalRecognizer, SetRecognizer, build_recognizer
+from featureloop.model.recognizers import AttentionRecognizer, GlobalRecognizer, SetRecognizer, build_recognizer
 
 
 @dataclass(frozen=True)
@@ -126,5 +126,27 @@ def test_a_recognizer_is_built_from_its_spec() -> None:
 
 
 def test_an_unknown_form_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(PackageError, match=r"'grid' is unknown; known are set, global"):
+    with pytest.raises(PackageError, match=r"'grid' is unknown; known are set, attention, global"):
         build_recognizer(RecognizerSpec("grid", 16, 2, 5), channels=7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 40), blocks=st.integers(0, 2))
+def test_attention_over_a_set_is_the_same_in_any_order_and_so_is_what_it_learns(
+    dtype: torch.dtype, seed: int, n: int, blocks: int
+) -> None:
+    torch.manual_seed(seed)
+    recognizer = AttentionRecognizer(5, width=8, blocks=blocks, outputs=3).to(dtype).eval()
+    vectors, targets = torch.rand(2, n, 5, dtype=dtype) * 2 - 1, torch.eye(3, dtype=dtype)[[0, 2]][:, None]
+    shuffled = vectors[:, torch.randperm(n)]
+    tolerance = {"rtol": 1e-7, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 2e-3, "atol": 2e-5}
+    assert recognizer(vectors).shape == (2, 1, 3)
+    torch.testing.assert_close(recognizer(shuffled), recognizer(vectors), **tolerance)
+
+    def gradients(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        loss = recognition_loss(recognizer(x), targets, task=Task.CLASSIFICATION)
+        return torch.autograd.grad(loss, tuple(recognizer.parameters()))
+
+    for a, b in zip(gradients(vectors), gradients(shuffled), strict=True):
+        torch.testing.assert_close(b, a, **tolerance)
