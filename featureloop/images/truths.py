@@ -79,13 +79,10 @@ def _segmented(item: LabelledItem) -> Iterator[Frame | Skipped]:
     if item.mask is None:
         yield Skipped(item.name, f"there is no mask of the stem {item.image.stem!r} in {MASKS}: add it, black if empty")
         return
-    for index, frame in enumerate(file_frames(Found(item.image, item.name), group=item.group)):
+    for frame in _single(item, "one mask: save each frame with its own mask"):
         if isinstance(frame, Skipped):
             yield frame
             continue
-        if index:
-            yield Skipped(item.name, "the image has several frames and one mask: save each frame with its own mask")
-            return
         try:
             mask = read_mask(item.mask)
         except InputError as error:
@@ -100,6 +97,15 @@ def _segmented(item: LabelledItem) -> Iterator[Frame | Skipped]:
             )
             return
         yield replace(frame, truth=Truth(mask=mask))
+
+
+def _single(item: LabelledItem, truth: str) -> Iterator[Frame | Skipped]:
+    """The one frame of an image; where there are several, the others have no truth of their own."""
+    for index, frame in enumerate(file_frames(Found(item.image, item.name), group=item.group)):
+        if index and not isinstance(frame, Skipped):
+            yield Skipped(item.name, f"the image has several frames and {truth}")
+            return
+        yield frame
 
 
 def _classified(item: LabelledItem) -> Iterator[Frame | Skipped]:
@@ -120,11 +126,5 @@ def _detected(item: LabelledItem, boxes: Callable[[str], tuple[Box, ...]]) -> It
     except InputError as error:
         yield Skipped(item.name, str(error))
         return
-    for index, frame in enumerate(file_frames(Found(item.image, item.name), group=item.group)):
-        if isinstance(frame, Skipped):
-            yield frame
-            continue
-        if index:
-            yield Skipped(item.name, "the image has several frames and one list of boxes: save each frame by itself")
-            return
-        yield replace(frame, truth=truth)
+    for frame in _single(item, "one list of boxes: save each frame by itself"):
+        yield frame if isinstance(frame, Skipped) else replace(frame, truth=truth)

@@ -72,6 +72,25 @@ class TaskRules(Protocol):
         ...
 
 
+class WholeFrame:
+    """What tasks have in common whose result is one row of K flags for the whole frame."""
+
+    form = "global"
+    risk = 0.05
+
+    def outputs(self, labels: int) -> int:
+        """One value a label."""
+        return labels
+
+    def flags(self, labels: int) -> int:
+        """All of a row."""
+        return labels
+
+    def rows(self, grid: int) -> int:  # noqa: ARG002  The same for every grid.
+        """One row for the whole frame."""
+        return 1
+
+
 def tempered(logits: Float32, temperature: float) -> Float32:
     """Logits divided by a temperature, within what `exp` can take."""
     return np.asarray(np.clip(logits / np.float32(temperature), -_LOGIT_LIMIT, _LOGIT_LIMIT), np.float32)

@@ -9,27 +9,13 @@ import numpy as np
 from featureloop.core.types import Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.model.manifest import Calibration
 from featureloop.model.preprocess import label_to_targets
-from featureloop.model.tasks.base import TEMPERATURES, tempered
+from featureloop.model.tasks.base import TEMPERATURES, WholeFrame, tempered
 
 
-class Classification:
+class Classification(WholeFrame):
     """One label: softmax over the labels; right is 1, wrong 0."""
 
-    form = "global"
     method = "max-probability"
-    risk = 0.05
-
-    def outputs(self, labels: int) -> int:
-        """One value a label."""
-        return labels
-
-    def flags(self, labels: int) -> int:
-        """All of a row."""
-        return labels
-
-    def rows(self, grid: int) -> int:  # noqa: ARG002  The same for every grid.
-        """One row for the whole frame."""
-        return 1
 
     def truth_rows(self, truth: Truth, *, labels: int, grid: int) -> UInt8 | None:  # noqa: ARG002
         """1 at the true label, uint8 (1, K)."""

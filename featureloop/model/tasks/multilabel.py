@@ -8,27 +8,13 @@ import numpy as np
 
 from featureloop.core.types import Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.model.manifest import Calibration
-from featureloop.model.tasks.base import TEMPERATURES, sigmoid, tempered
+from featureloop.model.tasks.base import TEMPERATURES, WholeFrame, sigmoid, tempered
 
 
-class Multilabel:
+class Multilabel(WholeFrame):
     """Independent labels: a sigmoid each; right by the share of labels that are told rightly."""
 
-    form = "global"
     method = "mean-probability"
-    risk = 0.05
-
-    def outputs(self, labels: int) -> int:
-        """One value a label."""
-        return labels
-
-    def flags(self, labels: int) -> int:
-        """All of a row."""
-        return labels
-
-    def rows(self, grid: int) -> int:  # noqa: ARG002  The same for every grid.
-        """One row for the whole frame."""
-        return 1
 
     def truth_rows(self, truth: Truth, *, labels: int, grid: int) -> UInt8 | None:  # noqa: ARG002
         """1 at every true label, uint8 (1, K)."""
