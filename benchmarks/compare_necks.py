@@ -10,7 +10,7 @@ several shares of the way from the first to the second weights. Neither the
 founding set's test part nor the site's held-back sequences are looked at: this
 is where settings are chosen.
 
-    benchmarks/compare_necks.py [--package runs/polyps/P0] [--data ../shared/data/polyps] [--breadths 1 0.5 0.1 0.01]
+    benchmarks/compare_necks.py [--package runs/polyps/P0] [--data ../shared/data/polyps] [--breadths 1 0.1 0.01 0.001]
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--package", type=Path, default=root / "runs" / "polyps" / "P0")
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
-    parser.add_argument("--breadths", type=float, nargs="+", default=[1.0, 0.5, 0.1, 0.01])
+    parser.add_argument("--breadths", type=float, nargs="+", default=[1.0, 0.1, 0.01, 0.001])
     args = parser.parse_args()
     package = load_package(args.package)
     taps = read_parts(package, args.data)
