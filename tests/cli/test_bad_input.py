@@ -176,7 +176,8 @@ def test_another_task_than_the_folder_is_labelled_for_is_named(tmp_path: Path) -
     train = ("model", "train", "--images", tmp_path / "in", "--out", tmp_path / "P", "--task", "classification")
     done = featureloop(*train)
     assert done.code == INPUT
-    assert "labelled for segmentation, not for classification" in done.said
+    assert "at least two folders DIR/<class>" in done.said
+    assert "images/, masks/" in done.said
 
 
 def test_an_unknown_package_and_one_with_a_changed_byte_give_exit_code_4(package: Package, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def cases(draw: st.DrawFn) -> _Case:
     return _Case(recognizer.to(dtype), vectors, targets, torch.randperm(n), Task(task))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_the_output_on_a_permuted_bag_is_the_permuted_output(case: _Case) -> None:
     on_map = case.recognizer(case.vectors)
@@ -60,7 +60,7 @@ def test_the_output_on_a_permuted_bag_is_the_permuted_output(case: _Case) -> Non
     torch.testing.assert_close(on_bag, on_map[:, case.order], **case.tolerance)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_a_training_step_on_the_shuffled_bag_is_the_training_step_on_the_map(case: _Case) -> None:
     def gradients(vectors: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -131,7 +131,7 @@ def test_an_unknown_form_is_refused_with_those_that_are_known() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 40), blocks=st.integers(0, 2))
 def test_attention_over_a_set_is_the_same_in_any_order_and_so_is_what_it_learns(
     dtype: torch.dtype, seed: int, n: int, blocks: int
