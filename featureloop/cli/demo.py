@@ -159,6 +159,7 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
     from featureloop.images.labelled import open_labelled
     from featureloop.learner.founding import found_package
     from featureloop.model.founding_settings import FoundingSettings
+    from featureloop.model.loop import Surroundings
 
     folder = open_labelled(images)
     training = FoundingSettings(
@@ -170,7 +171,7 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
         blocks=2,
         seed=settings.seed,
     )
-    found_package(folder, folder.items, out, settings=training, progress=progress)
+    found_package(folder, folder.items, out, settings=training, around=Surroundings(progress=progress))
     return out
 
 

@@ -38,6 +38,13 @@ class Part(StrEnum):
     REST = "rest"
 
 
+class Profile(StrEnum):
+    """How much of the backbone is tuned."""
+
+    FAST = "fast"
+    FULL = "full"
+
+
 def part_of(items: Sequence[LabelledItem], part: Part, *, hold_out: float, seed: int) -> Sequence[LabelledItem]:
     """The items on one side of the split by groups."""
     if part is Part.ALL:
@@ -79,19 +86,31 @@ def train(
     backbone: Annotated[
         Path | None, typer.Option(help="A network made elsewhere: a MONAI Bundle, or a TOML file for an ONNX one.")
     ] = None,
+    profile: Annotated[
+        Profile, typer.Option(help="'fast' caches the early stages; 'full' tunes the whole backbone, for a GPU.")
+    ] = Profile.FAST,
+    compute: Annotated[str, typer.Option(help="Where to calculate: auto (a GPU where there is one), cpu or cuda.")] = (
+        "auto"
+    ),
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="A folder for the training's curves, for 'tensorboard --logdir'.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a founding package on the images that a centre already holds.
 
     A part of the groups is held out and not looked at: evaluate on it with
     'model evaluate --part held-out' and the same --hold-out and --seed.
+    A training that was killed goes on when the same command is given again.
     Beside the package, its founding features are written as records, for the
     learner to replay.
     """
+    from featureloop.learner import curves
     from featureloop.learner.founding import found_package
     from featureloop.model.backbone_monai import bundle_backbone
     from featureloop.model.backbone_onnx import read_backbone
     from featureloop.model.founding_settings import FoundingSettings
+    from featureloop.model.loop import Surroundings, compute_on
 
     started = time.perf_counter()
     made: Backbone | None = None
@@ -99,12 +118,14 @@ def train(
         made = bundle_backbone(backbone) if backbone.is_dir() else read_backbone(backbone)
     folder = open_labelled(images, task=task)
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
-    given = {"channels": channels, "epochs": epochs, "form": form}
+    place = compute_on(compute)
+    given = {"channels": channels, "epochs": epochs, "form": form, "profile": profile.value}
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
     tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
     tell_rare(folder, items)
-    with progress_bars() as progress:
-        founded = found_package(folder, items, out, settings=settings, backbone=made, progress=progress)
+    with progress_bars() as progress, curves.tensorboard(tensorboard) as log:
+        around = Surroundings(compute=place, log=log, progress=progress)
+        founded = found_package(folder, items, out, settings=settings, backbone=made, around=around)
     tell_skipped(founded.skipped)
     package = founded.package
     data = {

@@ -12,6 +12,8 @@ Clock = Callable[[], float]
 Sleep = Callable[[float], None]
 Progress = Callable[[str, int, int], None]
 """Called as (what is being done, steps done, steps in all)."""
+Log = Callable[[str, float, int], None]
+"""Called as (name of a curve, its value, the step)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,7 @@ class Wire(Protocol):
 
 def silent(_what: str, _done: int, _total: int) -> None:
     """Progress that nobody looks at."""
+
+
+def unlogged(_name: str, _value: float, _step: int) -> None:
+    """Curves that nobody keeps."""

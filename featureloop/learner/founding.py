@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from featureloop.core.errors import InputError, StorageError
-from featureloop.core.ports import Progress, silent
+from featureloop.core.ports import Progress
 from featureloop.core.types import Frame, Skipped, UInt8
 from featureloop.images.labelled import LabelledFolder, split
 from featureloop.images.truths import LabelledItem
@@ -29,11 +29,13 @@ from featureloop.learner.founding_records import (
     package_rows,
     save_records,
 )
-from featureloop.model.backbones import Backbone
+from featureloop.model.backbones import DEFAULT, Backbone
 from featureloop.model.card import model_card
+from featureloop.model.checkpoint import open_checkpoint
 from featureloop.model.export import export_onnx
 from featureloop.model.founding import Networks, train_networks
 from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.loop import ALONE, Surroundings
 from featureloop.model.manifest import Lineage, Manifest, ReleasedForm, uncalibrated
 from featureloop.model.package import (
     CARD,
@@ -75,9 +77,12 @@ def found_package(
     backbone: Backbone | None = None,
     replay_versions: int = 1,
     risk: float | None = None,
-    progress: Progress = silent,
+    around: Surroundings = ALONE,
 ) -> Founded:
     """Train a founding package on the labelled items, and write it to the new directory `out`.
+
+    What is trained is kept beside `out` until the package is written: a
+    training that was killed goes on from there when it is started again.
 
     Parameters
     ----------
@@ -87,16 +92,19 @@ def found_package(
         Augmented versions of every founding frame that are kept for replay, besides the original.
     risk
         Mean loss that results above the threshold may have; None takes what the task's rules say.
+    around
+        Who watches the training, and where it calculates.
 
     Raises
     ------
     InputError
-        `out` exists, or too few frames can be used.
+        `out` exists, too few frames can be used, or another training was left unfinished there.
     StorageError
         The package can't be written.
     """
     if out.exists():
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
+    progress = around.progress
     train_items, held_items = split(items, hold_out=CALIBRATION_SHARE, seed=settings.seed)
     train, bad_train = _read(folder, train_items, progress)
     held, bad_held = _read(folder, held_items, progress)
@@ -104,13 +112,23 @@ def found_package(
         raise InputError(
             f"{len(train)} frames to learn from and {len(held)} to calibrate on are too few; give at least 20"
         )
+    checkpoint = open_checkpoint(
+        out,
+        [*train, *held],
+        task=folder.task,
+        classes=folder.classes,
+        settings=settings,
+        backbone=DEFAULT if backbone is None else backbone.name,
+    )
     networks = train_networks(
         train,
         task=folder.task,
         classes=len(folder.classes),
         settings=settings,
+        held=held,
         backbone=backbone,
-        progress=progress,
+        checkpoint=checkpoint,
+        around=around,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +143,7 @@ def found_package(
     records = founding_records(package, train, held, settings=settings, versions=replay_versions, progress=progress)
     path = founding_records_path(out)
     save_records(records, path)
+    checkpoint.remove()
     return Founded(package, path, (*bad_train, *bad_held), len(train) + len(held))
 
 

@@ -23,6 +23,7 @@ from featureloop.learner.interpolation import Choice, choose_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.fit import FitSettings, fit_recognizer
+from featureloop.model.loop import Surroundings, compute_on
 from featureloop.model.manifest import Calibration, Lineage
 from featureloop.model.package import EXTRACTOR, WEIGHTS, Package, seal_package
 from featureloop.model.recognizers import build_recognizer
@@ -125,10 +126,12 @@ def train_recognizer(
     recognizer = build_recognizer(manifest.recognizer, channels=manifest.released.channels)
     before = load_file(live.file(WEIGHTS))
 
+    around = Surroundings(compute=compute_on("auto"), progress=progress)
+
     def train(some: Bool) -> dict[str, Tensor]:
         recognizer.load_state_dict(before)
         bag_set = training_set(bags, manifest, founding_share=settings.founding_share, chosen=some)
-        fit_recognizer(recognizer, bag_set, task=task, settings=settings.fit, progress=progress)
+        fit_recognizer(recognizer, bag_set, task=task, settings=settings.fit, around=around)
         return {k: v.clone() for k, v in recognizer.state_dict().items()}
 
     if settings.interpolation is not None:

@@ -41,6 +41,11 @@ class OnnxBackbone:
     normalize: Normalize
     late: nn.Module = field(default_factory=nn.Identity)
 
+    @property
+    def whole(self) -> None:
+        """A graph is kept as it is."""
+        return
+
     def open_early(self, size: int) -> RunEarly:
         """The graph in ONNX Runtime, image by image: its batch may be fixed."""
         check_size(self, size)

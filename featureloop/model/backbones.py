@@ -54,6 +54,11 @@ class Backbone(Protocol):
         """The part that is tuned: early features to joined taps."""
         ...
 
+    @property
+    def whole(self) -> nn.Module | None:
+        """Preprocessed images to joined taps, where all of it can be tuned; None where the early part can't."""
+        ...
+
     def open_early(self, size: int) -> RunEarly:
         """What runs the early part over images of `size` pixels a side.
 
@@ -144,6 +149,11 @@ class TorchBackbone:
     stride: int
     early: nn.Module
     late: nn.Module = field(default_factory=nn.Identity)
+
+    @property
+    def whole(self) -> nn.Module:
+        """Early and late part."""
+        return nn.Sequential(self.early, self.late)
 
     def open_early(self, size: int) -> RunEarly:
         """The early part in ONNX Runtime, ten times faster on a CPU than torch."""

@@ -9,13 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featureloop.core.ports import Progress
+from featureloop.core.errors import InputError
+from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Bool, Frame, Task, Truth, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.backbones import Backbone
+from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.preprocess import resize_frame, to_input
 from featureloop.model.tasks import RULES, true_rows
+
+KEPT_EVERY = 50
+"""Frames between two moments that a killed training goes on from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +29,9 @@ class EarlyCache:
 
     features: NDArray[np.float16]
     targets: UInt8
+
+    def __len__(self) -> int:
+        return len(self.targets)
 
 
 def fill_cache(
@@ -34,8 +42,10 @@ def fill_cache(
     classes: int,
     size: int,
     augmentations: int,
-    rng: np.random.Generator,
-    progress: Progress,
+    seed: int,
+    name: str = "frames",
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = silent,
 ) -> EarlyCache:
     """Run the early stages over every frame and `augmentations` changed versions of it, side by side in the cache.
 
@@ -43,31 +53,52 @@ def fill_cache(
     ----------
     size
         Pixels per side of the extractor's input.
+    name, checkpoint
+        Where the cache is kept, and gone on with; None keeps it in memory.
 
     Raises
     ------
     InputError
-        A frame lacks the label that the task needs.
+        A frame lacks the label that the task needs, or the checkpoint's cache was made by another backbone.
     PackageError
         The backbone doesn't make what it declares.
+    StorageError
+        The checkpoint's disk has no room.
     """
     versions, grid, rules = augmentations + 1, size // backbone.stride, RULES[task]
     run = backbone.open_early(size)
     shape = run(np.zeros((1, 3, size, size), np.float32)).shape[1:]
-    features = np.empty((len(frames) * versions, *shape), np.float16)
-    targets = np.empty((len(frames) * versions, rules.rows(grid), rules.outputs(classes)), np.uint8)
+    shapes = (len(frames) * versions, *shape), (len(frames) * versions, rules.rows(grid), rules.outputs(classes))
+    done = 0
+    if checkpoint is None:
+        features, targets = np.empty(shapes[0], np.float16), np.empty(shapes[1], np.uint8)
+    else:
+        features = checkpoint.array(f"{name}-features", shapes[0], np.float16)
+        targets = checkpoint.array(f"{name}-targets", shapes[1], np.uint8)
+        done = checkpoint.count(name)
     preprocessing = Preprocessing(size)
-    for i, frame in enumerate(frames):
+
+    def early(i: int) -> tuple[NDArray[np.float16], UInt8]:
+        frame, rng = frames[i], np.random.default_rng((seed, 2, i))
         original = resize_frame(frame.pixels, size)
-        truth = true_rows(frame, task=task, labels=classes, grid=grid)
         square = square_truth(frame, size)
-        inputs = []
-        for v in range(versions):
-            pixels, moved = (original, square) if v == 0 else augment(original, square, rng)
+        inputs, rows = [to_input(original, preprocessing)], [true_rows(frame, task=task, labels=classes, grid=grid)]
+        for _ in range(augmentations):
+            pixels, moved = augment(original, square, rng)
             inputs.append(to_input(pixels, preprocessing))
-            rows = None if v == 0 else rules.truth_rows(moved, labels=classes, grid=grid)
-            targets[i * versions + v] = truth if rows is None else rows
-        features[i * versions : (i + 1) * versions] = run(np.concatenate(inputs))
+            there = rules.truth_rows(moved, labels=classes, grid=grid)
+            rows.append(rows[0] if there is None else there)
+        return run(np.concatenate(inputs)).astype(np.float16), np.stack(rows)
+
+    if done and not np.allclose(early(0)[0], features[:versions], rtol=0.02, atol=0.02):
+        raise InputError("the checkpoint holds features of another backbone; remove it, or choose another --out")
+    for i in range(done, len(frames)):
+        at = slice(i * versions, (i + 1) * versions)
+        features[at], targets[at] = early(i)
+        if checkpoint is not None and ((i + 1) % KEPT_EVERY == 0 or i + 1 == len(frames)):
+            features.flush()  # type: ignore[attr-defined]  # a memory map
+            targets.flush()  # type: ignore[attr-defined]
+            checkpoint.set_count(name, i + 1)
         progress("early features", i + 1, len(frames))
     return EarlyCache(features, targets)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Float32, Task, UInt8
+from featureloop.model.loop import ALONE, Batch, Draw, Lesson, Pace, Surroundings, train
 from featureloop.model.losses import recognition_loss
 
 
@@ -32,6 +30,8 @@ class FitSettings:
         Decay of the exponential moving average of the weights that is kept.
     seed
         Of every random choice.
+    name
+        For progress and logs.
     """
 
     epochs: float = 8.0
@@ -40,6 +40,7 @@ class FitSettings:
     dither: float = 0.0
     average: float = 0.99
     seed: int = 1
+    name: str = "training"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,45 +71,49 @@ class BagSet:
     def __len__(self) -> int:
         return len(self.values)
 
-
-def running_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The step of an exponential moving average of weights, started by a plain mean."""
-
-    def step(kept: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
-        share = min(decay, float(n) / (float(n) + 1.0))
-        return kept * share + new * (1.0 - share)
-
-    return step
+    def batch(self, at: NDArray[np.intp], *, noise: np.random.Generator | None = None, dither: float = 0.0) -> Batch:
+        """Some of the bags as float32, with uniform noise of `dither` steps where a generator is given."""
+        x = self.values[at].astype(np.float32)
+        if noise is not None:
+            x += noise.uniform(-dither, dither, x.shape).astype(np.float32)
+        return Batch(self.offset + self.scale * x, self.targets[at].astype(np.float32), self.weights[at])
 
 
 def fit_recognizer(
-    recognizer: nn.Module, bags: BagSet, *, task: Task, settings: FitSettings, progress: Progress = silent
+    recognizer: nn.Module,
+    bags: BagSet,
+    *,
+    task: Task,
+    settings: FitSettings,
+    held: BagSet | None = None,
+    around: Surroundings = ALONE,
 ) -> None:
-    """Train `recognizer` in place on the bags, and leave the averaged weights in it."""
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
+    """Train `recognizer` in place on the bags, and leave the averaged weights in it.
+
+    Parameters
+    ----------
+    held
+        Bags that it does not learn from: they say when it gets worse; None trains to the end.
+    """
     steps = max(1, round(settings.epochs * len(bags) / settings.batch))
-    optimizer = torch.optim.AdamW(recognizer.parameters(), lr=settings.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
+    draw = Draw(bags.shares, size=settings.batch, seed=settings.seed)
+
+    def batch(step: int) -> Batch:
+        at = draw(step)
+        noise = draw.random(step) if settings.dither and bags.values.dtype == np.uint8 else None
+        return bags.batch(at, noise=noise, dither=settings.dither)
+
+    lesson = Lesson(
+        settings.name,
+        recognizer,
+        [(recognizer, settings.learning_rate)],
+        batch,
+        lambda x, y: recognition_loss(recognizer(x).float(), y, task=task),
+        [] if held is None else [held.batch(at) for at in batches_of(len(held), settings.batch)],
     )
-    average = torch.optim.swa_utils.AveragedModel(recognizer, avg_fn=running_average(settings.average))
-    recognizer.train()
-    for step in range(steps):
-        at = rng.choice(len(bags), settings.batch, p=bags.shares)
-        x = bags.values[at].astype(np.float32)
-        if settings.dither and bags.values.dtype == np.uint8:
-            x += rng.uniform(-settings.dither, settings.dither, x.shape).astype(np.float32)
-        x = bags.offset + bags.scale * x
-        y = torch.from_numpy(bags.targets[at].astype(np.float32))
-        logits = recognizer(torch.from_numpy(x))
-        loss = recognition_loss(logits, y, task=task, weights=torch.from_numpy(bags.weights[at]))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(recognizer.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(recognizer)
-        progress(f"training, loss {loss.item():.3f}", step + 1, steps)
-    recognizer.load_state_dict(average.module.state_dict())
-    recognizer.eval()
+    train(lesson, pace=Pace(steps, settings.average, settings.seed), around=around)
+
+
+def batches_of(count: int, size: int) -> list[NDArray[np.intp]]:
+    """All of `count` items in batches of at most `size`."""
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,40 +1,31 @@
 """Founding training: extractor and recognizer, on the centre's own labelled frames.
 
-The early stages stay as ImageNet left them and run once per frame and
-augmentation; their outputs are cached, so that an epoch costs only the later
-stages. The neck is then computed from the tuned taps, and the recognizer
-learns from exactly what will be released.
+The backbone is tuned first (`model.tuning`). The neck is then computed from the
+tuned taps, and the recognizer learns from exactly what will be released.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from featureloop.core.errors import InputError
-from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Frame, Task
 from featureloop.model.backbones import Backbone, efficientnet_lite0
+from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
-from featureloop.model.fit import FitSettings, fit_recognizer, running_average
-from featureloop.model.founding_features import (
-    frame_shares,
-    neck_transform,
-    pool_map,
-    released_bags,
-    to_vectors,
-)
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.founding_features import neck_transform, released_bags
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.losses import recognition_loss
+from featureloop.model.loop import ALONE, Surroundings
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.tasks import RULES
+from featureloop.model.tuning import tune_late, tune_whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,54 +66,80 @@ def train_networks(
     task: Task,
     classes: int,
     settings: FoundingSettings,
+    held: Sequence[Frame] = (),
     backbone: Backbone | None = None,
-    progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
+    around: Surroundings = ALONE,
 ) -> Networks:
     """Train extractor and recognizer on labelled frames.
 
-    Fine-tunes the late stages under a recognizer of their taps, computes the
+    Fine-tunes the backbone under a recognizer of its taps, computes the
     neck's transform from the tuned taps and from what that recognizer makes of
     them, then trains the recognizer that is kept on what the neck leaves after
     quantization.
 
     Parameters
     ----------
+    held
+        Frames that no weight is learned from: they say when a training gets worse.
     backbone
-        Its late part is tuned in place; None takes EfficientNet-Lite0.
+        Tuned in place: its late part, or all of it, as the profile says; None takes EfficientNet-Lite0.
+    checkpoint
+        Where the training is kept, and gone on with; None keeps nothing.
+    around
+        Who watches, and where it calculates; its keeper is the checkpoint's.
 
     Raises
     ------
     InputError
-        A frame lacks the label that the task needs.
+        A frame lacks the label that the task needs, or the backbone can't be tuned as the profile asks.
     PackageError
         The backbone doesn't make what it declares.
+    StorageError
+        The checkpoint can't be written.
     """
     torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
     made: Backbone = backbone or efficientnet_lite0()
-    late = made.late
     spec = recognizer_spec(task, classes, settings)
-    cache = fill_cache(
-        frames,
-        made,
-        task=task,
-        classes=classes,
-        size=settings.size,
-        augmentations=settings.augmentations,
-        rng=rng,
-        progress=progress,
-    )
-    head = _tune(made, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
-    transform = neck_transform(late, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
+    progress = around.progress
+    around = around if checkpoint is None else replace(around, keeper=checkpoint)
+    head = _new_head(made, spec)
+    if settings.profile == "full":
+        tune_whole(made, head, spec, frames, held, task=task, classes=classes, settings=settings, around=around)
+
+    def cached(some: Sequence[Frame], name: str, augmentations: int) -> EarlyCache:
+        return fill_cache(
+            some,
+            made,
+            task=task,
+            classes=classes,
+            size=settings.size,
+            augmentations=augmentations,
+            seed=settings.seed,
+            name=name,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+
+    cache = cached(frames, "frames", settings.augmentations)
+    kept = cached(held, "held", 0) if held else None
+    if settings.profile == "fast":
+        tune_late(made, head, spec, cache, kept, task=task, settings=settings, around=around)
+    rng = np.random.default_rng((settings.seed, 3))
+    transform = neck_transform(made.late, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     neck = transform.neck()
-    released = nn.Sequential(late, neck)
-    bags = released_bags(released, cache, spec, transform, task=task, settings=settings, progress=progress)
+    released = nn.Sequential(made.late, neck)
+
+    def bags_of(some: EarlyCache) -> BagSet:
+        return released_bags(released, some, spec, transform, task=task, settings=settings, progress=progress)
+
+    bags, held_bags = bags_of(cache), None if kept is None else bags_of(kept)
     recognizer = build_recognizer(spec, channels=bags.values.shape[2])
     if isinstance(recognizer, GlobalRecognizer):
         recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
     passes = settings.recognizer_steps(len(frames)) * settings.batch / len(bags)
-    fit = FitSettings(epochs=passes, batch=settings.batch, learning_rate=settings.learning_rate, seed=settings.seed)
-    fit_recognizer(recognizer, bags, task=task, settings=fit, progress=progress)
+    fit = FitSettings(passes, settings.batch, settings.learning_rate, seed=settings.seed, name="recognizer")
+    fit_recognizer(recognizer, bags, task=task, settings=fit, held=held_bags, around=around)
     return Networks(
         made,
         neck.eval(),
@@ -136,72 +153,6 @@ def train_networks(
     )
 
 
-def _tune(
-    backbone: Backbone,
-    cache: EarlyCache,
-    spec: RecognizerSpec,
-    *,
-    task: Task,
-    settings: FoundingSettings,
-    rng: np.random.Generator,
-    progress: Progress,
-) -> nn.Module:
-    """Fine-tune the late part in place, under a recognizer of its joined taps; return that."""
-    late, taps = backbone.late, backbone.channels
-    versions = settings.augmentations + 1
-    frames = len(cache.targets) // versions
-    steps = settings.tuning_steps(frames)
-    shares = frame_shares(cache.targets[::versions], task=task)
-    head = build_recognizer(spec, channels=taps if spec.anonymizer == "set" else 2 * taps)
-    if isinstance(head, GlobalRecognizer):
-        first = torch.from_numpy(cache.features[::versions].astype(np.float32))
-        with torch.no_grad():
-            head.standardize_by(torch.cat([pool_map(late(x)) for x in torch.split(first, settings.batch)]))
-    groups = [
-        {"params": list(network.parameters()), "lr": rate}
-        for network, rate in ((head, settings.learning_rate), (late, settings.learning_rate / 4))
-        if any(True for _ in network.parameters())
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _warm_cosine(s, steps))
-    trained = nn.ModuleList([late, head])
-    average = torch.optim.swa_utils.AveragedModel(trained, avg_fn=running_average(settings.average))
-    trained.train()
-    batches = _batches(shares, settings.batch, rng)
-    for step in range(steps):
-        chosen = next(batches)
-        at = chosen * versions + rng.integers(0, versions, len(chosen))
-        x = torch.from_numpy(cache.features[at].astype(np.float32))
-        y = torch.from_numpy(cache.targets[at].astype(np.float32))
-        loss = recognition_loss(head(to_vectors(late(x), spec)), y, task=task)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(trained)
-        progress(f"fine-tuning, loss {loss.item():.3f}", step + 1, steps)
-    trained.load_state_dict(average.module.state_dict())
-    trained.eval()
-    return head
-
-
-def _batches(shares: NDArray[np.float64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-    """Batches of frame numbers for ever: where all are drawn alike, each once before any is drawn again."""
-    alike = bool(np.ptp(shares) == 0)
-    order: list[int] = []
-    while True:
-        if alike and len(order) < size:
-            order += rng.permutation(len(shares)).tolist()
-        if alike:
-            chosen, order = np.array(order[:size]), order[size:]
-        else:
-            chosen = rng.choice(len(shares), size, p=shares)
-        yield chosen
-
-
-def _warm_cosine(step: int, steps: int) -> float:
-    warm = min(50, steps // 10 + 1)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+def _new_head(backbone: Backbone, spec: RecognizerSpec) -> nn.Module:
+    """A recognizer of the backbone's joined taps, under which it is tuned."""
+    return build_recognizer(spec, channels=backbone.channels if spec.anonymizer == "set" else 2 * backbone.channels)

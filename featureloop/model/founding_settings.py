@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from featureloop.core.errors import InputError
 
+PROFILES = ("fast", "full")
+
 
 @dataclass(frozen=True, slots=True)
 class FoundingSettings:
@@ -13,6 +15,10 @@ class FoundingSettings:
 
     Attributes
     ----------
+    profile
+        `fast` keeps the early stages as ImageNet left them, and caches what they make of every
+        frame and a few changed versions; `full` tunes the whole backbone first, on versions of
+        the frames that change in every pass: for a GPU, or a night.
     size
         Pixels per side of the extractor's input; a multiple of 32.
     channels
@@ -26,7 +32,7 @@ class FoundingSettings:
     epochs, batch, learning_rate
         Of the backbone's fine-tuning by AdamW with a cosine schedule; the late
         stages learn at a quarter of `learning_rate`. None takes 12 passes over
-        the frames, and more where they are few.
+        the frames (`full`: 60), and more where they are few.
     recognizer_epochs
         Passes over the frames when the recognizer learns from the finished,
         quantized features; None takes 16, and more where the frames are few.
@@ -38,6 +44,7 @@ class FoundingSettings:
         Of every random choice.
     """
 
+    profile: str = "fast"
     size: int = 320
     channels: int | None = None
     bits_per_vector: float = 66.0
@@ -53,12 +60,15 @@ class FoundingSettings:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise InputError(f"the profile '{self.profile}' is unknown; choose {' or '.join(PROFILES)}")
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
 
     def tuning_steps(self, frames: int) -> int:
         """Batches of the backbone's fine-tuning."""
-        return self._steps(self.epochs, frames, usual=12.0, least=600)
+        usual, least = (12.0, 600) if self.profile == "fast" else (60.0, 1500)
+        return self._steps(self.epochs, frames, usual=usual, least=least)
 
     def recognizer_steps(self, frames: int) -> int:
         """Batches that the recognizer learns from."""

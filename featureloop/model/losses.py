@@ -13,10 +13,9 @@ from featureloop.core.types import Task
 from featureloop.model.tasks.detection import DISTANCES
 
 
-def recognition_loss(logits: Tensor, targets: Tensor, *, task: Task, weights: Tensor | None = None) -> Tensor:
-    """Loss of logits (B, N, T) against rows of targets (B, N, T), averaged with weights (B,)."""
-    each = LOSSES[task](logits, targets)
-    return each.mean() if weights is None else (each * weights).sum() / weights.sum()
+def recognition_loss(logits: Tensor, targets: Tensor, *, task: Task) -> Tensor:
+    """Loss of each item's logits (B, N, T) against its rows of targets (B, N, T), (B,)."""
+    return LOSSES[task](logits, targets)
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,15 +1,23 @@
 """Founding training on a handful of generated frames: what comes out is whole and consistent."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Task, Truth
 from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
-from featureloop.model.founding import train_networks
+from featureloop.model.backbones import TorchBackbone
+from featureloop.model.checkpoint import Checkpoint, open_checkpoint
+from featureloop.model.founding import Networks, train_networks
 from featureloop.model.founding_features import frame_shares
 from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.loop import Surroundings
 
 TINY = FoundingSettings(size=64, epochs=1.0, recognizer_epochs=1.0, augmentations=1, width=16, blocks=1, batch=4)
 
@@ -25,18 +33,81 @@ def test_segmentation_networks_fit_each_other_and_the_budget() -> None:
         task=Task.SEGMENTATION,
         classes=1,
         settings=TINY,
-        progress=lambda what, *_: seen.add(what.split(",")[0]),
+        held=frames(10)[8:],
+        around=Surroundings(progress=lambda what, *_: seen.add(what.split(",")[0])),
     )
     assert networks.features.grid == 4
     assert networks.features.channels == len(networks.levels)
     assert 0 < networks.bits_per_vector <= TINY.bits_per_vector
-    assert {"early features", "fine-tuning", "taps", "features", "training"} <= seen
+    assert {"early features", "fine-tuning", "taps", "features", "recognizer"} <= seen
 
 
-def test_the_same_seed_gives_the_same_networks() -> None:
-    first, second = (train_networks(frames(4), task=Task.CLASSIFICATION, classes=3, settings=TINY) for _ in range(2))
-    for name, value in first.recognizer.state_dict().items():
-        np.testing.assert_allclose(value.numpy(), second.recognizer.state_dict()[name].numpy(), rtol=1e-4, atol=1e-5)
+def small_backbone() -> TorchBackbone:
+    """Two convolutions: exported and run in no time."""
+    torch.manual_seed(1)
+    early = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.ReLU())
+    return TorchBackbone("small", 8, 16, early, nn.Sequential(nn.Conv2d(6, 8, 4, 4), nn.ReLU()))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
+    """As the same seed gives the same networks, wherever the training was killed."""
+    given, held, settings = frames(4), frames(6)[4:], replace(TINY, epochs=4.0, recognizer_epochs=4.0)
+
+    def dies_in(stage: str) -> Surroundings:
+        def dies(what: str, done: int, _total: int) -> None:
+            if what.startswith(stage) and done == 3:
+                raise Killed
+
+        return Surroundings(progress=dies)
+
+    def train(checkpoint: Checkpoint | None, around: Surroundings) -> Networks:
+        return train_networks(
+            given,
+            task=Task.CLASSIFICATION,
+            classes=3,
+            settings=settings,
+            held=held,
+            backbone=small_backbone(),
+            checkpoint=checkpoint,
+            around=around,
+        )
+
+    def opened() -> Checkpoint:
+        return open_checkpoint(
+            tmp_path / "P", given, task=Task.CLASSIFICATION, classes="abc", settings=settings, backbone="b"
+        )
+
+    undisturbed = train(None, Surroundings())
+    for stage in ("early features", "fine-tuning", "recognizer"):
+        with pytest.raises(Killed):
+            train(opened(), dies_in(stage))
+    again = train(opened(), Surroundings())
+    for name, value in undisturbed.recognizer.state_dict().items():
+        np.testing.assert_allclose(value.numpy(), again.recognizer.state_dict()[name].numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="another training"):
+        open_checkpoint(
+            tmp_path / "P", given[1:], task=Task.CLASSIFICATION, classes="abc", settings=settings, backbone="b"
+        )
+
+
+def test_the_profile_full_tunes_the_early_stages_too() -> None:
+    settings = replace(TINY, profile="full", epochs=2.0)
+    backbone = small_backbone()
+    before = {k: v.clone() for k, v in backbone.early.state_dict().items()}
+    networks = train_networks(
+        frames(4), task=Task.SEGMENTATION, classes=1, settings=settings, held=frames(5)[4:], backbone=backbone
+    )
+    assert any(not torch.equal(v, before[k]) for k, v in backbone.early.state_dict().items())
+    assert networks.features.grid == 4
+
+
+def test_an_unknown_profile_is_refused() -> None:
+    with pytest.raises(InputError, match="choose fast or full"):
+        FoundingSettings(profile="slow")
 
 
 def test_a_frame_without_its_label_is_named() -> None:

@@ -64,7 +64,7 @@ def test_the_output_on_a_permuted_bag_is_the_permuted_output(case: _Case) -> Non
 @given(cases())
 def test_a_training_step_on_the_shuffled_bag_is_the_training_step_on_the_map(case: _Case) -> None:
     def gradients(vectors: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        loss = recognition_loss(case.recognizer(vectors), targets, task=case.task)
+        loss = recognition_loss(case.recognizer(vectors), targets, task=case.task).mean()
         return torch.autograd.grad(loss, tuple(case.recognizer.parameters()))
 
     on_map = gradients(case.vectors, case.targets)
@@ -82,7 +82,7 @@ def test_targets_that_do_not_move_with_their_vectors_teach_something_else() -> N
     targets = (torch.rand(1, 12, 2, dtype=torch.float64) < 0.5).double()
 
     def gradient(rows: torch.Tensor) -> torch.Tensor:
-        loss = recognition_loss(recognizer(rows), targets, task=Task.SEGMENTATION)
+        loss = recognition_loss(recognizer(rows), targets, task=Task.SEGMENTATION).mean()
         return torch.autograd.grad(loss, recognizer.head.weight)[0]
 
     assert (gradient(vectors) - gradient(vectors.flip(1))).abs().max() > 1e-4
@@ -145,7 +145,7 @@ def test_attention_over_a_set_is_the_same_in_any_order_and_so_is_what_it_learns(
     torch.testing.assert_close(recognizer(shuffled), recognizer(vectors), **tolerance)
 
     def gradients(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        loss = recognition_loss(recognizer(x), targets, task=Task.CLASSIFICATION)
+        loss = recognition_loss(recognizer(x), targets, task=Task.CLASSIFICATION).mean()
         return torch.autograd.grad(loss, tuple(recognizer.parameters()))
 
     for a, b in zip(gradients(vectors), gradients(shuffled), strict=True):

@@ -49,7 +49,7 @@ def test_score_quality_and_loss_don_t_depend_on_the_order_of_the_rows(task: Task
 
     def gradient(x: Float32, y: UInt8) -> tuple[float, torch.Tensor]:
         leaf = torch.from_numpy(x.astype(np.float64))[None].requires_grad_(True)
-        loss = recognition_loss(leaf, torch.from_numpy(y.astype(np.float64))[None], task=task)
+        loss = recognition_loss(leaf, torch.from_numpy(y.astype(np.float64))[None], task=task).mean()
         (g,) = torch.autograd.grad(loss, leaf)
         return loss.item(), g[0]
 

@@ -1,0 +1,178 @@
+"""Tuning a backbone under a recognizer of its joined taps: the late part from cached features, or all from pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featureloop.core.errors import InputError
+from featureloop.core.types import Float32, Frame, Task, UInt8
+from featureloop.model.augment import augment
+from featureloop.model.backbones import Backbone
+from featureloop.model.early_cache import EarlyCache, square_truth
+from featureloop.model.fit import batches_of
+from featureloop.model.founding_features import frame_shares, pool_map, to_vectors
+from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.loop import Batch, Draw, Lesson, Pace, Surroundings, train
+from featureloop.model.losses import recognition_loss
+from featureloop.model.manifest import Preprocessing, RecognizerSpec
+from featureloop.model.preprocess import resize_frame, to_input
+from featureloop.model.recognizers import GlobalRecognizer
+from featureloop.model.tasks import RULES, true_rows
+
+TUNED_RATE = 0.25
+"""The backbone's learning rate, as a share of the recognizer's."""
+
+
+def tune_late(
+    backbone: Backbone,
+    head: nn.Module,
+    spec: RecognizerSpec,
+    cache: EarlyCache,
+    held: EarlyCache | None,
+    *,
+    task: Task,
+    settings: FoundingSettings,
+    around: Surroundings,
+) -> None:
+    """Tune the late part and its recognizer `head` in place, on random versions of the cached frames."""
+    versions = settings.augmentations + 1
+    shares = frame_shares(cache.targets[::versions], task=task)
+    draw = Draw(shares, size=settings.batch, seed=settings.seed)
+
+    def rows(source: EarlyCache, at: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Batch:
+        x, y = source.features[at].astype(np.float32), source.targets[at].astype(np.float32)
+        return Batch(x, y, np.ones(len(at), np.float32))
+
+    def batch(step: int) -> Batch:
+        at = draw(step) * versions
+        return rows(cache, at + draw.random(step).integers(0, versions, len(at)))
+
+    kept = [] if held is None else [rows(held, at) for at in batches_of(len(held), settings.batch)]
+    originals = [rows(cache, at * versions) for at in batches_of(len(cache) // versions, settings.batch)]
+    _standardize(head, backbone.late, (b.x for b in originals), around)
+    lesson = _lesson(backbone.late, head, spec, task=task, settings=settings, batch=batch, held=kept)
+    train(lesson, pace=_pace(settings, len(shares)), around=around)
+
+
+def tune_whole(
+    backbone: Backbone,
+    head: nn.Module,
+    spec: RecognizerSpec,
+    frames: Sequence[Frame],
+    held: Sequence[Frame],
+    *,
+    task: Task,
+    classes: int,
+    settings: FoundingSettings,
+    around: Surroundings,
+) -> None:
+    """Tune the whole backbone and its recognizer `head` in place, every frame changed anew in every pass.
+
+    Raises
+    ------
+    InputError
+        A frame lacks the label that the task needs, or the backbone can't be tuned as a whole.
+    """
+    whole = backbone.whole
+    if whole is None:
+        raise InputError(f"the backbone '{backbone.name}' can't be tuned; train with the profile fast")
+    squares = Squares(frames, task=task, classes=classes, settings=settings, stride=backbone.stride)
+    draw = Draw(frame_shares(squares.truths(), task=task), size=settings.batch, seed=settings.seed)
+    others = Squares(held, task=task, classes=classes, settings=settings, stride=backbone.stride)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="augment"))
+        ahead = _Ahead(pool, squares, draw)
+        kept = [others.batch(at) for at in batches_of(len(held), settings.batch)]
+        originals = (squares.batch(at).x for at in batches_of(len(frames), settings.batch))
+        _standardize(head, whole, originals, around)
+        lesson = _lesson(whole, head, spec, task=task, settings=settings, batch=ahead, held=kept)
+        train(lesson, pace=_pace(settings, len(frames)), around=around)
+
+
+class Squares:
+    """Frames at the extractor's input size, in memory as uint8, with their rows of targets."""
+
+    def __init__(
+        self, frames: Sequence[Frame], *, task: Task, classes: int, settings: FoundingSettings, stride: int
+    ) -> None:
+        self._preprocessing = Preprocessing(settings.size)
+        self._rules, self._classes, self._grid = RULES[task], classes, settings.size // stride
+        self._pixels = [resize_frame(f.pixels, settings.size) for f in frames]
+        self._squares = [square_truth(f, settings.size) for f in frames]
+        self._rows = [true_rows(f, task=task, labels=classes, grid=self._grid) for f in frames]
+
+    def truths(self) -> UInt8:
+        """The rows of all frames, uint8 (M, N, T)."""
+        return np.stack(self._rows)
+
+    def changed(self, i: int, seed: int) -> tuple[Float32, UInt8]:
+        """A changed version of a frame as the extractor's input float32 (1, 3, S, S), and its rows."""
+        pixels, moved = augment(self._pixels[i], self._squares[i], np.random.default_rng(seed))
+        rows = self._rules.truth_rows(moved, labels=self._classes, grid=self._grid)
+        return to_input(pixels, self._preprocessing), self._rows[i] if rows is None else rows
+
+    def batch(self, at: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.intp]]) -> Batch:
+        """Some of the frames, unchanged."""
+        return joined([(to_input(self._pixels[i], self._preprocessing), self._rows[i]) for i in at])
+
+
+def joined(items: Sequence[tuple[Float32, UInt8]]) -> Batch:
+    """Inputs float32 (1, 3, S, S) and their rows as one batch."""
+    y = np.stack([rows for _, rows in items]).astype(np.float32)
+    return Batch(np.concatenate([x for x, _ in items]), y, np.ones(len(items), np.float32))
+
+
+class _Ahead:
+    """Batches of changed frames, the next one made while a step is calculated."""
+
+    def __init__(self, pool: ThreadPoolExecutor, squares: Squares, draw: Draw) -> None:
+        self._pool, self._squares, self._draw = pool, squares, draw
+        self._next: tuple[int, list[Future[tuple[Float32, UInt8]]]] | None = None
+
+    def __call__(self, step: int) -> Batch:
+        waiting = self._next[1] if self._next and self._next[0] == step else self._start(step)
+        self._next = step + 1, self._start(step + 1)
+        return joined([future.result() for future in waiting])
+
+    def _start(self, step: int) -> list[Future[tuple[Float32, UInt8]]]:
+        at = self._draw(step)
+        seeds = self._draw.random(step).integers(0, 2**62, len(at))
+        return [self._pool.submit(self._squares.changed, int(i), int(s)) for i, s in zip(at, seeds, strict=True)]
+
+
+def _standardize(head: nn.Module, network: nn.Module, inputs: Iterable[Float32], around: Surroundings) -> None:
+    """Let a recognizer of pooled vectors know the vectors that it will get at first."""
+    if not isinstance(head, GlobalRecognizer):
+        return
+    network.to(around.compute.device).eval()
+    with torch.no_grad():
+        pooled = [pool_map(network(torch.from_numpy(x).to(around.compute.device))).cpu() for x in inputs]
+    head.standardize_by(torch.cat(pooled))
+
+
+def _lesson(
+    network: nn.Module,
+    head: nn.Module,
+    spec: RecognizerSpec,
+    *,
+    task: Task,
+    settings: FoundingSettings,
+    batch: Callable[[int], Batch],
+    held: Sequence[Batch],
+) -> Lesson:
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return recognition_loss(head(to_vectors(network(x), spec)).float(), y, task=task)
+
+    rates = [(head, settings.learning_rate), (network, TUNED_RATE * settings.learning_rate)]
+    return Lesson("fine-tuning", nn.ModuleList([network, head]), rates, batch, loss, held)
+
+
+def _pace(settings: FoundingSettings, frames: int) -> Pace:
+    return Pace(settings.tuning_steps(frames), settings.average, settings.seed)
