@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from torch import Tensor
+from torch import Tensor, nn
 
 from featureloop.core.boxes import OUTSIDE, SYMBOLS
 from featureloop.core.types import Task
@@ -19,11 +20,20 @@ def recognition_loss(logits: Tensor, targets: Tensor, *, task: Task) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy plus soft Dice over each whole bag (Milletari et al. 2016, arXiv:1606.04797), (B,)."""
+    """Cross entropy plus MONAI's soft Dice over each whole bag (Milletari et al. 2016, arXiv:1606.04797), (B,)."""
     each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2))
-    p = torch.sigmoid(logits)
-    overlap = (p * targets).sum((1, 2))
-    return each + 1.0 - (2.0 * overlap + 1.0) / (p.sum((1, 2)) + targets.sum((1, 2)) + 1.0)
+    # MONAI wants (B, channel, voxels); a bag's rows and sub-cells are the voxels of one lesion.
+    overlap: Tensor = _soft_dice()(logits.flatten(1)[:, None], targets.flatten(1)[:, None])
+    return each + overlap.flatten()
+
+
+@cache
+def _soft_dice() -> nn.Module:
+    """MONAI's loss, imported when it is first asked for: that takes seconds."""
+    from monai.losses.dice import DiceLoss
+
+    loss: nn.Module = DiceLoss(sigmoid=True, reduction="none", smooth_nr=1.0, smooth_dr=1.0)
+    return loss
 
 
 def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
