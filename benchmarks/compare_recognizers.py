@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from featureloop.model.tasks.segmentation import dice
 from featureloop.sharing import codec
 
 VERSIONS = 3
+HEADS = 4
 EPOCHS = 5.0
 
 
@@ -92,19 +94,25 @@ def main() -> None:
             w for w in range(8, 512, 4) if size(ConvRecognizer(channels, width=w, blocks=3, outputs=16)) >= weights
         )
         on_map = ConvRecognizer(channels, width=width, blocks=3, outputs=16)
+        attentive = build_recognizer(replace(spec, heads=HEADS), channels=channels)
         found = {}
-        for name, network, shuffled in (("set", on_set, True), ("3x3 on the map", on_map, False)):
+        for name, network, shuffled in (
+            ("set", on_set, True),
+            ("set with attention among the rows", attentive, True),
+            ("3x3 on the map", on_map, False),
+        ):
             bags = bag_set(package, *(shuffle(x, y, seed) if shuffled else (x, y)))
             fit_recognizer(network, bags, task=Task.SEGMENTATION, settings=FitSettings(epochs=EPOCHS, seed=seed))
             found[name] = {part: qualities(package, network, *f[:2]) for part, f in features.items()}
             row = " | ".join(f"{q.mean():.4f}" for q in found[name].values())
             print(f"| {seed} | {name} | {size(network)} | {row} |", flush=True)
-        cells = []
-        for part, f in features.items():
-            difference = found["set"][part] - found["3x3 on the map"][part]
-            low, high = np.quantile(bootstrap_means(difference, np.array(f[2]), seed=1), [0.025, 0.975])
-            cells.append(f"{difference.mean():+.4f} ({low:+.4f} to {high:+.4f})")
-        print(f"| {seed} | difference | | " + " | ".join(cells) + " |", flush=True)
+        for name in list(found)[:-1]:
+            cells = []
+            for part, f in features.items():
+                difference = found[name][part] - found["3x3 on the map"][part]
+                low, high = np.quantile(bootstrap_means(difference, np.array(f[2]), seed=1), [0.025, 0.975])
+                cells.append(f"{difference.mean():+.4f} ({low:+.4f} to {high:+.4f})")
+            print(f"| {seed} | {name}, less 3x3 | | " + " | ".join(cells) + " |", flush=True)
 
 
 def size(network: nn.Module) -> int:

@@ -57,7 +57,8 @@ def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> Rec
     if form not in suitable:
         raise InputError(f"a recognizer of the form '{form}' doesn't suit {task}; choose {' or '.join(suitable)}")
     blocks = 2 if form == "global" else settings.blocks
-    return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes))
+    heads = 0 if form == "global" else settings.heads
+    return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes), heads)
 
 
 def train_networks(

@@ -27,8 +27,8 @@ class FoundingSettings:
         Bit budget of one position vector of a `set`.
     form
         Of the recognizer; None takes what suits the task. Classes are recognized by `global` or by `attention`.
-    width, blocks
-        Of the recognizer.
+    width, blocks, heads
+        Of the recognizer; with heads, the rows of a set look at each other.
     epochs, batch, learning_rate
         Of the backbone's fine-tuning by AdamW with a cosine schedule; the late
         stages learn at a quarter of `learning_rate`. None takes 12 passes over
@@ -51,6 +51,7 @@ class FoundingSettings:
     form: str | None = None
     width: int = 128
     blocks: int = 3
+    heads: int = 0
     epochs: float | None = None
     recognizer_epochs: float | None = None
     batch: int = 16

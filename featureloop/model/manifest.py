@@ -139,12 +139,15 @@ class RecognizerSpec:
         Channels and residual blocks of the per-position network.
     outputs
         T, values per row: sub-cells of a position, or classes.
+    heads
+        Of the attention among a set's rows, in every block; 0 for none.
     """
 
     form: str
     width: int
     blocks: int
     outputs: int
+    heads: int = 0
 
     @property
     def anonymizer(self) -> str:
@@ -265,7 +268,12 @@ def _check_networks(manifest: Manifest) -> None:
     grid, spec, input_ = manifest.features, manifest.recognizer, manifest.preprocessing
     if not 1 <= grid.grid <= 256 or not 1 <= grid.channels <= 4096 or not 16 <= input_.size <= 4096:
         raise PackageError(f"the feature spec {grid} is out of range")
-    if not 1 <= spec.width <= 65_536 or not 0 <= spec.blocks <= 1_024 or not 1 <= spec.outputs <= 4_096:
+    if (
+        not 1 <= spec.width <= 65_536
+        or not 0 <= spec.blocks <= 1_024
+        or not 1 <= spec.outputs <= 4_096
+        or not 0 <= spec.heads <= 64
+    ):
         raise PackageError(f"the recognizer's spec {spec} is out of range")
     if input_.scale <= 0:
         raise PackageError(f"the preprocessing divides by {input_.scale}; its scale must be positive")

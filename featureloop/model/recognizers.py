@@ -40,11 +40,38 @@ class SetContext(nn.Module):
         return cast(Tensor, self.join(joined))[:, None, :]
 
 
-class SetBlock(nn.Module):
-    """A residual per-position network that also sees the set's context."""
+class SetAttention(nn.Module):
+    """Every row looks at all others, by what they hold and never by where they stand: (B, N, W) to (B, N, W).
 
-    def __init__(self, width: int) -> None:
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), without position encoding, as in the Set Transformer (Lee et
+    al. 2019, arXiv:1810.00825).
+    """
+
+    def __init__(self, width: int, *, heads: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.ask = nn.Linear(width, 3 * width)
+        self.join = nn.Linear(width, width)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add what each row found."""
+        b, n, w = x.shape
+        query, key, value = (
+            part.reshape(b, n, self.heads, w // self.heads).transpose(1, 2)
+            for part in self.ask(self.norm(x)).chunk(3, dim=-1)
+        )  # each (B, heads, N, W / heads)
+        found = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = x + self.join(found.transpose(1, 2).reshape(b, n, w))
+        return out
+
+
+class SetBlock(nn.Module):
+    """A residual per-position network that also sees the set's context; with heads, after attention among the rows."""
+
+    def __init__(self, width: int, *, heads: int = 0) -> None:
+        super().__init__()
+        self.attention = SetAttention(width, heads=heads) if heads else None
         self.norm = nn.LayerNorm(width)
         self.context = SetContext(width)
         self.up = nn.Linear(width, 2 * width)
@@ -52,6 +79,8 @@ class SetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float32 (B, N, W) to (B, N, W)."""
+        if self.attention is not None:
+            x = self.attention(x)
         y = self.norm(x)
         y = self.down(F.relu(self.up(y + self.context(y))))
         out: Tensor = x + y
@@ -61,10 +90,10 @@ class SetBlock(nn.Module):
 class SetRecognizer(nn.Module):
     """Position vectors float32 (B, N, C) to logits (B, N, T), alike at every position."""
 
-    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int) -> None:
+    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int, heads: int = 0) -> None:
         super().__init__()
         self.lift = nn.Linear(channels, width)
-        self.blocks = nn.ModuleList(SetBlock(width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(SetBlock(width, heads=heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs)
 
@@ -83,10 +112,10 @@ class AttentionRecognizer(nn.Module):
     several heads learns where to look, beside the mean and the maximum of all.
     """
 
-    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int) -> None:
+    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int, heads: int = 0) -> None:
         super().__init__()
         self.lift = nn.Linear(channels, width)
-        self.blocks = nn.ModuleList(SetBlock(width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(SetBlock(width, heads=heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.pool = SetContext(width)
         self.dropout = nn.Dropout(0.2)
@@ -130,7 +159,7 @@ class GlobalRecognizer(nn.Module):
         self.deviation.copy_(flat.std(0, correction=0).clamp_min(1e-4))
 
 
-RECOGNIZERS = {"set": SetRecognizer, "attention": AttentionRecognizer, "global": GlobalRecognizer}
+FORMS = ("set", "attention", "global")
 
 
 def build_recognizer(spec: RecognizerSpec, *, channels: int) -> nn.Module:
@@ -139,9 +168,16 @@ def build_recognizer(spec: RecognizerSpec, *, channels: int) -> nn.Module:
     Raises
     ------
     PackageError
-        The form is unknown.
+        The form is unknown, or the heads don't divide the width.
     """
-    if spec.form not in RECOGNIZERS:
-        raise PackageError(f"recognizer form '{spec.form}' is unknown; known are {', '.join(RECOGNIZERS)}")
-    form = RECOGNIZERS[spec.form]
-    return form(channels, width=spec.width, blocks=spec.blocks, outputs=spec.outputs)
+    if spec.form not in FORMS:
+        raise PackageError(f"recognizer form '{spec.form}' is unknown; known are {', '.join(FORMS)}")
+    if spec.heads and (spec.form == "global" or spec.width % spec.heads):
+        raise PackageError(
+            f"{spec.heads} heads of attention don't suit a recognizer of the form '{spec.form}' and the width "
+            f"{spec.width}: a set's width must be a multiple of them"
+        )
+    if spec.form == "global":
+        return GlobalRecognizer(channels, width=spec.width, blocks=spec.blocks, outputs=spec.outputs)
+    form = SetRecognizer if spec.form == "set" else AttentionRecognizer
+    return form(channels, width=spec.width, blocks=spec.blocks, outputs=spec.outputs, heads=spec.heads)

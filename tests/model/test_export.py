@@ -47,9 +47,10 @@ def test_the_exported_extractor_gives_what_torch_gives(extractor: Chain, tmp_pat
     assert sorted(p.name for p in path.parent.iterdir()) == ["extractor.onnx"]
 
 
-def test_the_exported_set_recognizer_takes_bags_of_any_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("heads", [0, 2])
+def test_the_exported_set_recognizer_takes_bags_of_any_size(heads: int, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    recognizer = SetRecognizer(6, width=16, blocks=2, outputs=16).eval()
+    recognizer = SetRecognizer(6, width=16, blocks=2, outputs=16, heads=heads).eval()
     path = tmp_path / "recognizer.onnx"
     export_onnx(recognizer, torch.zeros(1, 100, 6), path, source="vectors", result="logits", dynamic={1: "vectors"})
     session = open_session(path, threads=1)

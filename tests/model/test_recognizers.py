@@ -13,7 +13,13 @@ from featureloop.core.errors import PackageError
 from featureloop.core.types import Task
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import RecognizerSpec
-from featureloop.model.recognizers import AttentionRecognizer, GlobalRecognizer, SetRecognizer, build_recognizer
+from featureloop.model.recognizers import (
+    AttentionRecognizer,
+    GlobalRecognizer,
+    SetAttention,
+    SetRecognizer,
+    build_recognizer,
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,8 @@ def cases(draw: st.DrawFn) -> _Case:
     )
     b, n, channels = (draw(st.integers(1, high)) for high in (3, 40, 9))
     outputs = draw(st.integers(1, 16)) + (4 if task == "detection" else 0)
-    recognizer = SetRecognizer(
-        channels, width=draw(st.sampled_from([4, 8, 32])), blocks=draw(st.integers(0, 3)), outputs=outputs
-    )
+    width, heads = draw(st.sampled_from([4, 8, 32])), draw(st.sampled_from([0, 2, 4]))
+    recognizer = SetRecognizer(channels, width=width, blocks=draw(st.integers(0, 3)), outputs=outputs, heads=heads)
     vectors = torch.rand(b, n, channels, dtype=dtype) * 2 - 1
     targets = (torch.rand(b, n, outputs) < 0.3).to(dtype)
     if task == "detection":
@@ -128,6 +133,23 @@ def test_a_recognizer_is_built_from_its_spec() -> None:
 def test_an_unknown_form_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(PackageError, match=r"'grid' is unknown; known are set, attention, global"):
         build_recognizer(RecognizerSpec("grid", 16, 2, 5), channels=7)
+
+
+@pytest.mark.parametrize(
+    "spec", [RecognizerSpec("set", 16, 2, 5, heads=3), RecognizerSpec("global", 16, 2, 5, heads=2)]
+)
+def test_heads_that_do_not_suit_are_refused(spec: RecognizerSpec) -> None:
+    with pytest.raises(PackageError, match="heads of attention don't suit"):
+        build_recognizer(spec, channels=7)
+
+
+def test_with_heads_a_row_sees_the_others() -> None:
+    torch.manual_seed(1)
+    attention = SetAttention(8, heads=2)
+    x = torch.rand(1, 5, 8)
+    other = x.clone()
+    other[0, 3, 0] += 1.0
+    assert (attention(x)[0, 0] - attention(other)[0, 0]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
