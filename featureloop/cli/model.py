@@ -86,6 +86,10 @@ def train(
     heads: Annotated[
         int, typer.Option(min=0, max=64, help="Of attention among a set's rows, without position encoding; 0 for none.")
     ] = 0,
+    augmentation: Annotated[
+        str,
+        typer.Option(help="What may change in a frame: free (endoscopy, microscopy), upright (X-ray, CT), or auto."),
+    ] = "auto",
     backbone: Annotated[
         Path | None, typer.Option(help="A network made elsewhere: a MONAI Bundle, or a TOML file for an ONNX one.")
     ] = None,
@@ -122,7 +126,14 @@ def train(
     folder = open_labelled(images, task=task)
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
     place = compute_on(compute)
-    given = {"channels": channels, "epochs": epochs, "form": form, "heads": heads, "profile": profile.value}
+    given = {
+        "channels": channels,
+        "epochs": epochs,
+        "form": form,
+        "heads": heads,
+        "augmentation": augmentation,
+        "profile": profile.value,
+    }
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
     tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
     tell_rare(folder, items)

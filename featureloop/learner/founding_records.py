@@ -15,7 +15,7 @@ import pyarrow as pa
 from featureloop.core.errors import RecordError
 from featureloop.core.ports import Progress
 from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
-from featureloop.model.augment import augment
+from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Manifest
@@ -76,7 +76,7 @@ def founding_records(
     progress: Progress,
 ) -> list[Record]:
     """The founding features in the form of records, with the truth as their result."""
-    runtime = Runtime(package)
+    runtime, by = Runtime(package), augmentation_for(train, settings.augmentation)
     rng = np.random.default_rng(settings.seed)
     key = secrets.token_bytes(32)
     records = []
@@ -84,11 +84,11 @@ def founding_records(
         group = _pseudonym(key, frame)
         records += [
             _record(package, FOUNDING_SITE, group, vectors, rows)
-            for vectors, rows in _versions(runtime, frame, versions, rng)
+            for vectors, rows in _versions(runtime, frame, versions, rng, by=by)
         ]
         progress("founding features", i + 1, len(train))
     for frame in held:
-        ((vectors, rows),) = _versions(runtime, frame, 0, rng)
+        ((vectors, rows),) = _versions(runtime, frame, 0, rng, by=by)
         records.append(_record(package, HELD_SITE, _pseudonym(key, frame), vectors, rows))
     return records
 
@@ -99,7 +99,7 @@ def _pseudonym(key: bytes, frame: Frame) -> bytes:
 
 
 def _versions(
-    runtime: Runtime, frame: Frame, versions: int, rng: np.random.Generator
+    runtime: Runtime, frame: Frame, versions: int, rng: np.random.Generator, *, by: str
 ) -> Iterable[tuple[Float32, UInt8]]:
     """A frame's released vectors and true rows, as it is and augmented."""
     manifest = runtime.package.manifest
@@ -108,7 +108,7 @@ def _versions(
     size = manifest.preprocessing.size
     small, truth = resize_frame(frame.pixels, size), square_truth(frame, size)
     for _ in range(versions):
-        pixels, moved = augment(small, truth, rng)
+        pixels, moved = augment(small, truth, rng, by=by)
         changed = replace(frame, pixels=pixels, truth=moved)
         yield release_vectors(runtime.extract(pixels), anonymizer), package_rows(changed, manifest)
 

@@ -43,6 +43,7 @@ def fill_cache(
     size: int,
     augmentations: int,
     seed: int,
+    augmentation: str = "free",
     name: str = "frames",
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
@@ -53,6 +54,8 @@ def fill_cache(
     ----------
     size
         Pixels per side of the extractor's input.
+    augmentation
+        What may change, a name of `model.augment`.
     name, checkpoint
         Where the cache is kept, and gone on with; None keeps it in memory.
 
@@ -84,7 +87,7 @@ def fill_cache(
         square = square_truth(frame, size)
         inputs, rows = [to_input(original, preprocessing)], [true_rows(frame, task=task, labels=classes, grid=grid)]
         for _ in range(augmentations):
-            pixels, moved = augment(original, square, rng)
+            pixels, moved = augment(original, square, rng, by=augmentation)
             inputs.append(to_input(pixels, preprocessing))
             there = rules.truth_rows(moved, labels=classes, grid=grid)
             rows.append(rows[0] if there is None else there)

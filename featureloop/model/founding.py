@@ -15,6 +15,7 @@ from torch import nn
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Task
+from featureloop.model.augment import augmentation_for
 from featureloop.model.backbones import Backbone, efficientnet_lite0
 from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
@@ -104,6 +105,7 @@ def train_networks(
     spec = recognizer_spec(task, classes, settings)
     progress = around.progress
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
+    augmentation = augmentation_for(frames, settings.augmentation)
     head = _new_head(made, spec)
     if settings.profile == "full":
         tune_whole(made, head, spec, frames, held, task=task, classes=classes, settings=settings, around=around)
@@ -117,6 +119,7 @@ def train_networks(
             size=settings.size,
             augmentations=augmentations,
             seed=settings.seed,
+            augmentation=augmentation,
             name=name,
             checkpoint=checkpoint,
             progress=progress,

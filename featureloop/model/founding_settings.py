@@ -38,6 +38,8 @@ class FoundingSettings:
         quantized features; None takes 16, and more where the frames are few.
     augmentations
         Cached augmented versions of every frame, besides the original.
+    augmentation
+        What may change in them (`model.augment`): `free`, `upright`, or `auto`, which asks the frames.
     average
         Decay of the running average of the weights that is kept.
     seed
@@ -57,6 +59,7 @@ class FoundingSettings:
     batch: int = 16
     learning_rate: float = 1e-3
     augmentations: int = 5
+    augmentation: str = "auto"
     average: float = 0.98
     seed: int = 1
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Frame, Task, UInt8
-from featureloop.model.augment import augment
+from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.backbones import Backbone
 from featureloop.model.early_cache import EarlyCache, square_truth
 from featureloop.model.fit import batches_of
@@ -103,6 +103,7 @@ class Squares:
         self, frames: Sequence[Frame], *, task: Task, classes: int, settings: FoundingSettings, stride: int
     ) -> None:
         self._preprocessing = Preprocessing(settings.size)
+        self._augmentation = augmentation_for(frames, settings.augmentation)
         self._rules, self._classes, self._grid = RULES[task], classes, settings.size // stride
         self._pixels = [resize_frame(f.pixels, settings.size) for f in frames]
         self._squares = [square_truth(f, settings.size) for f in frames]
@@ -114,7 +115,7 @@ class Squares:
 
     def changed(self, i: int, seed: int) -> tuple[Float32, UInt8]:
         """A changed version of a frame as the extractor's input float32 (1, 3, S, S), and its rows."""
-        pixels, moved = augment(self._pixels[i], self._squares[i], np.random.default_rng(seed))
+        pixels, moved = augment(self._pixels[i], self._squares[i], np.random.default_rng(seed), by=self._augmentation)
         rows = self._rules.truth_rows(moved, labels=self._classes, grid=self._grid)
         return to_input(pixels, self._preprocessing), self._rows[i] if rows is None else rows
 
