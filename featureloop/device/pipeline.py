@@ -92,7 +92,7 @@ def run_pipeline(
     """
     summary = Summary()
     sharing = _Sharing(provider, summary, when_full=when_full) if provider else None
-    anonymizer = runtime.package.manifest.released.anonymizer
+    released = runtime.package.manifest.released
 
     def work(item: Frame | Skipped) -> Skipped | _Shared | None:
         if isinstance(item, Skipped):
@@ -100,7 +100,7 @@ def run_pipeline(
         key = provider.key_of(item) if provider else b""
         if provider and _finished(is_done, key):
             return None
-        vectors = release_vectors(runtime.extract(item.pixels), anonymizer)  # extract
+        vectors = release_vectors(runtime.extract(item.pixels), released)  # extract
         return item, vectors, runtime.recognize(vectors), key  # recognize
 
     try:

@@ -123,7 +123,7 @@ def evaluate(
         except InputError as error:
             skipped.append(Skipped(item.name, str(error)))
             continue
-        found = runtime.recognize(release_vectors(runtime.extract(item.pixels), manifest.released.anonymizer))
+        found = runtime.recognize(release_vectors(runtime.extract(item.pixels), manifest.released))
         trust = reliability(found, manifest.calibration)
         seen.append(see(item, found, reliability=trust, rows=rows, grid=manifest.features.grid))
     if not seen:

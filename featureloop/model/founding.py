@@ -50,6 +50,7 @@ class Networks:
     task: Task
     levels: tuple[int, ...]
     bits_per_vector: float
+    pooling: tuple[str, ...] = ()
 
 
 def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> RecognizerSpec:
@@ -58,13 +59,15 @@ def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> Rec
     Raises
     ------
     InputError
-        The form that the settings ask for doesn't suit it.
+        The form that the settings ask for doesn't suit it, or the pooling doesn't suit the form.
     """
     rules = RULES[task]
     suitable = ("global", "attention") if rules.form == "global" else (rules.form,)
     form = settings.form or rules.form
     if form not in suitable:
         raise InputError(f"a recognizer of the form '{form}' doesn't suit {task}; choose {' or '.join(suitable)}")
+    if settings.pooling and form != "global":
+        raise InputError(f"a recognizer of the form '{form}' takes vectors that aren't pooled; leave the pooling out")
     blocks = 2 if form == "global" else settings.blocks
     return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes))
 
@@ -133,6 +136,7 @@ def train_networks(
         task,
         transform.levels,
         transform.bits,
+        settings.statistics if spec.anonymizer == "pool" else (),
     )
 
 
@@ -152,11 +156,12 @@ def _tune(
     frames = len(cache.targets) // versions
     steps = settings.tuning_steps(frames)
     shares = frame_shares(cache.targets[::versions], task=task)
-    head = build_recognizer(spec, channels=taps if spec.anonymizer == "set" else 2 * taps)
+    head = build_recognizer(spec, channels=taps if spec.anonymizer == "set" else len(settings.statistics) * taps)
     if isinstance(head, GlobalRecognizer):
         first = torch.from_numpy(cache.features[::versions].astype(np.float32))
         with torch.no_grad():
-            head.standardize_by(torch.cat([pool_map(late(x)) for x in torch.split(first, settings.batch)]))
+            pooled = [pool_map(late(x), settings.statistics) for x in torch.split(first, settings.batch)]
+        head.standardize_by(torch.cat(pooled))
     groups = [
         {"params": list(network.parameters()), "lr": rate}
         for network, rate in ((head, settings.learning_rate), (late, settings.learning_rate / 4))
@@ -173,7 +178,7 @@ def _tune(
         at = chosen * versions + rng.integers(0, versions, len(chosen))
         x = torch.from_numpy(cache.features[at].astype(np.float32))
         y = torch.from_numpy(cache.targets[at].astype(np.float32))
-        loss = recognition_loss(head(to_vectors(late(x), spec)), y, task=task)
+        loss = recognition_loss(head(to_vectors(late(x), spec, settings.statistics)), y, task=task)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
