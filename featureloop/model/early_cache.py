@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featureloop.core.errors import PackageError
 from featureloop.core.ports import Progress
-from featureloop.core.types import Bool, Frame, Task, Truth, UInt8
+from featureloop.core.types import Bool, Float32, Frame, Task, Truth, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.backbones import Backbone
 from featureloop.model.manifest import Preprocessing
@@ -49,11 +50,11 @@ def fill_cache(
     InputError
         A frame lacks the label that the task needs.
     PackageError
-        The backbone doesn't make what it declares.
+        The backbone doesn't make what it declares, or makes NaN or values beyond float16.
     """
     versions, grid, rules = augmentations + 1, size // backbone.stride, RULES[task]
     run = backbone.open_early(size)
-    shape = run(np.zeros((1, 3, size, size), np.float32)).shape[1:]
+    shape = _finite(run(np.zeros((1, 3, size, size), np.float32)), backbone, "a grey frame").shape[1:]
     features = np.empty((len(frames) * versions, *shape), np.float16)
     targets = np.empty((len(frames) * versions, rules.rows(grid), rules.outputs(classes)), np.uint8)
     preprocessing = Preprocessing(size)
@@ -67,9 +68,27 @@ def fill_cache(
             inputs.append(to_input(pixels, preprocessing))
             rows = None if v == 0 else rules.truth_rows(moved, labels=classes, grid=grid)
             targets[i * versions + v] = truth if rows is None else rows
-        features[i * versions : (i + 1) * versions] = run(np.concatenate(inputs))
+        features[i * versions : (i + 1) * versions] = _finite(run(np.concatenate(inputs)), backbone, frame.name)
         progress("early features", i + 1, len(frames))
     return EarlyCache(features, targets)
+
+
+def _finite(found: Float32, backbone: Backbone, of: str) -> NDArray[np.float16]:
+    """Early features as they are cached.
+
+    Raises
+    ------
+    PackageError
+        Some are NaN, infinite, or beyond what float16 holds.
+    """
+    with np.errstate(over="ignore"):
+        kept = found.astype(np.float16)
+    if bad := int(kept.size - np.isfinite(kept).sum()):
+        raise PackageError(
+            f"the backbone '{backbone.name}' gives features of {of} of which {bad} of {kept.size} are NaN, infinite or "
+            f"beyond {np.finfo(np.float16).max:.0f}: leave such frames out, or take another backbone"
+        )
+    return kept
 
 
 def square_truth(frame: Frame, size: int) -> Truth:
