@@ -211,7 +211,7 @@ def evaluate_recognizer(package: Package, recognizer: Any, clinic: Path, *, seed
         work = Path(folder_name) / "control"
         shutil.copytree(package.path, work)
         form = package.manifest.recognizer.form
-        write_recognizer(recognizer, work, form=form, channels=package.manifest.features.channels)
+        write_recognizer(recognizer, work, form=form, channels=package.manifest.released.channels)
         sealed = seal_package(work, replace(package.manifest, files={}))
         folder = open_labelled(clinic)
         _, held = split(folder.items, hold_out=SITE_HOLD_OUT, seed=seed)

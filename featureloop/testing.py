@@ -28,6 +28,7 @@ from featureloop.model.manifest import (
     ReleasedForm,
 )
 from featureloop.model.package import Package
+from featureloop.model.pooling import POOLING, pooled_bounds
 from featureloop.model.tasks import RULES
 from featureloop.sharing.record import Record, from_wire
 
@@ -163,6 +164,7 @@ def tiny_package(
     size: int = 64,
     channels: int = 8,
     recognizer_seed: int | None = None,
+    pooling: tuple[str, ...] = POOLING,
 ) -> Package:
     """Build a real package of a few kilobytes; it runs, but it has learned nothing.
 
@@ -181,6 +183,8 @@ def tiny_package(
         C, of the feature map.
     recognizer_seed
         Another seed for the recognizer alone: a successor in the same package line.
+    pooling
+        Of the form `global`.
 
     Raises
     ------
@@ -192,7 +196,8 @@ def tiny_package(
     kind, grid = Task(task), size // STRIDE
     rules, labels = RULES[kind], CLASSES if RULES[kind].form == "global" else ("lesion",)
     whole_frame = rules.form == "global"
-    released = 2 * channels if whole_frame else channels
+    form = _released(channels, pooling=pooling if whole_frame else (), flags=rules.flags(len(labels)))
+    released = form.channels
     outputs = rules.outputs(len(labels))
     # A convolution over 768 values in [-1, 1] stays clear of tanh's flat ends at this scale.
     kernel = _normal(seed, (channels, 3, STRIDE, STRIDE), 0.08)
@@ -205,7 +210,7 @@ def tiny_package(
         preprocessing=Preprocessing(size=size),
         features=FeatureSpec(channels=channels, stride=STRIDE, grid=grid),
         recognizer=RecognizerSpec(form=rules.form, width=released, blocks=0, outputs=outputs),
-        released=_released(channels, pooled=whole_frame, flags=rules.flags(len(labels))),
+        released=form,
         calibration=Calibration(
             temperature=1.0,
             method=rules.method,
@@ -228,19 +233,19 @@ def _normal(seed: int, shape: tuple[int, ...], scale: float) -> Float32:
     return np.random.default_rng(seed).normal(0.0, scale, shape).astype(np.float32)
 
 
-def _released(channels: int, *, pooled: bool, flags: int) -> ReleasedForm:
-    # Pooling gives each channel's mean in [-1, 1], then each channel's standard deviation in [0, 1].
-    low = (-1.0,) * channels + (0.0,) * (channels if pooled else 0)
+def _released(channels: int, *, pooling: tuple[str, ...], flags: int) -> ReleasedForm:
+    low, high = pooled_bounds(pooling, channels) if pooling else ((-1.0,) * channels, (1.0,) * channels)
     n, levels = len(low), 8
     return ReleasedForm(
-        anonymizer="pool" if pooled else "set",
+        anonymizer="pool" if pooling else "set",
         channels=n,
         low=low,
-        high=(1.0,) * n,
+        high=high,
         levels=(levels,) * n,
         frequencies=((4096 // levels,) * levels,) * n,
         coded_frequencies=(16,) * 256,
         flags=flags,
+        pooling=pooling,
     )
 
 

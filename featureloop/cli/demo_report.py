@@ -54,7 +54,7 @@ def before_and_after(
 
 def _mask(frame: Frame, runtime: Runtime) -> UInt8:
     manifest = runtime.package.manifest
-    found = runtime.recognize(release_vectors(runtime.extract(frame.pixels), manifest.released.anonymizer))
+    found = runtime.recognize(release_vectors(runtime.extract(frame.pixels), manifest.released))
     height, width = frame.pixels.shape[:2]
     return lesion_mask(found, manifest.features.grid, height=height, width=width)
 

@@ -90,6 +90,10 @@ def train(
         str,
         typer.Option(help="What may change in a frame: free (endoscopy, microscopy), upright (X-ray, CT), or auto."),
     ] = "auto",
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="What the one vector is made of: 'mean', 'deviation', 'generalized-mean', with commas."),
+    ] = None,
     backbone: Annotated[
         Path | None, typer.Option(help="A network made elsewhere: a MONAI Bundle, or a TOML file for an ONNX one.")
     ] = None,
@@ -125,11 +129,13 @@ def train(
         made = bundle_backbone(backbone) if backbone.is_dir() else read_backbone(backbone)
     folder = open_labelled(images, task=task)
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
+    statistics = None if pooling is None else tuple(name.strip() for name in pooling.split(","))
     place = compute_on(compute)
     given = {
         "channels": channels,
         "epochs": epochs,
         "form": form,
+        "pooling": statistics,
         "heads": heads,
         "augmentation": augmentation,
         "profile": profile.value,
@@ -189,10 +195,11 @@ def show(package: Annotated[Path, typer.Argument(help="A package directory.")], 
 
     loaded = load_package(package)
     manifest = json.loads(loaded.manifest.to_json())
-    released = manifest.pop("released")
-    data = {"digest": loaded.digest.hex(), "line": loaded.line, **manifest}
-    form = f"{released['anonymizer']}, {released['channels']} channels, {max(released['levels'])} levels"
     m = loaded.manifest
+    released = {"anonymizer": m.released.anonymizer, "pooling": m.released.statistics, "channels": m.released.channels}
+    data = {"digest": loaded.digest.hex(), "line": loaded.line, **manifest, "released": released}
+    pooled = f" of {', '.join(m.released.statistics)}" if m.released.statistics else ""
+    form = f"{m.released.anonymizer}{pooled}, {m.released.channels} channels, {max(m.released.levels)} levels"
     rows: list[tuple[str, object]] = [
         ("digest", loaded.short),
         ("line (extractor)", loaded.line[:12]),

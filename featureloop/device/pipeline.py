@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from featureloop.core.errors import FeatureloopError, StorageError
+from featureloop.core.errors import FeatureloopError, InputError, StorageError
 from featureloop.core.types import Float32, Frame, Recognition, Skipped
 from featureloop.device.ahead import work_ahead
 from featureloop.device.provide import Provider
@@ -37,7 +37,7 @@ class Summary:
     already
         Frames that an earlier run had finished with.
     skipped
-        Files or frames that could not be read, with the reason.
+        Files or frames that could not be read or recognized, with the reason.
     outcomes
         Count by outcome of the sharing (see `sharing.change.Decision`).
     doubtful
@@ -92,7 +92,7 @@ def run_pipeline(
     """
     summary = Summary()
     sharing = _Sharing(provider, summary, when_full=when_full) if provider else None
-    anonymizer = runtime.package.manifest.released.anonymizer
+    released = runtime.package.manifest.released
 
     def work(item: Frame | Skipped) -> Skipped | _Shared | None:
         if isinstance(item, Skipped):
@@ -100,7 +100,10 @@ def run_pipeline(
         key = provider.key_of(item) if provider else b""
         if provider and _finished(is_done, key):
             return None
-        vectors = release_vectors(runtime.extract(item.pixels), anonymizer)  # extract
+        try:
+            vectors = release_vectors(runtime.extract(item.pixels), released)  # extract
+        except InputError as error:
+            return Skipped(item.name, str(error))
         return item, vectors, runtime.recognize(vectors), key  # recognize
 
     try:

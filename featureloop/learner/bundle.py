@@ -61,7 +61,7 @@ class PackageNetwork(nn.Module):
     def _one(self, image: Float32) -> Float32:
         manifest = self.runtime.package.manifest
         vectors = self.runtime.extract_input(image[None])
-        found = self.runtime.recognize(release_vectors(vectors, manifest.released.anonymizer))
+        found = self.runtime.recognize(release_vectors(vectors, manifest.released))
         return as_picture(found, manifest.features.grid)
 
 

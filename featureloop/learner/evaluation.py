@@ -120,10 +120,11 @@ def evaluate(
             continue
         try:
             rows = true_rows(item, task=task, labels=len(manifest.labels), grid=manifest.features.grid)
+            vectors = release_vectors(runtime.extract(item.pixels), manifest.released)
         except InputError as error:
             skipped.append(Skipped(item.name, str(error)))
             continue
-        found = runtime.recognize(release_vectors(runtime.extract(item.pixels), manifest.released.anonymizer))
+        found = runtime.recognize(vectors)
         trust = reliability(found, manifest.calibration)
         seen.append(see(item, found, reliability=trust, rows=rows, grid=manifest.features.grid))
     if not seen:

@@ -48,6 +48,7 @@ from featureloop.model.package import (
     seal_package,
     write_atomically,
 )
+from featureloop.model.pooling import pooled_bounds
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import RULES
 from featureloop.sharing import codec
@@ -159,17 +160,17 @@ def _read(
 
 
 def _write_networks(networks: Networks, work: Path) -> None:
-    size, channels = networks.preprocessing.size, networks.features.channels
-    networks.backbone.write_extractor(networks.neck, work / EXTRACTOR, size=size)
+    networks.backbone.write_extractor(networks.neck, work / EXTRACTOR, size=networks.preprocessing.size)
+    channels = networks.features.channels * max(1, len(networks.pooling))
     write_recognizer(networks.recognizer, work, form=networks.spec.form, channels=channels)
 
 
 def write_recognizer(recognizer: torch.nn.Module, work: Path, *, form: str, channels: int) -> None:
-    """Write a recognizer's ONNX file and weights into a package directory; `channels` are the feature map's."""
+    """Write a recognizer's ONNX file and weights into a package directory; `channels` are a released vector's."""
     if form != "global":
         example, dynamic = torch.zeros(1, 100, channels), {1: "vectors"}
     else:
-        example, dynamic = torch.zeros(1, 1, 2 * channels), {}
+        example, dynamic = torch.zeros(1, 1, channels), {}
     export_onnx(recognizer, example, work / RECOGNIZER, source="vectors", result="logits", dynamic=dynamic)
     save_file({k: v.contiguous() for k, v in recognizer.state_dict().items()}, work / WEIGHTS)
 
@@ -185,7 +186,6 @@ def _describe(
     progress: Progress,
 ) -> Package:
     """Calibrate, count the codec's tables, and seal the package in `work`."""
-    anonymizer = networks.spec.anonymizer
     rules = RULES[networks.task]
     allowed = rules.risk if risk is None else risk
     draft = Manifest(
@@ -195,7 +195,7 @@ def _describe(
         preprocessing=networks.preprocessing,
         features=networks.features,
         recognizer=networks.spec,
-        released=_form(anonymizer, networks.levels, None, None, flags=rules.flags(len(folder.classes))),
+        released=_form(networks, None, None, flags=rules.flags(len(folder.classes))),
         calibration=uncalibrated(rules.method, risk=allowed),
         lineage=Lineage(records={FOUNDING_SITE: len(train)}),
     )
@@ -203,21 +203,15 @@ def _describe(
     runtime = Runtime(seal_package(work, draft))
     symbols, rows = [], []
     for i, frame in enumerate(train):
-        vectors = release_vectors(runtime.extract(frame.pixels), anonymizer)
+        vectors = release_vectors(runtime.extract(frame.pixels), draft.released)
         symbols.append(codec.quantize(vectors, draft.released))
         rows.append(package_rows(frame, draft))
         progress("codec tables", i + 1, len(train))
-    logits = [runtime.logits(release_vectors(runtime.extract(f.pixels), anonymizer)) for f in held]
+    logits = [runtime.logits(release_vectors(runtime.extract(f.pixels), draft.released)) for f in held]
     truths = [package_rows(f, draft) for f in held]
     final = replace(
         draft,
-        released=_form(
-            anonymizer,
-            networks.levels,
-            np.concatenate(symbols),
-            np.concatenate(rows),
-            flags=draft.released.flags,
-        ),
+        released=_form(networks, np.concatenate(symbols), np.concatenate(rows), flags=draft.released.flags),
         calibration=calibrate(logits, truths, task=networks.task, risk=allowed),
     )
     write_card(final, work)
@@ -230,15 +224,14 @@ def write_card(manifest: Manifest, work: Path) -> None:
     write_atomically(work / METADATA, json.dumps(monai_metadata(manifest), indent=1).encode())
 
 
-def _form(
-    anonymizer: str, map_levels: tuple[int, ...], symbols: UInt8 | None, rows: UInt8 | None, *, flags: int | None
-) -> ReleasedForm:
-    """The released form of a map of these levels, its tables counted from symbols (M, C) and rows (M, T)."""
-    c = len(map_levels)
+def _form(networks: Networks, symbols: UInt8 | None, rows: UInt8 | None, *, flags: int | None) -> ReleasedForm:
+    """The released form of the networks' map, its tables counted from symbols (M, C) and rows (M, T)."""
+    anonymizer, levels = networks.spec.anonymizer, networks.levels
     if anonymizer == "set":
-        low, high, levels = (-1.0,) * c, (1.0,) * c, map_levels
+        low, high = (-1.0,) * len(levels), (1.0,) * len(levels)
     else:
-        low, high, levels = (-1.0,) * c + (0.0,) * c, (1.0,) * (2 * c), (POOL_LEVELS,) * (2 * c)
+        low, high = pooled_bounds(networks.pooling, len(levels))
+        levels = (POOL_LEVELS,) * len(low)
     counts = [np.zeros(n) if symbols is None else np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(levels)]
     kinds, coded = np.array([6, 1, 1]), np.zeros(256, np.intp)
     if rows is not None and flags is not None:
@@ -255,4 +248,5 @@ def _form(
         codec.frequency_table(kinds),
         codec.frequency_table(coded),
         flags,
+        networks.pooling,
     )

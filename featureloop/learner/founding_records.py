@@ -103,14 +103,13 @@ def _versions(
 ) -> Iterable[tuple[Float32, UInt8]]:
     """A frame's released vectors and true rows, as it is and augmented."""
     manifest = runtime.package.manifest
-    anonymizer = manifest.released.anonymizer
-    yield release_vectors(runtime.extract(frame.pixels), anonymizer), package_rows(frame, manifest)
+    yield release_vectors(runtime.extract(frame.pixels), manifest.released), package_rows(frame, manifest)
     size = manifest.preprocessing.size
     small, truth = resize_frame(frame.pixels, size), square_truth(frame, size)
     for _ in range(versions):
         pixels, moved = augment(small, truth, rng, by=by)
         changed = replace(frame, pixels=pixels, truth=moved)
-        yield release_vectors(runtime.extract(pixels), anonymizer), package_rows(changed, manifest)
+        yield release_vectors(runtime.extract(pixels), manifest.released), package_rows(changed, manifest)
 
 
 def _record(package: Package, site: str, group: bytes, vectors: Float32, rows: UInt8) -> Record:

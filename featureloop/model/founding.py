@@ -42,6 +42,7 @@ class Networks:
     task: Task
     levels: tuple[int, ...]
     bits_per_vector: float
+    pooling: tuple[str, ...] = ()
 
 
 def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> RecognizerSpec:
@@ -50,13 +51,15 @@ def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> Rec
     Raises
     ------
     InputError
-        The form that the settings ask for doesn't suit it.
+        The form that the settings ask for doesn't suit it, or the pooling doesn't suit the form.
     """
     rules = RULES[task]
     suitable = ("global", "attention") if rules.form == "global" else (rules.form,)
     form = settings.form or rules.form
     if form not in suitable:
         raise InputError(f"a recognizer of the form '{form}' doesn't suit {task}; choose {' or '.join(suitable)}")
+    if settings.pooling and form != "global":
+        raise InputError(f"a recognizer of the form '{form}' takes vectors that aren't pooled; leave the pooling out")
     blocks = 2 if form == "global" else settings.blocks
     heads = 0 if form == "global" else settings.heads
     return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes), heads)
@@ -106,7 +109,7 @@ def train_networks(
     progress = around.progress
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
     augmentation = augmentation_for(frames, settings.augmentation)
-    head = _new_head(made, spec)
+    head = _new_head(made, spec, len(settings.statistics))
     if settings.profile == "full":
         tune_whole(made, head, spec, frames, held, task=task, classes=classes, settings=settings, around=around)
 
@@ -154,9 +157,11 @@ def train_networks(
         task,
         transform.levels,
         transform.bits,
+        settings.statistics if spec.anonymizer == "pool" else (),
     )
 
 
-def _new_head(backbone: Backbone, spec: RecognizerSpec) -> nn.Module:
-    """A recognizer of the backbone's joined taps, under which it is tuned."""
-    return build_recognizer(spec, channels=backbone.channels if spec.anonymizer == "set" else 2 * backbone.channels)
+def _new_head(backbone: Backbone, spec: RecognizerSpec, statistics: int) -> nn.Module:
+    """A recognizer of the joined taps, under which the backbone is tuned; pooled, each tap gives `statistics`."""
+    taps = backbone.channels
+    return build_recognizer(spec, channels=taps if spec.anonymizer == "set" else statistics * taps)

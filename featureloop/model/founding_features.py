@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,44 @@ from featureloop.model.fit import BagSet
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import RecognizerSpec
 from featureloop.model.neck import Transform, fit_transform
+from featureloop.model.pooling import (
+    DEVIATION,
+    EXPONENT,
+    GENERALIZED_MEAN,
+    LEAST_POWER,
+    LEAST_VARIANCE,
+    MEAN,
+    POOLING,
+)
 from featureloop.model.runtime import open_session
 from featureloop.model.sensitivity import fisher_information
 
 SET_CHANNELS = 160
 POOL_CHANNELS = 48
-"""Channels of a pooled vector: its mean and standard deviation make two values of each."""
+"""Channels of a map that is pooled: each makes one value a statistic."""
 SAMPLED_POSITIONS = 60_000
 """Position vectors that the neck's transform is computed from."""
 ASKED_FRAMES = 400
 """Frames over which it is measured what recognition is sensitive to."""
 
 
-def pool_map(z: Tensor) -> Tensor:
-    """(B, C, G, G) to (B, 1, 2C): each channel's mean and standard deviation, as `sharing.anonymize.pool`."""
+def pool_map(z: Tensor, pooling: Sequence[str] = POOLING) -> Tensor:
+    """(B, C, G, G) to (B, 1, P C) for P statistics of each channel, as `sharing.anonymize.pool`.
+
+    Beyond [-1, 1], as taps may be, the generalized mean goes on above and takes what is below for -1.
+    """
     mean = z.mean((2, 3))
-    std = torch.sqrt(((z - mean[:, :, None, None]) ** 2).mean((2, 3)) + 1e-12)
-    return torch.cat([mean, std], dim=1)[:, None, :]
+    found = {
+        MEAN: lambda: mean,
+        DEVIATION: lambda: torch.sqrt(((z - mean[:, :, None, None]) ** 2).mean((2, 3)) + LEAST_VARIANCE),
+        GENERALIZED_MEAN: lambda: _generalized_mean(z),
+    }
+    return torch.cat([found[name]() for name in pooling], dim=1)[:, None, :]
+
+
+def _generalized_mean(z: Tensor) -> Tensor:
+    power = (((z + 1) / 2).clamp_min(0) ** EXPONENT).mean((2, 3))
+    return 2 * power.clamp_min(LEAST_POWER) ** (1 / EXPONENT) - 1
 
 
 def map_to_rows(z: Tensor) -> Tensor:
@@ -44,9 +65,9 @@ def map_to_rows(z: Tensor) -> Tensor:
     return z.flatten(2).transpose(1, 2)
 
 
-def to_vectors(z: Tensor, spec: RecognizerSpec) -> Tensor:
+def to_vectors(z: Tensor, spec: RecognizerSpec, pooling: Sequence[str]) -> Tensor:
     """A map (B, C, G, G) as what a recognizer of this form takes."""
-    return map_to_rows(z) if spec.anonymizer == "set" else pool_map(z)
+    return map_to_rows(z) if spec.anonymizer == "set" else pool_map(z, pooling)
 
 
 def frame_shares(targets: UInt8, *, task: Task) -> NDArray[np.float64]:
@@ -89,7 +110,7 @@ def neck_transform(
         rows += [v[rng.choice(len(v), each, replace=False)] for v in vectors]
     asked = rng.permutation(chosen)[:ASKED_FRAMES]
     information = fisher_information(
-        lambda joined: head(to_vectors(joined, spec)),
+        lambda joined: head(to_vectors(joined, spec, settings.statistics)),
         (z for _, z in run_late(late, cache, asked, settings=settings, what="sensitivity", progress=progress)),
         task=task,
         seed=settings.seed,
@@ -120,7 +141,7 @@ def released_bags(
             vectors = z.reshape(len(z), len(top), -1).transpose(0, 2, 1)
             values.append(np.rint((vectors + 1) / 2 * top).astype(np.uint8))
         else:
-            values.append(pool_map(torch.from_numpy(z)).numpy())
+            values.append(pool_map(torch.from_numpy(z), settings.statistics).numpy())
     stacked: NDArray[Any] = np.concatenate(values)
     channels, n = stacked.shape[2], len(stacked)
     one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featureloop.core.errors import InputError
+from featureloop.model.pooling import POOLING, check_pooling
 
 PROFILES = ("fast", "full")
 
@@ -27,6 +28,8 @@ class FoundingSettings:
         Bit budget of one position vector of a `set`.
     form
         Of the recognizer; None takes what suits the task. Classes are recognized by `global` or by `attention`.
+    pooling
+        What a `global` recognizer's vector is made of (`model.pooling`); empty takes mean and deviation.
     width, blocks, heads
         Of the recognizer; with heads, the rows of a set look at each other.
     epochs, batch, learning_rate
@@ -51,6 +54,7 @@ class FoundingSettings:
     channels: int | None = None
     bits_per_vector: float = 66.0
     form: str | None = None
+    pooling: tuple[str, ...] = ()
     width: int = 128
     blocks: int = 3
     heads: int = 0
@@ -68,6 +72,12 @@ class FoundingSettings:
             raise InputError(f"the profile '{self.profile}' is unknown; choose {' or '.join(PROFILES)}")
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
+        check_pooling(self.pooling)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What is taken of each channel where vectors are pooled."""
+        return self.pooling or POOLING
 
     def tuning_steps(self, frames: int) -> int:
         """Batches of the backbone's fine-tuning."""

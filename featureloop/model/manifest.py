@@ -9,8 +9,9 @@ from itertools import pairwise
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from featureloop.core.errors import PackageError
+from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Task
+from featureloop.model.pooling import POOLING, check_pooling
 
 FORMAT = 1
 
@@ -76,6 +77,9 @@ class ReleasedForm:
         Integer frequencies of a row's coded values 0 to 255, summing to 4096; empty where rows hold flags only.
     flags
         How many values of a row of targets, from the first, are 0 or 1; None for all.
+    pooling
+        What `pool` takes of each channel (`model.pooling`), one statistic of all channels after the
+        other; empty, as in packages made before there was a choice, for mean and deviation.
     """
 
     anonymizer: str
@@ -87,6 +91,12 @@ class ReleasedForm:
     target_frequencies: tuple[int, ...] = (3072, 512, 512)
     coded_frequencies: tuple[int, ...] = ()
     flags: int | None = None
+    pooling: tuple[str, ...] = ()
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What is taken of each channel; nothing where vectors leave as they are."""
+        return (self.pooling or POOLING) if self.anonymizer == "pool" else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +271,7 @@ def _check(manifest: Manifest) -> None:
         raise PackageError(f"the task '{manifest.task}' is unknown; known are {', '.join(Task)}")
     _check_networks(manifest)
     _check_released(manifest.released)
+    _check_pooling(manifest)
     _check_calibration(manifest.calibration)
 
 
@@ -294,6 +305,23 @@ def _check_released(released: ReleasedForm) -> None:
         raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
     if any(not low < high for low, high in zip(released.low, released.high, strict=True)):
         raise PackageError("a channel's lower bound is not below its upper one")
+
+
+def _check_pooling(manifest: Manifest) -> None:
+    released = manifest.released
+    try:
+        check_pooling(released.pooling)
+    except InputError as error:
+        raise PackageError(f"the released form can't be made: {error}") from error
+    if released.pooling and released.anonymizer != "pool":
+        raise PackageError(f"the released form '{released.anonymizer}' doesn't pool, but declares {released.pooling}")
+    expected = max(1, len(released.statistics)) * manifest.features.channels
+    if released.channels != expected:
+        of = f" by {', '.join(released.statistics)}" if released.statistics else ""
+        raise PackageError(
+            f"the released form has {released.channels} channels; the {manifest.features.channels} of the feature map "
+            f"give {expected}{of}"
+        )
 
 
 def _check_calibration(calibration: Calibration) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from featureloop.core.errors import PackageError
+from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Float32, Recognition, UInt8
 from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package
 from featureloop.model.preprocess import to_input
@@ -70,6 +70,8 @@ class Runtime:
         ------
         PackageError
             The extractor's output is not what the manifest declares.
+        InputError
+            The extractor gives NaN or infinity for this frame.
         """
         return self.extract_input(to_input(pixels, self.package.manifest.preprocessing))
 
@@ -79,6 +81,11 @@ class Runtime:
         out = self._extractor.run(None, {self._image: image})[0]
         if out.shape != (1, spec.channels, spec.grid, spec.grid):
             raise PackageError(f"the extractor gave {out.shape}, its manifest declares (1, C, G, G) of {spec}")
+        if bad := int(out.size - np.isfinite(out).sum()):
+            raise InputError(
+                f"{bad} of {out.size} features that the package's extractor gives for it are NaN or infinite, so "
+                "nothing can be recognized: look at the frame, and at another one under the same package"
+            )
         return np.ascontiguousarray(out[0].reshape(spec.channels, -1).T)
 
     def logits(self, vectors: Float32) -> Float32:

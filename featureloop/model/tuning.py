@@ -56,7 +56,7 @@ def tune_late(
 
     kept = [] if held is None else [rows(held, at) for at in batches_of(len(held), settings.batch)]
     originals = [rows(cache, at * versions) for at in batches_of(len(cache) // versions, settings.batch)]
-    _standardize(head, backbone.late, (b.x for b in originals), around)
+    _standardize(head, backbone.late, (b.x for b in originals), settings, around)
     lesson = _lesson(backbone.late, head, spec, task=task, settings=settings, batch=batch, held=kept)
     train(lesson, pace=_pace(settings, len(shares)), around=around)
 
@@ -91,7 +91,7 @@ def tune_whole(
         ahead = _Ahead(pool, squares, draw)
         kept = [others.batch(at) for at in batches_of(len(held), settings.batch)]
         originals = (squares.batch(at).x for at in batches_of(len(frames), settings.batch))
-        _standardize(head, whole, originals, around)
+        _standardize(head, whole, originals, settings, around)
         lesson = _lesson(whole, head, spec, task=task, settings=settings, batch=ahead, held=kept)
         train(lesson, pace=_pace(settings, len(frames)), around=around)
 
@@ -148,13 +148,16 @@ class _Ahead:
         return [self._pool.submit(self._squares.changed, int(i), int(s)) for i, s in zip(at, seeds, strict=True)]
 
 
-def _standardize(head: nn.Module, network: nn.Module, inputs: Iterable[Float32], around: Surroundings) -> None:
+def _standardize(
+    head: nn.Module, network: nn.Module, inputs: Iterable[Float32], settings: FoundingSettings, around: Surroundings
+) -> None:
     """Let a recognizer of pooled vectors know the vectors that it will get at first."""
     if not isinstance(head, GlobalRecognizer):
         return
     network.to(around.compute.device).eval()
     with torch.no_grad():
-        pooled = [pool_map(network(torch.from_numpy(x).to(around.compute.device))).cpu() for x in inputs]
+        maps = (network(torch.from_numpy(x).to(around.compute.device)).cpu() for x in inputs)
+        pooled = [pool_map(z, settings.statistics) for z in maps]
     head.standardize_by(torch.cat(pooled))
 
 
@@ -169,7 +172,7 @@ def _lesson(
     held: Sequence[Batch],
 ) -> Lesson:
     def loss(x: Tensor, y: Tensor) -> Tensor:
-        return recognition_loss(head(to_vectors(network(x), spec)).float(), y, task=task)
+        return recognition_loss(head(to_vectors(network(x), spec, settings.statistics)).float(), y, task=task)
 
     rates = [(head, settings.learning_rate), (network, TUNED_RATE * settings.learning_rate)]
     return Lesson("fine-tuning", nn.ModuleList([network, head]), rates, batch, loss, held)

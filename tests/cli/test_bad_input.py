@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rig import SHARE_ALL, Result, Server, as_process, enroll, featureloop, founding_package, learner, write_frames
@@ -108,6 +109,65 @@ def test_bad_files_among_good_ones_are_skipped_with_a_reason_each(package: Packa
     assert "empty" in skipped["empty.png"]
     assert all(f"skipped {name}: " in done.said for name in skipped), done.err
     assert len((out / "results.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_dot_a_panorama_and_one_colour_are_recognized_and_nan_is_skipped(package: Package, tmp_path: Path) -> None:
+    """1 x 1 and 20,000 x 12 pixels, black and white: results for each; a float TIFF with NaN costs itself only."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shapes = {"dot": (1, 1), "panorama": (12, 20_000), "tower": (20_000, 1), "black": (48, 64), "white": (48, 64)}
+    for name, shape in shapes.items():
+        Image.new("RGB", shape[::-1], "white" if name == "white" else "black").save(source / f"{name}.png")
+    values = np.full((8, 8), np.nan, np.float32)
+    Image.fromarray(values).save(source / "nan.tif")
+    done = featureloop("device", "process", source, "--package", package.path, "--out", out, "--json")
+    assert done.code == 0, done.err
+    assert done.data["frames"] == len(shapes)
+    (skipped,) = done.data["skipped"]
+    assert skipped["name"] == "nan.tif"
+    assert "64 of 64 values are NaN" in skipped["reason"]
+    assert len((out / "results.jsonl").read_text().splitlines()) == len(shapes)
+
+
+def test_labels_that_the_package_does_not_know_are_named_before_anything_is_recognized(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "P", task="classification")
+    for label in ("adenoma", "ulcer"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "in" / label / "0.png")
+    for args in (
+        ("model", "evaluate", package.path, "--images", tmp_path / "in"),
+        ("device", "process", tmp_path / "in", "--package", package.path, "--review", "masks"),
+    ):
+        done = featureloop(*args)
+        assert done.code == INPUT, done.err
+        assert "labelled ulcer, which the package doesn't know; it knows normal, hyperplastic, adenoma" in done.said
+
+
+def test_boxes_outside_the_image_cost_their_own_image_only(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "P", task="detection")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
+    (folder / "boxes.csv").write_text("image,x_center,y_center,width,height\na,.5,.5,.2,.2\nb,.9,.5,.4,.2\n")
+    evaluated = featureloop("model", "evaluate", package.path, "--images", folder, "--json")
+    processed = featureloop("device", "process", folder, "--package", package.path, "--review", "masks", "--json")
+    for done in (evaluated, processed):
+        assert done.code == 0, done.err
+        assert done.data["frames"] == 1
+        assert "skipped b.png: boxes.csv, line 3: a box from 0.7, 0.4 to 1.1, 0.6 reaches outside" in done.said
+
+
+def test_a_class_of_one_image_is_named_before_the_training(tmp_path: Path) -> None:
+    """What a directory that exists already refuses is the training itself; the warning comes before it."""
+    for name in ("rare/0.png", *(f"usual/{i}.png" for i in range(12))):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "in" / name)
+    train = ("model", "train", "--images", tmp_path / "in", "--out", tmp_path, "--hold-out", 0)
+    done = featureloop(*train)
+    assert done.code == INPUT
+    assert "class 'rare' has 1 groups to learn from: expect nothing of it, give at least 10" in done.said
+    assert "'usual'" not in done.said
 
 
 def test_only_bad_files_give_exit_code_3_and_the_first_reason(package: Package, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from featureloop import __version__
 from featureloop.cli.main import app
 from featureloop.core import errors
 from featureloop.core.errors import EXIT_CODES, FeatureloopError, GateError, InputError
+from featureloop.images.phantom import HOSPITAL_A, write_phantom_folder
 from featureloop.learner.adopt import adopt
 from featureloop.learner.service import Learner, open_learner
 from featureloop.model.package import Package, load_package
@@ -291,6 +292,22 @@ def test_model_show_says_what_the_package_says(package: Package) -> None:
     data = report("model", "show", package.path)
     assert (data["digest"], data["task"], data["line"]) == (package.digest.hex(), "segmentation", package.line)
     assert package.short in shown("model", "show", package.path)
+
+
+def test_model_show_says_what_a_pooled_vector_is_made_of(tmp_path: Path) -> None:
+    pooling = ("generalized-mean", "deviation")
+    path = tiny_package(tmp_path / "P", task="classification", pooling=pooling).path
+    assert featureloop("model", "show", path, "--json").data["released"]["pooling"] == list(pooling)
+    assert "pool of generalized-mean, deviation" in " ".join(featureloop("model", "show", path).out.split())
+
+
+def test_a_pooling_that_is_unknown_is_refused_with_the_choices(tmp_path: Path) -> None:
+    write_phantom_folder(tmp_path / "in", HOSPITAL_A, seed=1, sequences=2, size=(48, 64))
+    train = ("model", "train", "--images", tmp_path / "in", "--out", tmp_path / "P")
+    done = featureloop(*train, "--pooling", "mean,median")
+    assert done.code == InputError.exit_code
+    assert "'median' is unknown; choose among mean, generalized-mean, deviation" in done.said
+    assert not (tmp_path / "P").exists()
 
 
 def test_learner_train_without_records_names_what_is_missing(small: Learner) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -345,6 +346,34 @@ def test_two_frames_with_the_same_pixels_are_one_record_and_both_are_done(packag
     run_pipeline(twins, runtime=runtime, provider=owner)
     assert len(keeper.records) == 1
     assert all(keeper.is_done(owner.key_of(f)) for f in twins)
+
+
+def test_a_frame_of_which_the_extractor_makes_nan_is_skipped_with_the_reason_and_the_next_is_recognized(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that divides by a frame's deviation gives NaN for one colour; no result is made of that."""
+    broken, keeper, shown = Runtime(package, threads=1), _Keeper(), []
+
+    class Divides:
+        def __init__(self, session: Any) -> None:
+            self.session = session
+
+        def run(self, names: Any, inputs: dict[str, Float32]) -> Any:
+            share = np.float32(1 if inputs[broken._image].std() else np.nan)
+            return [self.session.run(names, inputs)[0] * share]
+
+    monkeypatch.setattr(broken, "_extractor", Divides(broken._extractor))
+    black = Frame(np.zeros((30, 40, 3), np.uint8), name="black.png")
+    summary = run_pipeline(
+        [frame(0), black, frame(1)],
+        runtime=broken,
+        provider=provider(package, keeper),
+        show=lambda f, _: shown.append(f.name),
+    )
+    assert (summary.frames, len(keeper.records), len(shown)) == (2, 2, 2)
+    (skipped,) = summary.skipped
+    assert skipped.name == "black.png"
+    assert "128 of 128 features that the package's extractor gives for it are NaN" in skipped.reason
 
 
 def test_values_that_cannot_be_coded_are_a_fault_of_that_frame_alone(package: Package, runtime: Runtime) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from featureloop.core.errors import PackageError
 from featureloop.core.types import UInt8
 from featureloop.model.backbone import BATCH_NORM_EPS, EarlyStages, LateStages, SameConv, load_imagenet
-from featureloop.model.backbones import TAPS, Chain, JoinedTaps
+from featureloop.model.backbones import TAPS, Chain, JoinedTaps, efficientnet_lite0
 from featureloop.model.export import export_onnx
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.neck import Neck
@@ -114,3 +114,36 @@ def test_the_folded_stem_is_the_convolution_and_its_normalization() -> None:
 def test_same_padding_gives_the_side_over_the_stride(kernel: int, stride: int, side: int) -> None:
     conv = SameConv(2, 3, kernel, stride)
     assert conv(torch.zeros(1, 2, side, side)).shape == (1, 3, side // stride, side // stride)
+
+
+def test_beyond_the_border_stands_what_was_chosen() -> None:
+    """Oracle: torch's own padding of a whole convolution, zeros and the others."""
+    x = torch.rand(1, 2, 6, 6)
+    for mode in ("zeros", "replicate", "reflect"):
+        conv = SameConv(2, 2, 5, groups=2, padding_mode=mode)
+        expected = torch.nn.Conv2d(2, 2, 5, padding=2, groups=2, padding_mode=mode)
+        expected.load_state_dict(conv.state_dict())
+        torch.testing.assert_close(conv(x), expected(x))
+
+
+def test_repeated_edges_tell_no_place_where_the_image_tells_none_and_zeros_do() -> None:
+    """Of a frame of one colour every position gives the same vector, unless zeros stand around the maps."""
+    x = torch.from_numpy(to_input(np.full((96, 96, 3), 90, np.uint8), Preprocessing(96)))
+    spreads = {}
+    for padding in ("zeros", "replicate"):
+        made = efficientnet_lite0(early_padding=padding, late_padding=padding)
+        with torch.no_grad():
+            taps = made.late.eval()(made.early.eval()(x))
+        spreads[padding] = float((taps - taps.mean((2, 3), keepdim=True)).abs().max())
+    assert spreads["replicate"] < 1e-3
+    assert spreads["zeros"] > 0.1
+
+
+def test_an_extractor_with_repeated_edges_is_exported(tmp_path: Path) -> None:
+    made, neck = efficientnet_lite0(late_padding="replicate"), Neck(TAPS, 6)
+    made.write_extractor(neck, tmp_path / "extractor.onnx", size=SIZE)
+    x = to_input(picture(), Preprocessing(SIZE))
+    found = open_session(tmp_path / "extractor.onnx", threads=1).run(["features"], {"image": x})[0]
+    with torch.no_grad():
+        expected = Chain(made.early, made.late, neck).eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -201,6 +201,9 @@ UNEVEN = [511, 513, *[512] * 6]
         (setting([-1, 1025, *[512] * 6], "released", "frequencies", 2), "every entry positive"),
         (setting([4096], "released", "target_frequencies"), "3 entries"),
         (setting([4094, 1, 2], "released", "target_frequencies"), "sum to 4096"),
+        (setting(["mean"], "released", "pooling"), "doesn't pool"),
+        (setting(["median"], "released", "pooling"), "'median' is unknown"),
+        (setting("pool", "released", "anonymizer"), "give 16 by mean, deviation"),
         (setting([], "calibration", "raw"), "knots"),
         (setting([0.0], "calibration", "raw"), "knots"),
         (setting([1.0, 0.0], "calibration", "raw"), "don't rise"),
@@ -223,6 +226,15 @@ def test_a_manifest_with_an_impossible_value_is_refused(
 def test_uneven_tables_of_the_right_sum_are_taken(package: Package) -> None:
     manifest = Manifest.from_json(altered(package, setting(UNEVEN, "released", "frequencies", 0)))
     assert manifest.released.frequencies[0] == tuple(UNEVEN)
+
+
+def test_a_manifest_from_before_pooling_was_a_choice_is_read_as_mean_and_deviation(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "pooled", task="classification")
+    data = json.loads(package.manifest.to_json())
+    assert data["released"].pop("pooling") == ["mean", "deviation"]
+    released = Manifest.from_json(json.dumps(data).encode()).released
+    assert released.pooling == ()
+    assert released.statistics == ("mean", "deviation")
 
 
 def test_a_manifest_survives_its_json(package: Package) -> None:

@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featureloop.core.errors import PolicyError
+from featureloop.core.errors import InputError, PolicyError
 from featureloop.core.types import Bag
+from featureloop.model.manifest import ReleasedForm
+from featureloop.model.pooling import BOUNDS, pooled_bounds
 from featureloop.sharing.anonymize import canonical_order, pool, release_vectors
 
 SEEDS = st.integers(0, 2**32 - 1)
+EVERY = tuple(BOUNDS)
 
 
 @st.composite
@@ -61,9 +64,63 @@ def test_rows_of_targets_stay_with_their_vectors_and_the_order_is_that_of_their_
     ),
     SEEDS,
 )
-def test_the_pooled_vector_is_bit_identical_under_permutation(vectors: Any, seed: int) -> None:
+def test_the_pooled_vector_is_bit_identical_under_permutation_and_within_its_bounds(vectors: Any, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(vectors))
-    assert pool(vectors).tobytes() == pool(vectors[order]).tobytes()
+    pooled = pool(vectors, EVERY)
+    assert pooled.tobytes() == pool(vectors[order], EVERY).tobytes()
+    low, high = pooled_bounds(EVERY, vectors.shape[1])
+    assert (pooled >= np.float32(low)).all()
+    assert (pooled <= np.float32(high)).all()
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+def test_bounds_are_reached_exactly_enough_to_be_coded(value: float) -> None:
+    """Vectors at the bounds, and half of them at each: where float arithmetic could step over."""
+    low, high = pooled_bounds(EVERY, 1)
+    for vectors in (np.full((7, 1), value, np.float32), np.array([[-1.0], [1.0]] * 9, np.float32)):
+        pooled = pool(vectors, EVERY)[0]
+        assert (np.float32(low) <= pooled).all()
+        assert (pooled <= np.float32(high)).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(EVERY), st.integers(1, len(EVERY)), SEEDS)
+def test_training_in_torch_pools_as_the_device_does(names: list[str], n: int, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    from featureloop.model.founding_features import pool_map
+
+    z = np.random.default_rng(seed).uniform(-1, 1, (2, 5, 4, 4)).astype(np.float32)
+    learned = pool_map(torch.from_numpy(z), names[:n]).numpy()
+    for one, other in zip(z, learned, strict=True):
+        np.testing.assert_allclose(pool(one.reshape(5, -1).T, names[:n]), other, atol=1e-5)
+
+
+def test_a_generalized_mean_is_the_cubes_root_and_lies_above_the_mean() -> None:
+    """Oracle: the norm of order 3 of numpy, on values shifted to [0, 1]."""
+    vectors = np.random.default_rng(0).uniform(-1, 1, (50, 4)).astype(np.float32)
+    norm = np.linalg.norm((vectors.astype(np.float64) + 1) / 2, ord=3, axis=0) / 50 ** (1 / 3)
+    found = pool(vectors, ["generalized-mean"])
+    np.testing.assert_allclose(found[0], 2 * norm - 1, atol=1e-6)
+    assert (found > pool(vectors, ["mean"])).all()
+
+
+def test_a_slope_is_finite_where_all_values_are_equal() -> None:
+    torch = pytest.importorskip("torch")
+    from featureloop.model.founding_features import pool_map
+
+    for value in (-3.0, -1.0, 0.0, 1.0):
+        z = torch.full((1, 2, 3, 3), value, requires_grad=True)
+        pool_map(z, EVERY).sum().backward()
+        assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("pooling", "says"),
+    [(("mean", "median"), "'median' is unknown; choose among mean,"), (("mean", "mean"), "'mean' is given twice")],
+)
+def test_an_unknown_or_repeated_statistic_is_named_with_the_choices(pooling: tuple[str, ...], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        pool(np.zeros((2, 2), np.float32), pooling)
 
 
 def test_the_pooled_vector_is_each_channels_mean_and_standard_deviation() -> None:
@@ -75,7 +132,12 @@ def test_the_pooled_vector_is_each_channels_mean_and_standard_deviation() -> Non
 
 def test_a_form_is_released_by_name_and_an_unknown_one_is_refused() -> None:
     vectors = np.random.default_rng(0).uniform(-1, 1, (9, 2)).astype(np.float32)
-    assert release_vectors(vectors, "pool").shape == (1, 4)
-    np.testing.assert_array_equal(release_vectors(vectors, "set"), vectors)
+    assert release_vectors(vectors, form("pool")).shape == (1, 4)
+    assert release_vectors(vectors, form("pool", "deviation")).shape == (1, 2)
+    np.testing.assert_array_equal(release_vectors(vectors, form("set")), vectors)
     with pytest.raises(PolicyError, match=r"'grid' is unknown.*pool, set"):
-        release_vectors(vectors, "grid")
+        release_vectors(vectors, form("grid"))
+
+
+def form(anonymizer: str, *pooling: str) -> ReleasedForm:
+    return ReleasedForm(anonymizer, 0, (), (), (), (), pooling=pooling)
