@@ -204,7 +204,7 @@ def evaluate_recognizer(package: Package, recognizer: Any, clinic: Path, *, seed
     import tempfile
     from dataclasses import replace
 
-    from featureloop.learner.founding import write_recognizer
+    from featureloop.learner.assembly import write_recognizer
     from featureloop.model.package import seal_package
 
     with tempfile.TemporaryDirectory() as folder_name:

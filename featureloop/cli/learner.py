@@ -11,6 +11,7 @@ import typer
 from featureloop.cli.console import AsJson, progress_bars, report, size_text, table, tell
 from featureloop.config import settings
 from featureloop.core.errors import GateError
+from featureloop.core.types import Task
 
 app = typer.Typer(no_args_is_help=True, help="The central learner.")
 
@@ -60,6 +61,9 @@ def invite(
 def train(
     data: Data = None,
     line: Annotated[str | None, typer.Option(help="First digits of the package line, where there are several.")] = None,
+    task: Annotated[
+        list[Task] | None, typer.Option("--task", help="Which of the package's tasks; all that sites provided for.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the records.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Learn from at most so many of the sites' records.")] = None,
     interpolation: Annotated[
@@ -89,6 +93,7 @@ def train(
             learner.registry,
             live,
             settings=TrainSettings(fit=fit, limit=limit, interpolation=interpolation),
+            tasks=task or (),
             progress=progress,
         )
     result: dict[str, Any] = {
@@ -102,11 +107,11 @@ def train(
         "seconds": round(time.perf_counter() - started, 1),
     }
     rows = [
-        (s.site, s.frames, s.groups, f"{s.before:.3f}", f"{s.after:.3f}", f"{s.low:+.3f} to {s.high:+.3f}")
+        (s.task, s.site, s.frames, s.groups, f"{s.before:.3f}", f"{s.after:.3f}", f"{s.low:+.3f} to {s.high:+.3f}")
         for s in done.verdict.sites
     ]
     title = f"candidate {done.package.short}: {'passed' if done.verdict.passed else 'rejected'}"
-    columns = ["held back at", "frames", "groups", "live", "candidate", "difference, 95%"]
+    columns = ["task", "held back at", "frames", "groups", "live", "candidate", "difference, 95%"]
     report(result, as_json=as_json, show=lambda: table(title, columns, rows))
     if not done.verdict.passed:
         raise GateError(f"the gate did not let it pass: {'; '.join(done.verdict.reasons)}")

@@ -14,9 +14,11 @@ from featureloop.cli.console import AsJson, progress_bars, report, table, tell
 from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledFolder, open_labelled, split
 from featureloop.images.truths import LabelledItem
+from featureloop.model.manifest import Manifest
 from featureloop.model.package import load_package
 
 if TYPE_CHECKING:
+    from featureloop.learner.founding import Founded
     from featureloop.model.backbones import Backbone
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
@@ -73,7 +75,10 @@ def tell_rare(folder: LabelledFolder, items: Sequence[LabelledItem]) -> None:
 def train(
     images: Images,
     out: Annotated[Path, typer.Option("--out", help="Directory of the new package.")],
-    task: Annotated[Task | None, typer.Option("--task", help="What to learn, if not what the folder is for.")] = None,
+    task: Annotated[
+        list[Task] | None,
+        typer.Option("--task", help="What to learn, if not what the folder is for; again for a further task."),
+    ] = None,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
     size: Annotated[int, typer.Option(help="Pixels per side of the extractor's input; a multiple of 32.")] = 320,
@@ -114,7 +119,8 @@ def train(
     'model evaluate --part held-out' and the same --hold-out and --seed.
     A training that was killed goes on when the same command is given again.
     Beside the package, its founding features are written as records, for the
-    learner to replay.
+    learner to replay. Of several tasks, the first one tunes the extractor, and
+    all are recognized from its features.
     """
     from featureloop.learner import curves
     from featureloop.learner.founding import found_package
@@ -127,8 +133,9 @@ def train(
     made: Backbone | None = None
     if backbone is not None:
         made = bundle_backbone(backbone) if backbone.is_dir() else read_backbone(backbone)
-    folder = open_labelled(images, task=task)
-    items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
+    folders = [open_labelled(images, task=t) for t in task] if task else [open_labelled(images)]
+    parts = [(f, part_of(f.items, Part.REST, hold_out=hold_out, seed=seed)) for f in folders]
+    folder, items = parts[0]
     statistics = None if pooling is None else tuple(name.strip() for name in pooling.split(","))
     place = compute_on(compute)
     given = {
@@ -142,15 +149,51 @@ def train(
     }
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
     tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
-    tell_rare(folder, items)
+    for labelled, some in parts:
+        tell_rare(labelled, some)
     with progress_bars() as progress, curves.tensorboard(tensorboard) as log:
         around = Surroundings(compute=place, log=log, progress=progress)
-        founded = found_package(folder, items, out, settings=settings, backbone=made, around=around)
+        founded = found_package(folder, items, out, settings=settings, further=parts[1:], backbone=made, around=around)
+    _report_founded(founded, started=started, as_json=as_json)
+
+
+@app.command("add-task")
+def add_task(
+    package: Annotated[Path, typer.Argument(help="A package directory, its founding records beside it.")],
+    images: Images,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the new package.")],
+    task: Annotated[Task | None, typer.Option("--task", help="What to learn, if not what the folder is for.")] = None,
+    hold_out: HoldOut = 0.2,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Teach a package a further task on the same extractor, from labelled images.
+
+    The new package is of the same line: what devices provided stays good, and
+    they can take it over.
+    """
+    from featureloop.learner.founding import add_task as run
+    from featureloop.model.founding_settings import FoundingSettings
+    from featureloop.model.loop import Surroundings, compute_on
+
+    started = time.perf_counter()
+    loaded, folder = load_package(package), open_labelled(images, task=task)
+    items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
+    tell_rare(folder, items)
+    settings = FoundingSettings(size=loaded.manifest.preprocessing.size, seed=seed)
+    with progress_bars() as progress:
+        around = Surroundings(compute=compute_on("auto"), progress=progress)
+        founded = run(loaded, folder, items, out, settings=settings, around=around)
+    _report_founded(founded, started=started, as_json=as_json)
+
+
+def _report_founded(founded: Founded, *, started: float, as_json: bool) -> None:
     tell_skipped(founded.skipped)
     package = founded.package
     data = {
-        "package": str(out),
+        "package": str(package.path),
         "digest": package.digest.hex(),
+        "tasks": ", ".join(package.manifest.tasks),
         "founding_records": str(founded.records),
         "frames": founded.frames,
         "skipped": len(founded.skipped),
@@ -163,6 +206,7 @@ def train(
 def evaluate(
     package: Annotated[Path, typer.Argument(help="A package directory.")],
     images: Images,
+    task: Annotated[Task | None, typer.Option("--task", help="Which of the package's tasks, if not the first.")] = None,
     part: Annotated[Part, typer.Option(help="Which side of the split by groups.")] = Part.ALL,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
@@ -172,7 +216,8 @@ def evaluate(
     """Measure a package on labelled images: figures with 95% intervals, resampled by group."""
     from featureloop.learner.evaluation import evaluate as run
 
-    loaded = load_package(package)
+    whole = load_package(package)
+    loaded = whole if task is None else whole.view(task)
     folder = open_labelled(images, task=Task(loaded.manifest.task))
     items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
     with progress_bars() as progress:
@@ -198,17 +243,12 @@ def show(package: Annotated[Path, typer.Argument(help="A package directory.")], 
     m = loaded.manifest
     released = {"anonymizer": m.released.anonymizer, "pooling": m.released.statistics, "channels": m.released.channels}
     data = {"digest": loaded.digest.hex(), "line": loaded.line, **manifest, "released": released}
-    pooled = f" of {', '.join(m.released.statistics)}" if m.released.statistics else ""
-    form = f"{m.released.anonymizer}{pooled}, {m.released.channels} channels, {max(m.released.levels)} levels"
     rows: list[tuple[str, object]] = [
         ("digest", loaded.short),
         ("line (extractor)", loaded.line[:12]),
         ("version", m.version),
-        ("task", m.task),
-        ("labels", ", ".join(m.labels)),
         ("input", f"{m.preprocessing.size} x {m.preprocessing.size}"),
-        ("released form", form),
-        ("reliability", f"{m.calibration.method}, doubtful below {m.calibration.threshold:.3f}"),
+        *(row for view in loaded.views for row in _task_rows(view.manifest)),
         ("parent", m.lineage.parent[:12] if m.lineage.parent else "none: a founding package"),
         ("backbone", m.features.backbone),
         ("trained on", ", ".join(f"{n} of {s}" for s, n in m.lineage.records.items())),
@@ -217,13 +257,31 @@ def show(package: Annotated[Path, typer.Argument(help="A package directory.")], 
     report(data, as_json=as_json, show=lambda: table(f"package {package}", ["", "value"], rows))
 
 
+def _task_rows(view: Manifest) -> list[tuple[str, object]]:
+    """What a package says of one of its tasks."""
+    released = view.released
+    pooled = f" of {', '.join(released.statistics)}" if released.statistics else ""
+    return [
+        ("task", view.task),
+        ("labels", ", ".join(view.labels)),
+        (
+            "released form",
+            f"{released.anonymizer}{pooled}, {released.channels} channels, {max(released.levels)} levels",
+        ),
+        ("reliability", f"{view.calibration.method}, doubtful below {view.calibration.threshold:.3f}"),
+    ]
+
+
 @app.command("export")
 def export(
     package: Annotated[Path, typer.Argument(help="A package directory.")],
     monai_bundle: Annotated[Path, typer.Option("--monai-bundle", help="Directory of the new MONAI Bundle.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write a package as a MONAI Bundle, for MONAI's own commands and tools."""
+    """Write a package as a MONAI Bundle, for MONAI's own commands and tools.
+
+    Its network recognizes the package's first task; all of the package is inside, for 'model import'.
+    """
     from featureloop.learner.bundle import export_bundle
 
     loaded = load_package(package)

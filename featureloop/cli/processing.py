@@ -10,7 +10,7 @@ from featureloop.cli.console import progress_bars
 from featureloop.cli.model import Part, part_of
 from featureloop.cli.summary import Done
 from featureloop.core.errors import FeatureloopError, InputError, TransportError
-from featureloop.core.types import Frame, Recognition, Skipped, Task
+from featureloop.core.types import Frame, Recognition, Skipped
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
 from featureloop.device.outbox import State as OutboxState
@@ -19,7 +19,7 @@ from featureloop.device.provide import Provider
 from featureloop.device.show import ResultWriter
 from featureloop.device.uplink import Uplink
 from featureloop.device.uplink_thread import UplinkStatus, UplinkThread
-from featureloop.images.labelled import open_labelled
+from featureloop.images.labelled import open_for_tasks
 from featureloop.images.source import count, open_source
 from featureloop.model.manifest import Manifest
 from featureloop.model.runtime import Runtime
@@ -35,12 +35,12 @@ def frames_of(
     Parameters
     ----------
     labels_of
-        For a labelled folder, the package that its labels are read for; None reads no labels.
+        For a labelled folder, the package whose tasks its labels are read for; None reads no labels.
     """
     if labels_of is not None:
         if len(sources) != 1:
             raise InputError(f"--review masks and --part take one labelled folder, not {len(sources)} sources")
-        folder = open_labelled(sources[0], task=Task(labels_of.task)).with_classes(labels_of.labels)
+        folder = open_for_tasks(sources[0], {task: labels_of.for_task(task).labels for task in labels_of.tasks})
         items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
         return folder.frames(items), len(items)
     opened = [open_source(s) for s in sources]
@@ -64,8 +64,9 @@ def run_frames(
 
     def show(frame: Frame, recognition: Recognition) -> None:
         nonlocal seen
-        seen += 1
-        progress("frames", seen, total or seen)
+        if recognition.task == runtime.package.manifest.task:
+            seen += 1
+            progress("frames", seen, total or seen)
         if writer:
             writer.show(frame, recognition)
 

@@ -39,15 +39,15 @@ class Summary:
     skipped
         Files or frames that could not be read or recognized, with the reason.
     outcomes
-        Count by outcome of the sharing (see `sharing.change.Decision`).
+        Count of results, one a frame and task, by outcome of the sharing (see `sharing.change.Decision`).
     doubtful
-        Frames below the reliability threshold.
+        Results below the reliability threshold.
     payload_bytes
         Bytes of coded features and results put into the outbox.
     faults
-        Frames that were recognized but could not be shared, with the reason.
+        Frames with a result that could not be shared, with the reason.
     dropped
-        Frames that were recognized while the sharing was too far behind to take
+        Results that came while the sharing was too far behind to take
         them; they are not marked as done, so a later run provides them.
     """
 
@@ -63,7 +63,16 @@ class Summary:
 
 Show = Callable[[Frame, Recognition], None]
 WhenFull = Literal["wait", "drop"]
-_Shared = tuple[Frame, Float32, Recognition, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What one task's recognizer found in a frame, and the key to provide it by; None where that is not to be done."""
+
+    frame: Frame
+    vectors: Float32
+    recognition: Recognition
+    key: bytes | None
 
 
 def run_pipeline(
@@ -92,46 +101,56 @@ def run_pipeline(
     """
     summary = Summary()
     sharing = _Sharing(provider, summary, when_full=when_full) if provider else None
-    released = runtime.package.manifest.released
 
-    def work(item: Frame | Skipped) -> Skipped | _Shared | None:
+    def work(item: Frame | Skipped) -> Skipped | list[_Result]:
         if isinstance(item, Skipped):
             return item
-        key = provider.key_of(item) if provider else b""
-        if provider and _finished(is_done, key):
-            return None
+        keys = [_to_do(provider, item, head.package.manifest.task, is_done) for head in runtime.heads]
+        if provider and not any(keys):
+            return []
         try:
-            vectors = release_vectors(runtime.extract(item.pixels), released)  # extract
+            features = runtime.extract(item.pixels)  # extract, once for all tasks
         except InputError as error:
             return Skipped(item.name, str(error))
-        return item, vectors, runtime.recognize(vectors), key  # recognize
+        return [_recognize(item, features, head, key) for head, key in zip(runtime.heads, keys, strict=True)]
 
     try:
         with closing(
             work_ahead(source, work, at_once=runtime.at_once, ahead=AHEAD + runtime.at_once)
         ) as results:  # decode
             for done in results:
-                if done is None:
-                    summary.already += 1
-                elif isinstance(done, Skipped):
+                if isinstance(done, Skipped):
                     summary.skipped.append(done)
-                else:
-                    summary.frames += 1
-                    show(done[0], done[2])  # show
-                    if sharing:
-                        sharing.put(done)  # share
+                    continue
+                summary.frames += bool(done)
+                summary.already += not done
+                for result in done:
+                    show(result.frame, result.recognition)  # show
+                    if sharing and result.key:
+                        sharing.put(result)  # share
     finally:
         if sharing:
             sharing.close()
     return summary
 
 
-def _finished(is_done: Callable[[bytes], bool], key: bytes) -> bool:
-    """Whether a frame needs no more work; where the outbox can't say, it is recognized (again)."""
+def _recognize(frame: Frame, features: Float32, head: Runtime, key: bytes | None) -> _Result:
+    vectors = release_vectors(features, head.package.manifest.released)
+    return _Result(frame, vectors, head.recognize(vectors), key)
+
+
+def _to_do(provider: Provider | None, frame: Frame, task: str, is_done: Callable[[bytes], bool]) -> bytes | None:
+    """The key to provide a task's result of a frame by; None where an earlier run did.
+
+    Where the outbox can't say, it is recognized (again).
+    """
+    if provider is None:
+        return None
+    key = provider.key_of(frame, task)
     try:
-        return is_done(key)
+        return None if is_done(key) else key
     except StorageError:
-        return False
+        return key
 
 
 class _Sharing:
@@ -141,12 +160,12 @@ class _Sharing:
         self._provider = provider
         self._summary = summary
         self._when_full = when_full
-        self._queue: queue.Queue[_Shared | None] = queue.Queue(SHARE_BEHIND)
+        self._queue: queue.Queue[_Result | None] = queue.Queue(SHARE_BEHIND)
         self._broken: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sharing", daemon=True)
         self._thread.start()
 
-    def put(self, item: _Shared) -> None:
+    def put(self, item: _Result) -> None:
         try:
             self._queue.put(item, block=self._when_full == "wait")
         except queue.Full:
@@ -160,11 +179,10 @@ class _Sharing:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            frame, vectors, recognition, key = item
             try:
-                decision, size = self._provider.provide(frame, vectors, recognition, key=key)
+                decision, size = self._provider.provide(item.frame, item.vectors, item.recognition, key=item.key)
             except FeatureloopError as error:
-                self._summary.faults.append((frame.name, error))
+                self._summary.faults.append((item.frame.name, error))
                 continue
             except Exception as error:  # noqa: BLE001 - recognition goes on; raised again when the run ends
                 self._broken = self._broken or error

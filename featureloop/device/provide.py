@@ -10,6 +10,7 @@ from featureloop.core.errors import PolicyError
 from featureloop.core.ports import Clock, Reviewer
 from featureloop.core.types import Bag, Float32, Frame, Recognition, UInt8
 from featureloop.device.state import frame_key, pseudonym
+from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
@@ -42,7 +43,7 @@ class Provider:
     site_key
         32 bytes that never leave the site; makes pseudonyms.
     package
-        The package that recognizes.
+        The package that recognizes, with all its tasks.
     policy
         The site's sharing policy.
     keeper
@@ -62,13 +63,24 @@ class Provider:
     reviewer: Reviewer | None
     clock: Clock
 
-    def key_of(self, frame: Frame) -> bytes:
-        """The keyed name of a frame under this extractor, so that a restart doesn't provide it twice."""
-        parts = (self.package.extractor_digest, frame.name, str(frame.index), frame.pixels.tobytes())
-        return frame_key(self.site_key, *parts)
+    def key_of(self, frame: Frame, task: str = "") -> bytes:
+        """The keyed name of a frame's result under this extractor, so that a restart doesn't provide it twice.
 
-    def provide(self, frame: Frame, vectors: Float32, recognition: Recognition, *, key: bytes) -> tuple[Decision, int]:
-        """Apply the policy to a recognized frame; return the decision and the payload bytes that will leave.
+        The package's first task has the frame's own key, as if it were the only one.
+        """
+        parts = (self.package.extractor_digest, frame.name, str(frame.index), frame.pixels.tobytes())
+        further = () if task in ("", self.package.manifest.task) else (task,)
+        return frame_key(self.site_key, *parts, *further)
+
+    def provide(
+        self, frame: Frame, vectors: Float32, recognition: Recognition, *, key: bytes | None
+    ) -> tuple[Decision, int]:
+        """Apply the policy to a task's result of a frame; return the decision and the payload bytes that will leave.
+
+        Parameters
+        ----------
+        key
+            What marks it as done; None marks nothing.
 
         Raises
         ------
@@ -77,32 +89,31 @@ class Provider:
         RecordError
             The features can't be coded (not finite, outside their bounds).
         """
-        manifest = self.package.manifest
-        share = self.policy.share
+        package = self.package.view(recognition.task)
+        manifest, share = package.manifest, self.policy.share
         trust = reliability(recognition, manifest.calibration)
         decision = decide(
             frame,
             recognition,
             reliability=trust,
-            threshold=effective_threshold(self.package, self.policy),
+            threshold=effective_threshold(package, self.policy),
             share=share,
             reviewer=self.reviewer,
         )
         if not decision.leaves:
             # An unanswered frame is asked about again next time; the others are settled.
-            if decision.outcome != "unanswered":
+            if decision.outcome != "unanswered" and key is not None:
                 self.keeper.mark_done(key, decision.outcome)
             return decision, 0
         changed = None if decision.change is None else decision.change.targets
         symbols = codec.quantize(vectors, manifest.released)
         bag = canonical_order(Bag(symbols, recognition.targets(), changed))
-        record = self._record(frame, bag, decision, trust)
+        record = self._record(frame, bag, decision, trust, manifest)
         self.keeper.put(record, frame_key=key)
         return decision, len(record.features) + len(record.recognition or b"") + len(record.changed or b"")
 
-    def _record(self, frame: Frame, bag: Bag, decision: Decision, trust: float) -> Record:
-        manifest, share = self.package.manifest, self.policy.share
-        released = manifest.released
+    def _record(self, frame: Frame, bag: Bag, decision: Decision, trust: float, manifest: Manifest) -> Record:
+        share, released = self.policy.share, manifest.released
         now = quarter_of(datetime.fromtimestamp(self.clock(), UTC).date())
         with_reliability = share.content != "result"
         with_result = share.content != "reliability" or decision.change is not None
@@ -146,10 +157,11 @@ def check_form(package: Package, policy: Policy) -> None:
     PolicyError
         The form is not in the policy's list.
     """
-    form = package.manifest.released.anonymizer
-    if form not in policy.share.anonymizers:
-        allowed = ", ".join(policy.share.anonymizers)
-        raise PolicyError(
-            f"package {package.short} releases features as '{form}', the site's policy allows only {allowed}; "
-            "use another package or change the policy"
-        )
+    allowed = policy.share.anonymizers
+    for view in package.views:
+        form = view.manifest.released.anonymizer
+        if form not in allowed:
+            raise PolicyError(
+                f"package {package.short} releases features as '{form}', the site's policy allows only "
+                f"{', '.join(allowed)}; use another package or change the policy"
+            )

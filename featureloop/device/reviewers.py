@@ -16,15 +16,16 @@ class TruthReviewer:
     Attributes
     ----------
     manifest
-        Of the package that recognizes.
+        Of the package that recognizes, with all its tasks.
     """
 
     manifest: Manifest
 
-    def review(self, frame: Frame, recognition: Recognition) -> Change | None:  # noqa: ARG002  The port's own name.
+    def review(self, frame: Frame, recognition: Recognition) -> Change | None:
         """The truth as rows of targets, marked as ground truth; None where the frame has none."""
         if frame.truth is None:
             return None
-        labels, grid = len(self.manifest.labels), self.manifest.features.grid
-        rows = rules_of(self.manifest).truth_rows(frame.truth, labels=labels, grid=grid)
+        manifest = self.manifest.for_task(recognition.task)
+        labels, grid = len(manifest.labels), manifest.features.grid
+        rows = rules_of(manifest).truth_rows(frame.truth, labels=labels, grid=grid)
         return None if rows is None else Change(rows, ChangedBy.GROUND_TRUTH)

@@ -67,10 +67,12 @@ class ResultWriter:
         StorageError
             The disk is full or not writable.
         """
-        manifest = self._package.manifest
+        manifest = self._package.manifest.for_task(recognition.task)
+        name = _picture_name(frame, recognition.task if self._package.manifest.heads else None)
         line: dict[str, object] = {
             "name": frame.name,
             "index": frame.index,
+            "task": str(recognition.task),
             "status": "UNVERIFIED",
             "package": self._package.digest.hex(),
             "reliability": round(reliability(recognition, manifest.calibration), 4),
@@ -80,12 +82,12 @@ class ResultWriter:
                 h, w = frame.pixels.shape[:2]
                 picture = probability_map(recognition.probabilities, manifest.features.grid, height=h, width=w)
                 mask = (picture >= 0.5).astype(np.uint8)
-                line |= {"lesion_share": round(float(mask.mean()), 5), "picture": _picture_name(frame)}
-                Image.fromarray(draw_mask(frame.pixels, mask)).save(self._path / _picture_name(frame), quality=90)
+                line |= {"lesion_share": round(float(mask.mean()), 5), "picture": name}
+                Image.fromarray(draw_mask(frame.pixels, mask)).save(self._path / name, quality=90)
             elif recognition.task is Task.DETECTION:
                 found = [b for b in recognition.boxes() if b.score >= 0.5]
-                line |= {"boxes": [_box_line(b, manifest.labels) for b in found], "picture": _picture_name(frame)}
-                Image.fromarray(draw_boxes(frame.pixels, found)).save(self._path / _picture_name(frame), quality=90)
+                line |= {"boxes": [_box_line(b, manifest.labels) for b in found], "picture": name}
+                Image.fromarray(draw_boxes(frame.pixels, found)).save(self._path / name, quality=90)
             elif recognition.task is Task.MULTILABEL:
                 p = recognition.probabilities[0]
                 line |= {
@@ -114,9 +116,10 @@ def _box_line(box: Box, labels: Sequence[str]) -> dict[str, object]:
     return {"label": labels[box.label], "score": round(box.score, 4), **sides}
 
 
-def _picture_name(frame: Frame) -> str:
+def _picture_name(frame: Frame, task: Task | None) -> str:
+    """A file name for a frame's picture; with the task where there are several."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", frame.name)[-NAME_CHARACTERS:]
     if plain != frame.name:
         # 'a/b' and 'a_b' are two frames, so a name that had to be changed gets a mark of its own.
         plain += "." + hashlib.sha256(frame.name.encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{plain}.{frame.index:05d}.jpg"
+    return f"{plain}.{frame.index:05d}{f'.{task}' if task else ''}.jpg"

@@ -177,10 +177,10 @@ def _same_line(incoming: Package, current: Package) -> None:
             f"package {incoming.short} has extractor {incoming.line[:12]}, this device's line is {current.line[:12]}; "
             "another line isn't taken over by itself: install it with --package"
         )
-    if incoming.manifest.task != current.manifest.task:
+    if missing := [task for task in current.manifest.tasks if task not in incoming.manifest.tasks]:
         raise PackageError(
-            f"package {incoming.short} is for {incoming.manifest.task}, "
-            f"the current one for {current.manifest.task}; ask the learner's operator"
+            f"package {incoming.short} is for {', '.join(incoming.manifest.tasks)}, and no more for "
+            f"{', '.join(missing)}; ask the learner's operator"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -48,11 +48,14 @@ class LabelledFolder:
         Class names, by label; `('lesion',)` where masks say it.
     items
         The images, in natural order.
+    also
+        Further tasks that the frames' truth is to serve.
     """
 
     task: Task
     classes: tuple[str, ...]
     items: tuple[LabelledItem, ...]
+    also: tuple[Task, ...] = ()
 
     def frames(self, items: Sequence[LabelledItem] | None = None) -> Iterator[Frame | Skipped]:
         """Decode items (all of them where None), one frame at a time, with their truth.
@@ -65,7 +68,7 @@ class LabelledFolder:
             An image or mask that can't be read, a missing mask, two sizes that differ, or a box that is wrong.
         """
         for item in self.items if items is None else items:
-            yield from true_frames(item, task=self.task)
+            yield from true_frames(item, tasks=(self.task, *self.also))
 
     def with_classes(self, classes: Sequence[str]) -> LabelledFolder:
         """The same images with labels that count in the order of other class names, such as a package's.
@@ -123,6 +126,43 @@ def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
     if chosen is Task.MULTILABEL:
         return _multilabel(path, groups)
     return _classification(path, groups)
+
+
+def open_for_tasks(path: Path, labels: Mapping[Task, Sequence[str]]) -> LabelledFolder:
+    """A labelled folder whose frames have the truth of every one of several tasks that it is labelled for.
+
+    Parameters
+    ----------
+    labels
+        The class names of each task, in whose order labels are to count.
+
+    Returns
+    -------
+    LabelledFolder
+        Of the first of the tasks that it is labelled for, the others in `also`.
+
+    Raises
+    ------
+    InputError
+        It is labelled for none of them, or has a class that is not among a task's.
+    """
+    found: list[LabelledFolder] = []
+    reasons: list[InputError] = []
+    for task, classes in labels.items():
+        try:
+            opened = open_labelled(path, task=task)
+        except InputError as error:
+            reasons.append(error)
+        else:
+            found.append(opened.with_classes(classes))
+    if not found:
+        raise reasons[0]
+    first, *others = found
+    for other in others:
+        known = {item.name: item for item in other.items}
+        items = tuple(item.with_truth_of(known[item.name]) if item.name in known else item for item in first.items)
+        first = replace(first, items=items, also=(*first.also, other.task))
+    return first
 
 
 def _natural_task(path: Path) -> Task:

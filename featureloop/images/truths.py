@@ -47,6 +47,16 @@ class LabelledItem:
     boxes: Callable[[str], tuple[Box, ...]] | None = None
     labels: tuple[bool, ...] | None = None
 
+    def with_truth_of(self, other: LabelledItem) -> LabelledItem:
+        """The same with what another folder's item says of the image, where this one says nothing."""
+        return replace(
+            self,
+            mask=self.mask or other.mask,
+            label=other.label if self.label is None else self.label,
+            boxes=self.boxes or other.boxes,
+            labels=self.labels or other.labels,
+        )
+
     def with_labels(self, numbers: Sequence[int]) -> LabelledItem:
         """The same with label i called `numbers[i]`."""
         boxes, labels = self.boxes, self.labels
@@ -63,16 +73,30 @@ class LabelledItem:
         )
 
 
-def true_frames(item: LabelledItem, *, task: Task) -> Iterator[Frame | Skipped]:
-    """Decode an item, with the truth that a task asks for; or what is wrong with it."""
-    if item.boxes is not None:
-        yield from _detected(item, item.boxes)
-    elif item.label is not None or item.labels is not None:
-        yield from _classified(item)
-    elif task is Task.DETECTION:
-        yield from (_boxed(frame) for frame in _segmented(item))
+def true_frames(item: LabelledItem, *, tasks: Sequence[Task]) -> Iterator[Frame | Skipped]:
+    """Decode an item, with the truth that tasks ask for; or what is wrong with it."""
+    if item.mask is not None or (item.boxes is None and item.label is None and item.labels is None):
+        frames = _segmented(item)
+    elif item.boxes is not None:
+        frames = _single(item, "one list of boxes: save each frame by itself")
     else:
-        yield from _segmented(item)
+        frames = file_frames(Found(item.image, item.name), group=item.group)
+    for frame in frames:
+        yield frame if isinstance(frame, Skipped) else _with_truth(frame, item, tasks)
+
+
+def _with_truth(frame: Frame, item: LabelledItem, tasks: Sequence[Task]) -> Frame | Skipped:
+    """A frame, maybe with its mask, with what else is known of it; boxes are drawn around a mask's parts."""
+    mask = None if frame.truth is None else frame.truth.mask
+    boxes = None
+    if item.boxes is not None:
+        try:
+            boxes = item.boxes(item.name)
+        except InputError as error:
+            return Skipped(item.name, str(error))
+    elif mask is not None and Task.DETECTION in tasks:
+        boxes = lesion_boxes(mask, least=SPECK)
+    return replace(frame, truth=Truth(mask=mask, label=item.label, labels=item.labels, boxes=boxes))
 
 
 def _segmented(item: LabelledItem) -> Iterator[Frame | Skipped]:
@@ -106,25 +130,3 @@ def _single(item: LabelledItem, truth: str) -> Iterator[Frame | Skipped]:
             yield Skipped(item.name, f"the image has several frames and {truth}")
             return
         yield frame
-
-
-def _classified(item: LabelledItem) -> Iterator[Frame | Skipped]:
-    for frame in file_frames(Found(item.image, item.name), group=item.group):
-        yield frame if isinstance(frame, Skipped) else replace(frame, truth=Truth(label=item.label, labels=item.labels))
-
-
-def _boxed(frame: Frame | Skipped) -> Frame | Skipped:
-    """A frame with a mask as one with the boxes of the mask's parts, too."""
-    if isinstance(frame, Skipped) or frame.truth is None or frame.truth.mask is None:
-        return frame
-    return replace(frame, truth=replace(frame.truth, boxes=lesion_boxes(frame.truth.mask, least=SPECK)))
-
-
-def _detected(item: LabelledItem, boxes: Callable[[str], tuple[Box, ...]]) -> Iterator[Frame | Skipped]:
-    try:
-        truth = Truth(boxes=boxes(item.name))
-    except InputError as error:
-        yield Skipped(item.name, str(error))
-        return
-    for frame in _single(item, "one list of boxes: save each frame by itself"):
-        yield frame if isinstance(frame, Skipped) else replace(frame, truth=truth)

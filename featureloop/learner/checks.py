@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import UInt8
+from featureloop.core.types import Task, UInt8
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import EXTRACTOR
 from featureloop.sharing import codec
@@ -20,10 +20,12 @@ def check_declared(record: Record, manifest: Manifest) -> None:
     RecordError
         Which part carries something else or more than the package declares.
     """
+    if record.task not in manifest.tasks:
+        raise RecordError(f"its task is '{record.task}', its package declares {', '.join(manifest.tasks)}")
+    manifest = manifest.for_task(Task(record.task))
     released = manifest.released
     declared = {
         "extractor": bytes.fromhex(manifest.files[EXTRACTOR]),
-        "task": manifest.task,
         "anonymizer": released.anonymizer,
         "channels": released.channels,
         "codec": codec.NAME,

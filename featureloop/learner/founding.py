@@ -7,56 +7,39 @@ so that later trainings can replay them without the images.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-import torch
-from safetensors.torch import save_file
+from shutil import copytree, ignore_patterns
 
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Progress
-from featureloop.core.types import Frame, Skipped, UInt8
+from featureloop.core.types import Frame, Skipped, Task
 from featureloop.images.labelled import LabelledFolder, split
 from featureloop.images.truths import LabelledItem
+from featureloop.learner.assembly import described, next_version, plain_form, write_card, write_recognizer
 from featureloop.learner.founding_records import (
     FOUNDING_SITE,
     founding_records,
     founding_records_path,
-    package_rows,
+    load_records,
     save_records,
 )
+from featureloop.learner.heads import Further, add_head, check_suits
 from featureloop.model.backbones import DEFAULT, Backbone
-from featureloop.model.card import model_card
 from featureloop.model.checkpoint import open_checkpoint
-from featureloop.model.export import export_onnx
-from featureloop.model.founding import Networks, train_networks
+from featureloop.model.founding import Networks, recognizer_spec, train_networks
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.loop import ALONE, Surroundings
-from featureloop.model.manifest import Lineage, Manifest, ReleasedForm, uncalibrated
-from featureloop.model.package import (
-    CARD,
-    EXTRACTOR,
-    METADATA,
-    RECOGNIZER,
-    WEIGHTS,
-    Package,
-    monai_metadata,
-    seal_package,
-    write_atomically,
-)
-from featureloop.model.pooling import pooled_bounds
+from featureloop.model.manifest import Lineage, Manifest, uncalibrated
+from featureloop.model.package import EXTRACTOR, SIGNATURE, Package, seal_package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import RULES
-from featureloop.sharing import codec
-from featureloop.sharing.anonymize import release_vectors
-from featureloop.sharing.reliability import calibrate
+from featureloop.sharing.record import Record
 
 CALIBRATION_SHARE = 0.1
-POOL_LEVELS = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +58,7 @@ def found_package(
     out: Path,
     *,
     settings: FoundingSettings,
+    further: Sequence[tuple[LabelledFolder, Sequence[LabelledItem]]] = (),
     backbone: Backbone | None = None,
     replay_versions: int = 1,
     risk: float | None = None,
@@ -87,6 +71,8 @@ def found_package(
 
     Parameters
     ----------
+    further
+        Folders and items of further tasks, recognized from the features that the first one made.
     backbone
         What the extractor is made of; None takes EfficientNet-Lite0.
     replay_versions
@@ -105,148 +91,166 @@ def found_package(
     """
     if out.exists():
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
-    progress = around.progress
-    train_items, held_items = split(items, hold_out=CALIBRATION_SHARE, seed=settings.seed)
-    train, bad_train = _read(folder, train_items, progress)
-    held, bad_held = _read(folder, held_items, progress)
-    if len(train) < 8 or not held:
-        raise InputError(
-            f"{len(train)} frames to learn from and {len(held)} to calibrate on are too few; give at least 20"
-        )
+    own, bad = _read(folder, items, settings, around.progress)
+    given, settings = settings, _suiting(settings, folder.task) if further else settings
+    first = recognizer_spec(folder.task, len(folder.classes), settings).anonymizer
+    for some, _ in further:
+        spec = recognizer_spec(some.task, len(some.classes), _suiting(given, some.task))
+        check_suits(some.task, spec.anonymizer, first=first)
+    others, others_bad = [], []
+    for some, its_items in further:
+        read, its_bad = _read(some, its_items, settings, around.progress)
+        others.append(read)
+        others_bad += its_bad
     checkpoint = open_checkpoint(
         out,
-        [*train, *held],
+        [frame for one in (own, *others) for frame in (*one.train, *one.held)],
         task=folder.task,
         classes=folder.classes,
         settings=settings,
         backbone=DEFAULT if backbone is None else backbone.name,
     )
+    kept = replace(around, keeper=checkpoint)
     networks = train_networks(
-        train,
+        own.train,
         task=folder.task,
         classes=len(folder.classes),
         settings=settings,
-        held=held,
+        held=own.held,
         backbone=backbone,
         checkpoint=checkpoint,
         around=around,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work_name:
-            work = Path(work_name) / "package"
-            _write_networks(networks, work)
-            package = _describe(networks, work, folder=folder, train=train, held=held, risk=risk, progress=progress)
-            work.rename(out)
-    except OSError as error:
-        raise StorageError(f"the package can't be written to '{out}': {error}") from error
+    with _written(out) as work:
+        package = _first(networks, work, own, risk=risk, progress=around.progress)
+        for one in others:
+            package = add_head(package, one, settings=_suiting(given, one.task), risk=risk, around=kept)
     package = Package(out, package.manifest, package.digest)
-    records = founding_records(package, train, held, settings=settings, versions=replay_versions, progress=progress)
+    records = []
+    for one in (own, *others):
+        records += _records(package.view(one.task), one, settings, replay_versions, around.progress)
     path = founding_records_path(out)
     save_records(records, path)
     checkpoint.remove()
-    return Founded(package, path, (*bad_train, *bad_held), len(train) + len(held))
+    return Founded(package, path, (*bad, *others_bad), len(own.train) + len(own.held))
+
+
+def add_task(
+    package: Package,
+    folder: LabelledFolder,
+    items: Sequence[LabelledItem],
+    out: Path,
+    *,
+    settings: FoundingSettings,
+    replay_versions: int = 1,
+    risk: float | None = None,
+    around: Surroundings = ALONE,
+) -> Founded:
+    """Write a package to the new directory `out` that recognizes a further task from the same features.
+
+    Its extractor is the package's, so it is of the same line, and a device can take it over. The package's
+    founding records, which lie beside it, go along.
+
+    Raises
+    ------
+    InputError
+        `out` exists, too few frames can be used, or the task doesn't suit the package.
+    RecordError
+        The package's founding records are missing.
+    StorageError
+        The package can't be written.
+    """
+    if out.exists():
+        raise InputError(f"'{out}' exists already; choose another --out or remove it")
+    earlier = load_records(founding_records_path(package.path))
+    own, bad = _read(folder, items, settings, around.progress)
+    with _written(out) as work:
+        copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))
+        lineage = replace(package.manifest.lineage, parent=package.digest.hex())
+        version = next_version(package.manifest.version)
+        draft = seal_package(work, replace(package.manifest, version=version, lineage=lineage))
+        made = add_head(draft, own, settings=settings, risk=risk, around=around)
+    made = Package(out, made.manifest, made.digest)
+    records = _records(made.view(own.task), own, settings, replay_versions, around.progress)
+    path = founding_records_path(out)
+    save_records([*earlier, *records], path)
+    return Founded(made, path, tuple(bad), len(own.train) + len(own.held))
 
 
 def _read(
-    folder: LabelledFolder, items: Sequence[LabelledItem], progress: Progress
-) -> tuple[list[Frame], list[Skipped]]:
-    frames: list[Frame] = []
-    skipped: list[Skipped] = []
-    for i, item in enumerate(folder.frames(items)):
-        (skipped if isinstance(item, Skipped) else frames).append(item)  # type: ignore[arg-type]  # one list per kind
-        progress("reading images", i + 1, len(items))
-    return frames, skipped
+    folder: LabelledFolder, items: Sequence[LabelledItem], settings: FoundingSettings, progress: Progress
+) -> tuple[Further, list[Skipped]]:
+    """The frames to learn from and those held for calibration, and what could not be read.
+
+    Raises
+    ------
+    InputError
+        They are too few.
+    """
+    bad: list[Skipped] = []
+    read: list[list[Frame]] = []
+    for part in split(items, hold_out=CALIBRATION_SHARE, seed=settings.seed):
+        frames: list[Frame] = []
+        for i, item in enumerate(folder.frames(part)):
+            (bad if isinstance(item, Skipped) else frames).append(item)  # type: ignore[arg-type]  # one list per kind
+            progress("reading images", i + 1, len(part))
+        read.append(frames)
+    train, held = read
+    if len(train) < 8 or not held:
+        raise InputError(
+            f"{len(train)} frames to learn from and {len(held)} to calibrate on are too few; give at least 20"
+        )
+    return Further(folder.task, folder.classes, train, held), bad
 
 
-def _write_networks(networks: Networks, work: Path) -> None:
+def _suiting(settings: FoundingSettings, task: Task) -> FoundingSettings:
+    """The settings for one of several tasks: a form and a pooling are meant for those of the whole frame."""
+    return settings if RULES[task].form == "global" else replace(settings, form=None, pooling=())
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[Path]:
+    """A directory that becomes `out` when all that is to be in it was written.
+
+    Raises
+    ------
+    StorageError
+        It can't be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            work = Path(folder) / "package"
+            yield work
+            work.rename(out)
+    except OSError as error:
+        raise StorageError(f"the package can't be written to '{out}': {error}") from error
+
+
+def _records(
+    view: Package, own: Further, settings: FoundingSettings, versions: int, progress: Progress
+) -> list[Record]:
+    return founding_records(view, own.train, own.held, settings=settings, versions=versions, progress=progress)
+
+
+def _first(networks: Networks, work: Path, own: Further, *, risk: float | None, progress: Progress) -> Package:
+    """Write the networks of the first task into `work`, count the codec's tables, calibrate, and seal."""
     networks.backbone.write_extractor(networks.neck, work / EXTRACTOR, size=networks.preprocessing.size)
-    channels = networks.features.channels * max(1, len(networks.pooling))
-    write_recognizer(networks.recognizer, work, form=networks.spec.form, channels=channels)
-
-
-def write_recognizer(recognizer: torch.nn.Module, work: Path, *, form: str, channels: int) -> None:
-    """Write a recognizer's ONNX file and weights into a package directory; `channels` are a released vector's."""
-    if form != "global":
-        example, dynamic = torch.zeros(1, 100, channels), {1: "vectors"}
-    else:
-        example, dynamic = torch.zeros(1, 1, channels), {}
-    export_onnx(recognizer, example, work / RECOGNIZER, source="vectors", result="logits", dynamic=dynamic)
-    save_file({k: v.contiguous() for k, v in recognizer.state_dict().items()}, work / WEIGHTS)
-
-
-def _describe(
-    networks: Networks,
-    work: Path,
-    *,
-    folder: LabelledFolder,
-    train: Sequence[Frame],
-    held: Sequence[Frame],
-    risk: float | None,
-    progress: Progress,
-) -> Package:
-    """Calibrate, count the codec's tables, and seal the package in `work`."""
-    rules = RULES[networks.task]
-    allowed = rules.risk if risk is None else risk
+    rules, spec = RULES[networks.task], networks.spec
+    flags = rules.flags(len(own.classes))
     draft = Manifest(
         task=str(networks.task),
-        labels=folder.classes,
+        labels=own.classes,
         version="1.0",
         preprocessing=networks.preprocessing,
         features=networks.features,
-        recognizer=networks.spec,
-        released=_form(networks, None, None, flags=rules.flags(len(folder.classes))),
-        calibration=uncalibrated(rules.method, risk=allowed),
-        lineage=Lineage(records={FOUNDING_SITE: len(train)}),
+        recognizer=spec,
+        released=plain_form(spec.anonymizer, networks.levels, networks.pooling, flags=flags),
+        calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
+        lineage=Lineage(records={FOUNDING_SITE: len(own.train)}),
     )
+    write_recognizer(networks.recognizer, work, form=spec.form, channels=draft.released.channels)
     write_card(draft, work)
-    runtime = Runtime(seal_package(work, draft))
-    symbols, rows = [], []
-    for i, frame in enumerate(train):
-        vectors = release_vectors(runtime.extract(frame.pixels), draft.released)
-        symbols.append(codec.quantize(vectors, draft.released))
-        rows.append(package_rows(frame, draft))
-        progress("codec tables", i + 1, len(train))
-    logits = [runtime.logits(release_vectors(runtime.extract(f.pixels), draft.released)) for f in held]
-    truths = [package_rows(f, draft) for f in held]
-    final = replace(
-        draft,
-        released=_form(networks, np.concatenate(symbols), np.concatenate(rows), flags=draft.released.flags),
-        calibration=calibrate(logits, truths, task=networks.task, risk=allowed),
-    )
+    final = described(Runtime(seal_package(work, draft)), own.train, own.held, progress=progress)
     write_card(final, work)
     return seal_package(work, final)
-
-
-def write_card(manifest: Manifest, work: Path) -> None:
-    """Write a package's model card and MONAI metadata."""
-    write_atomically(work / CARD, model_card(manifest).encode())
-    write_atomically(work / METADATA, json.dumps(monai_metadata(manifest), indent=1).encode())
-
-
-def _form(networks: Networks, symbols: UInt8 | None, rows: UInt8 | None, *, flags: int | None) -> ReleasedForm:
-    """The released form of the networks' map, its tables counted from symbols (M, C) and rows (M, T)."""
-    anonymizer, levels = networks.spec.anonymizer, networks.levels
-    if anonymizer == "set":
-        low, high = (-1.0,) * len(levels), (1.0,) * len(levels)
-    else:
-        low, high = pooled_bounds(networks.pooling, len(levels))
-        levels = (POOL_LEVELS,) * len(low)
-    counts = [np.zeros(n) if symbols is None else np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(levels)]
-    kinds, coded = np.array([6, 1, 1]), np.zeros(256, np.intp)
-    if rows is not None and flags is not None:
-        each = codec.row_kinds(rows, flags)
-        kinds = np.bincount(each, minlength=3)
-        coded = np.bincount(rows[each > 0, flags:].reshape(-1), minlength=256)
-    return ReleasedForm(
-        anonymizer,
-        len(levels),
-        low,
-        high,
-        levels,
-        tuple(codec.frequency_table(x) for x in counts),
-        codec.frequency_table(kinds),
-        codec.frequency_table(coded),
-        flags,
-        networks.pooling,
-    )

@@ -38,8 +38,9 @@ class GateSettings:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Candidate against live on one site's held-back records; quality is Dice or accuracy."""
+    """Candidate against live on one site's held-back records of a task; quality is Dice or accuracy."""
 
+    task: str
     site: str
     frames: int
     groups: int
@@ -59,11 +60,11 @@ class Verdict:
     passed
         Whether the candidate may be promoted.
     probability
-        That it is better overall.
+        That it is better overall; of several tasks, the least one of those that passed.
     sites
         The comparison for each site.
     reasons
-        Why it did not pass; empty where it did.
+        Why it did not pass, or, of several tasks, why one of them did not.
     """
 
     passed: bool
@@ -92,6 +93,7 @@ def judge(
     *,
     settings: GateSettings,
     contributing: Mapping[str, int],
+    task: str = "",
     seed: int = 1,
 ) -> Verdict:
     """Compare two recognizers' qualities on the same records, each float64 (M,).
@@ -113,6 +115,7 @@ def judge(
         worse = bool(difference.mean() < -settings.margin)
         comparisons.append(
             Comparison(
+                task,
                 site,
                 int(own.sum()),
                 len(set(groups[own].tolist())),
@@ -136,3 +139,24 @@ def judge(
     if probability < settings.confidence:
         reasons.append(f"better overall only with probability {probability:.2f}, {settings.confidence:.2f} is required")
     return Verdict(not reasons, probability, tuple(comparisons), tuple(reasons))
+
+
+def refusal(reason: str) -> Verdict:
+    """The verdict on a task that could not be judged."""
+    return Verdict(passed=False, probability=0.0, sites=(), reasons=(reason,))
+
+
+def together(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """One verdict on a package from those on its tasks.
+
+    It passes where at least one task does: the others keep their live recognizers, and the reasons say why.
+    """
+    if len(verdicts) == 1:
+        return next(iter(verdicts.values()))
+    passed = [v for v in verdicts.values() if v.passed]
+    return Verdict(
+        bool(passed),
+        min((v.probability for v in passed), default=max(v.probability for v in verdicts.values())),
+        tuple(site for v in verdicts.values() for site in v.sites),
+        tuple(f"{task}: {reason}" for task, v in verdicts.items() for reason in v.reasons),
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shutil import copyfile
+from shutil import copytree, ignore_patterns
 
 import numpy as np
 from safetensors.torch import load_file
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Bool, Float32, Recognition, Task, UInt8
+from featureloop.learner.assembly import next_version, write_card, write_recognizer
 from featureloop.learner.bags import Bags, load_bags, training_set
-from featureloop.learner.founding import write_card, write_recognizer
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
-from featureloop.learner.gate import GateSettings, Verdict, judge
+from featureloop.learner.gate import GateSettings, Verdict, judge, refusal, together
 from featureloop.learner.interpolation import Choice, choose_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.fit import FitSettings, fit_recognizer
 from featureloop.model.loop import Surroundings, compute_on
 from featureloop.model.manifest import Calibration, Lineage
-from featureloop.model.package import EXTRACTOR, WEIGHTS, Package, seal_package
+from featureloop.model.package import SIGNATURE, WEIGHTS, Package, seal_package
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import rules_of
@@ -61,13 +62,26 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A candidate, the gate's verdict and what it learned from."""
+    """A candidate, the gate's verdict and what it learned from.
+
+    Attributes
+    ----------
+    records
+        How many records of each site, over all tasks that were trained.
+    shares
+        How far each of them went from the live weights.
+    """
 
     package: Package
     verdict: Verdict
     records: Mapping[str, int]
     unreadable: int
-    interpolation: float
+    shares: Mapping[Task, float]
+
+    @property
+    def interpolation(self) -> float:
+        """How far the first trained task went from the live weights."""
+        return next(iter(self.shares.values()))
 
 
 def train_candidate(
@@ -76,11 +90,18 @@ def train_candidate(
     live: Package,
     *,
     settings: TrainSettings,
+    tasks: Collection[Task] = (),
     progress: Progress = silent,
 ) -> Trained:
-    """Train the live package's recognizer on the store, judge it, and add it to the registry.
+    """Train the live package's recognizers on the store, judge them, and add the package to the registry.
 
-    The candidate is kept as `candidate` when it passes the gate, else as `rejected`.
+    The candidate is kept as `candidate` when it passes the gate, else as `rejected`. Of several tasks, those that
+    don't pass keep their live recognizers; where none passes, the package is rejected.
+
+    Parameters
+    ----------
+    tasks
+        Which of the package's tasks; none for all that a site provided records for.
 
     Raises
     ------
@@ -88,26 +109,71 @@ def train_candidate(
         The store holds nothing that a site provided under this package line.
     GateError
         Nothing held back is verified, so that the candidate can't be judged.
+    PackageError
+        The package has not every one of the tasks.
     """
-    manifest = live.manifest
     version = store.version
-    bags = load_bags(store.records(extractor=live.extractor_digest, version=version), manifest)
-    chosen = _chosen(bags, settings)
-    contributed = bags.counts(chosen & (bags.sites != FOUNDING_SITE))
-    if not contributed:
+    wanted = [live.view(task) for task in tasks] or live.views
+    learned = [_learn(store, view, version, settings=settings, progress=progress) for view in wanted]
+    trained = [x for x in learned if x is not None]
+    if not trained:
         raise RecordError("no site has provided a record under this package line yet; nothing to learn from")
-    recognizer, choice = train_recognizer(live, bags, chosen, settings=settings, progress=progress)
+    counts = _sum(x.bags.counts(x.chosen) for x in trained)
+    lineage = Lineage(live.digest.hex(), version, counts)
     with tempfile.TemporaryDirectory() as folder:
-        lineage = Lineage(live.digest.hex(), version, bags.counts(chosen))
-        draft = _write_candidate(recognizer, live, Path(folder) / "package", lineage, bags)
-        verdict = _judge(live, draft, bags, choice=choice, contributed=contributed, settings=settings.gate)
-        reports = {"gate": verdict.as_dict(), "interpolation": choice.share}
+        draft = _write_candidate(live, trained, Path(folder) / "all", lineage)
+        verdicts = {x.view.manifest.task: _judged(x, draft, trained, settings.gate) for x in trained}
+        verdict = together(verdicts)
+        passed = [x for x in trained if verdicts[x.view.manifest.task].passed]
+        if 0 < len(passed) < len(trained):
+            draft = _write_candidate(live, passed, Path(folder) / "passed", lineage)
+        reports = {"gate": verdict.as_dict(), "interpolation": trained[0].choice.share}
         draft = seal_package(draft.path, replace(draft.manifest, reports=reports))
         state = "candidate" if verdict.passed else "rejected"
         package = registry.add(draft, metrics=verdict.as_dict(), state=state)
     if version:
         store.pin(version, name=f"package-{package.short}")
-    return Trained(package, verdict, bags.counts(chosen), bags.unreadable, choice.share)
+    unreadable = sum(x.bags.unreadable for x in trained)
+    shares = {Task(x.view.manifest.task): x.choice.share for x in trained}
+    return Trained(package, verdict, counts, unreadable, shares)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Learned:
+    """What one task learned: its view of the live package, the bags and which of them it learned from."""
+
+    view: Package
+    bags: Bags
+    chosen: Bool
+    recognizer: nn.Module
+    choice: Choice
+
+    @property
+    def contributed(self) -> Mapping[str, int]:
+        """Records that it learned from, by site."""
+        return self.bags.counts(self.chosen & (self.bags.sites != FOUNDING_SITE))
+
+
+def _learn(
+    store: RecordStore, view: Package, version: int, *, settings: TrainSettings, progress: Progress
+) -> _Learned | None:
+    """Train one task's recognizer; None where no site provided a record for it."""
+    task = view.manifest.task
+    batches = store.records(extractor=view.extractor_digest, version=version)
+    own = ([record for record in batch if record.task == task] for batch in batches)
+    bags = load_bags(own, view.manifest)
+    chosen = _chosen(bags, settings)
+    if not (chosen & (bags.sites != FOUNDING_SITE)).any():
+        return None
+    recognizer, choice = train_recognizer(view, bags, chosen, settings=settings, progress=progress)
+    return _Learned(view, bags, chosen, recognizer, choice)
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 def train_recognizer(
@@ -161,22 +227,22 @@ def _chosen(bags: Bags, settings: TrainSettings) -> Bool:
     return np.asarray(chosen)
 
 
-def _write_candidate(recognizer: nn.Module, live: Package, work: Path, lineage: Lineage, bags: Bags) -> Package:
-    manifest = live.manifest
-    (work / EXTRACTOR).parent.mkdir(parents=True)
-    copyfile(live.file(EXTRACTOR), work / EXTRACTOR)
-    write_recognizer(recognizer, work, form=manifest.recognizer.form, channels=manifest.released.channels)
-    draft = replace(manifest, version=_next(manifest.version), lineage=lineage, reports={}, files={})
-    write_card(draft, work)
+def _write_candidate(live: Package, trained: Sequence[_Learned], work: Path, lineage: Lineage) -> Package:
+    """The live package with the trained recognizers in place of its own, calibrated."""
+    copytree(live.path, work, ignore=ignore_patterns(SIGNATURE))
+    version = next_version(live.manifest.version)
+    draft = replace(live.manifest, version=version, lineage=lineage, reports={}, files={})
+    for one in trained:
+        manifest = one.view.manifest
+        form, channels = manifest.recognizer.form, manifest.released.channels
+        write_recognizer(one.recognizer, work, form=form, channels=channels, head=one.view.head)
     package = seal_package(work, draft)
-    draft = replace(draft, calibration=_calibration(Runtime(package), bags))
+    for one in trained:
+        view = package.view(Task(one.view.manifest.task))
+        calibration = _calibration(Runtime(view), one.bags)
+        draft = draft.with_task(replace(view.manifest, calibration=calibration))
     write_card(draft, work)
     return seal_package(work, draft)
-
-
-def _next(version: str) -> str:
-    major, minor = version.split(".")[:2]
-    return f"{major}.{int(minor) + 1}"
 
 
 def _calibration(runtime: Runtime, bags: Bags) -> Calibration:
@@ -189,20 +255,23 @@ def _calibration(runtime: Runtime, bags: Bags) -> Calibration:
     return calibrate(logits, [bags.results[i] for i in at], task=task, risk=risk)
 
 
-def _judge(
-    live: Package,
-    draft: Package,
-    bags: Bags,
-    *,
-    choice: Choice,
-    contributed: Mapping[str, int],
-    settings: GateSettings,
-) -> Verdict:
-    """Judge by the records that are held back, and by those of the cross-validation."""
+def _judged(one: _Learned, draft: Package, trained: Sequence[_Learned], settings: GateSettings) -> Verdict:
+    """The gate's verdict on a task; beside others, one that can't be judged is refused."""
+    try:
+        return _judge(one, draft, settings=settings)
+    except GateError as error:
+        if len(trained) == 1:
+            raise
+        return refusal(str(error))
+
+
+def _judge(one: _Learned, draft: Package, *, settings: GateSettings) -> Verdict:
+    """Judge a task by the records that are held back, and by those of the cross-validation."""
+    bags, choice, task = one.bags, one.choice, Task(one.view.manifest.task)
     held = np.flatnonzero(bags.held & bags.verified)
     if not len(held):
         raise GateError("nothing verified is held back; import the founding records with the package")
-    before, after = (_qualities(Runtime(p), bags, held) for p in (live, draft))
+    before, after = (_qualities(Runtime(p), bags, held) for p in (one.view, draft.view(task)))
     at = np.concatenate([held, choice.at])
     return judge(
         np.concatenate([before, choice.before]),
@@ -210,7 +279,8 @@ def _judge(
         np.where(bags.sites[at] == HELD_SITE, FOUNDING_SITE, bags.sites[at]),
         bags.groups[at],
         settings=settings,
-        contributing=contributed,
+        contributing=one.contributed,
+        task=str(task),
     )
 
 

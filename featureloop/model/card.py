@@ -7,6 +7,15 @@ from featureloop.model.manifest import Manifest
 
 def model_card(manifest: Manifest) -> str:
     """What the package is, where it comes from, how it was checked, and what it is not for."""
+    if manifest.heads:
+        first, *others = (_card(manifest.for_task(task)) for task in manifest.tasks)
+        further = "\n".join(f"# Further task on the same extractor: {card.removeprefix('# ')}" for card in others)
+        return f"{first}\n{further}"
+    return _card(manifest)
+
+
+def _card(manifest: Manifest) -> str:
+    """The card of a package of one task."""
     released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
     pooled = f" ({', '.join(released.statistics)})" if released.statistics else ""
     levels = f"{min(released.levels)} to {max(released.levels)}"

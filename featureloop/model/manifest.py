@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from itertools import pairwise
-from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
-from featureloop.core.errors import InputError, PackageError
+from featureloop.core.errors import PackageError
 from featureloop.core.types import Task
-from featureloop.model.pooling import POOLING, check_pooling
+from featureloop.model.manifest_checks import build, check
+from featureloop.model.pooling import POOLING
 
 FORMAT = 1
 
@@ -166,6 +164,17 @@ class RecognizerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """A further task on the same extractor; the fields are those of `Manifest`."""
+
+    task: str
+    labels: tuple[str, ...]
+    recognizer: RecognizerSpec
+    released: ReleasedForm
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """Where a package comes from.
 
@@ -186,7 +195,15 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of `featureloop.json`."""
+    """The content of `featureloop.json`.
+
+    Attributes
+    ----------
+    task, labels, recognizer, released, calibration
+        The first task, and what recognizes it.
+    heads
+        Further tasks on the same extractor, each another one.
+    """
 
     task: str
     labels: tuple[str, ...]
@@ -200,6 +217,37 @@ class Manifest:
     reports: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    heads: tuple[Head, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks, the first one first."""
+        return (Task(self.task), *(Task(head.task) for head in self.heads))
+
+    def for_task(self, task: Task) -> Manifest:
+        """The manifest as if the package had this one task.
+
+        Raises
+        ------
+        PackageError
+            The package has no such task.
+        """
+        if task not in self.tasks:
+            raise PackageError(f"the package is for {', '.join(self.tasks)}, not for {task}")
+        if task == self.task:
+            return replace(self, heads=()) if self.heads else self
+        head = next(h for h in self.heads if h.task == task)
+        return replace(self, **{f.name: getattr(head, f.name) for f in fields(Head)}, heads=())
+
+    def with_task(self, view: Manifest) -> Manifest:
+        """The same with a task's fields as a manifest of this one task has them; a task that is new comes last."""
+        given = {f.name: getattr(view, f.name) for f in fields(Head)}
+        if view.task == self.task:
+            return replace(self, **given)
+        head = Head(**given)
+        if view.task in self.tasks:
+            return replace(self, heads=tuple(head if h.task == head.task else h for h in self.heads))
+        return replace(self, heads=(*self.heads, head))
 
     def with_files(self, files: dict[str, str]) -> Manifest:
         """The same with these digests."""
@@ -228,106 +276,8 @@ class Manifest:
                 f"the package is of format {found!r}, this version reads format {FORMAT}; update featureloop"
             )
         try:
-            value: Self = _build(cls, data)
+            value: Self = build(cls, data)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise PackageError(f"featureloop.json is malformed: {error}") from error
-        _check(value)
+        check(value)
         return value
-
-
-def _build(kind: Any, value: Any) -> Any:  # noqa: C901, PLR0911  One branch for each kind of type.
-    """Build a value of a declared type from JSON, refusing what doesn't fit."""
-    if isinstance(kind, type) and is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise TypeError(f"{kind.__name__} must be an object, not {value!r:.40}")
-        hints = get_type_hints(kind)
-        if unknown := set(value) - {f.name for f in fields(kind)}:
-            raise TypeError(f"{kind.__name__} has unknown fields {sorted(unknown)}")
-        return kind(**{k: _build(hints[k], v) for k, v in value.items()})
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError(f"expected a list, not {value!r:.40}")
-        return tuple(_build(args[0], v) for v in value)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise TypeError(f"expected an object, not {value!r:.40}")
-        return {str(k): _build(args[1], v) for k, v in value.items()}
-    if origin is UnionType:
-        return None if value is None else _build(args[0], value)
-    if kind is Any:
-        return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"a number is {value}")
-        return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"expected {kind.__name__}, not {value!r:.40}")
-    return value
-
-
-def _check(manifest: Manifest) -> None:
-    if manifest.task not in tuple(Task):
-        raise PackageError(f"the task '{manifest.task}' is unknown; known are {', '.join(Task)}")
-    _check_networks(manifest)
-    _check_released(manifest.released)
-    _check_pooling(manifest)
-    _check_calibration(manifest.calibration)
-
-
-def _check_networks(manifest: Manifest) -> None:
-    grid, spec, input_ = manifest.features, manifest.recognizer, manifest.preprocessing
-    if not 1 <= grid.grid <= 256 or not 1 <= grid.channels <= 4096 or not 16 <= input_.size <= 4096:
-        raise PackageError(f"the feature spec {grid} is out of range")
-    if (
-        not 1 <= spec.width <= 65_536
-        or not 0 <= spec.blocks <= 1_024
-        or not 1 <= spec.outputs <= 4_096
-        or not 0 <= spec.heads <= 64
-    ):
-        raise PackageError(f"the recognizer's spec {spec} is out of range")
-    if input_.scale <= 0:
-        raise PackageError(f"the preprocessing divides by {input_.scale}; its scale must be positive")
-
-
-def _check_released(released: ReleasedForm) -> None:
-    per_channel = (released.low, released.high, released.levels, released.frequencies)
-    if any(len(x) != released.channels for x in per_channel):
-        raise PackageError(f"the released form doesn't describe each of its {released.channels} channels")
-    if any(not 2 <= n <= 256 or len(f) != n for n, f in zip(released.levels, released.frequencies, strict=True)):
-        raise PackageError("a channel's frequency table doesn't fit its quantization levels (2 to 256)")
-    if len(released.target_frequencies) != 3:
-        raise PackageError("the frequency table of the row kinds must have 3 entries: all 0, all 1, mixed")
-    if len(released.coded_frequencies) not in (0, 256):
-        raise PackageError("the frequency table of the rows' coded values must have 256 entries, or none")
-    tables = (*released.frequencies, released.target_frequencies, released.coded_frequencies)
-    if any(f and (sum(f) != 4096 or min(f) < 1) for f in tables):
-        raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
-    if any(not low < high for low, high in zip(released.low, released.high, strict=True)):
-        raise PackageError("a channel's lower bound is not below its upper one")
-
-
-def _check_pooling(manifest: Manifest) -> None:
-    released = manifest.released
-    try:
-        check_pooling(released.pooling)
-    except InputError as error:
-        raise PackageError(f"the released form can't be made: {error}") from error
-    if released.pooling and released.anonymizer != "pool":
-        raise PackageError(f"the released form '{released.anonymizer}' doesn't pool, but declares {released.pooling}")
-    expected = max(1, len(released.statistics)) * manifest.features.channels
-    if released.channels != expected:
-        of = f" by {', '.join(released.statistics)}" if released.statistics else ""
-        raise PackageError(
-            f"the released form has {released.channels} channels; the {manifest.features.channels} of the feature map "
-            f"give {expected}{of}"
-        )
-
-
-def _check_calibration(calibration: Calibration) -> None:
-    if len(calibration.raw) != len(calibration.reliability) or not calibration.raw:
-        raise PackageError("the calibration has no knots, or not as many raw scores as reliabilities")
-    if any(a > b for a, b in pairwise(calibration.raw)):
-        raise PackageError("the calibration's raw scores don't rise")
-    if calibration.temperature <= 0:
-        raise PackageError(f"the calibration's temperature is {calibration.temperature}; it must be positive")

@@ -7,6 +7,7 @@ Layout (a MONAI Bundle's, plus `featureloop.json`)::
     models/extractor.onnx          first layers: image -> feature map
     models/recognizer.onnx         later layers: position vectors -> recognition
     models/recognizer.safetensors  the recognizer's weights, for training on
+    models/TASK/recognizer.*       the same of every further task
     featureloop.json               the manifest, with the SHA-256 of every other file
     signature.json                 Ed25519 over the manifest's bytes (absent until signed)
 
@@ -28,7 +29,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +37,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from featureloop.core.errors import AuthError, PackageError, StorageError
+from featureloop.core.types import Task
 from featureloop.model.manifest import Manifest
 
 MANIFEST = "featureloop.json"
@@ -66,11 +68,14 @@ class Package:
         The parsed `featureloop.json`.
     digest
         SHA-256 of `featureloop.json`, 32 bytes.
+    head
+        In a view (`view`) of a further task, that task; empty for the first one, and for the package as a whole.
     """
 
     path: Path
     manifest: Manifest
     digest: bytes
+    head: str = ""
 
     @property
     def extractor_digest(self) -> bytes:
@@ -88,8 +93,33 @@ class Package:
         return self.digest.hex()[:12]
 
     def file(self, name: str) -> Path:
-        """The path of one of its files."""
-        return self.path / name
+        """The path of one of its files; a view's recognizer is its own."""
+        return self.path / (head_file(name, self.head) if self.head and name in (RECOGNIZER, WEIGHTS) else name)
+
+    def view(self, task: Task) -> Package:
+        """The package as if it had this one task, for whoever works on one.
+
+        Raises
+        ------
+        PackageError
+            It has no such task.
+        """
+        manifest = self.manifest.for_task(task)
+        return (
+            self
+            if manifest is self.manifest
+            else replace(self, manifest=manifest, head="" if task == self.manifest.task else str(task))
+        )
+
+    @property
+    def views(self) -> tuple[Package, ...]:
+        """A view of every task, the first one first."""
+        return tuple(self.view(task) for task in self.manifest.tasks)
+
+
+def head_file(name: str, task: str) -> str:
+    """Where a further task has the file that the first one has at `name`."""
+    return name.replace("models/", f"models/{task}/", 1)
 
 
 def load_package(path: Path) -> Package:
@@ -110,7 +140,8 @@ def load_package(path: Path) -> Package:
     manifest = Manifest.from_json(raw)
     present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST, SIGNATURE}
     declared = set(manifest.files)
-    if missing := sorted((declared | set(REQUIRED)) - (present & declared)):
+    own = {head_file(name, head.task) for head in manifest.heads for name in (RECOGNIZER, WEIGHTS)}
+    if missing := sorted((declared | set(REQUIRED) | own) - (present & declared)):
         raise PackageError(f"package '{path}' lacks {', '.join(missing)}; fetch or train it again")
     if additional := sorted(present - declared):
         raise PackageError(f"package '{path}' holds files its manifest doesn't name: {', '.join(additional[:5])}")

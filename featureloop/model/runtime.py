@@ -53,15 +53,20 @@ class Runtime:
         What it runs.
     at_once
         Frames that can be worked on at once, each with its own `threads` of the cores.
+    heads
+        What recognizes each of the package's tasks behind the one extractor, the first one (itself) first.
     """
 
-    def __init__(self, package: Package, *, threads: int = 0) -> None:
+    def __init__(self, package: Package, *, threads: int = 0, extractor: Any = None) -> None:
+        views = package.views
         self.package = package
         self.at_once = max(1, _cores() // threads) if threads else 1
-        self._extractor = open_session(package.file(EXTRACTOR), threads=threads)
+        self._extractor = extractor or open_session(package.file(EXTRACTOR), threads=threads)
         self._recognizer = open_session(package.file(RECOGNIZER), threads=threads)
         self._image = self._extractor.get_inputs()[0].name
         self._vectors = self._recognizer.get_inputs()[0].name
+        further = (Runtime(view, threads=threads, extractor=self._extractor) for view in views[1:])
+        self.heads: tuple[Runtime, ...] = (self, *further)
 
     def extract(self, pixels: UInt8) -> Float32:
         """Position vectors float32 (N, C) in [-1, 1] of an RGB frame uint8 (H, W, 3), in the map's order.

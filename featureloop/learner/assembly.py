@@ -1,0 +1,123 @@
+"""The parts of a package in a directory that becomes one: recognizers, card, released form, calibration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from featureloop.core.ports import Progress
+from featureloop.core.types import Frame, Task, UInt8
+from featureloop.learner.founding_records import package_rows
+from featureloop.model.card import model_card
+from featureloop.model.export import export_onnx
+from featureloop.model.manifest import Manifest, ReleasedForm
+from featureloop.model.package import (
+    CARD,
+    METADATA,
+    RECOGNIZER,
+    WEIGHTS,
+    head_file,
+    monai_metadata,
+    write_atomically,
+)
+from featureloop.model.pooling import pooled_bounds
+from featureloop.model.runtime import Runtime
+from featureloop.sharing import codec
+from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.reliability import calibrate
+
+POOL_LEVELS = 255
+
+
+def write_recognizer(recognizer: torch.nn.Module, work: Path, *, form: str, channels: int, head: str = "") -> None:
+    """Write a recognizer's ONNX file and weights into a package directory.
+
+    Parameters
+    ----------
+    channels
+        Of a released vector.
+    head
+        The task, where it is not the package's first one.
+    """
+    if form != "global":
+        example, dynamic = torch.zeros(1, 100, channels), {1: "vectors"}
+    else:
+        example, dynamic = torch.zeros(1, 1, channels), {}
+    graph, weights = (head_file(name, head) if head else name for name in (RECOGNIZER, WEIGHTS))
+    export_onnx(recognizer, example, work / graph, source="vectors", result="logits", dynamic=dynamic)
+    save_file({k: v.contiguous() for k, v in recognizer.state_dict().items()}, work / weights)
+
+
+def write_card(manifest: Manifest, work: Path) -> None:
+    """Write a package's model card and MONAI metadata."""
+    write_atomically(work / CARD, model_card(manifest).encode())
+    write_atomically(work / METADATA, json.dumps(monai_metadata(manifest), indent=1).encode())
+
+
+def next_version(version: str) -> str:
+    """The version after `1.4`: `1.5`."""
+    major, minor = version.split(".")[:2]
+    return f"{major}.{int(minor) + 1}"
+
+
+def plain_form(
+    anonymizer: str, levels: tuple[int, ...], pooling: tuple[str, ...], *, flags: int | None
+) -> ReleasedForm:
+    """The released form of a map whose channels have so many levels, before its symbols are counted."""
+    if anonymizer == "set":
+        low, high = (-1.0,) * len(levels), (1.0,) * len(levels)
+    else:
+        low, high = pooled_bounds(pooling, len(levels))
+        levels = (POOL_LEVELS,) * len(low)
+    tables = tuple(codec.frequency_table(np.zeros(n)) for n in levels)
+    kinds, coded = (codec.frequency_table(x) for x in (np.array([6, 1, 1]), np.zeros(256, np.intp)))
+    return ReleasedForm(anonymizer, len(levels), low, high, levels, tables, kinds, coded, flags, pooling)
+
+
+def counted_form(form: ReleasedForm, symbols: UInt8, rows: UInt8) -> ReleasedForm:
+    """The same with tables counted from symbols (M, C) and rows of targets (M, T)."""
+    counts = (np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(form.levels))
+    flags = form.flags if form.flags is not None else rows.shape[1]
+    kinds = codec.row_kinds(rows, flags)
+    return replace(
+        form,
+        frequencies=tuple(codec.frequency_table(x) for x in counts),
+        target_frequencies=codec.frequency_table(np.bincount(kinds, minlength=3)),
+        coded_frequencies=codec.frequency_table(np.bincount(rows[kinds > 0, flags:].reshape(-1), minlength=256)),
+    )
+
+
+def described(runtime: Runtime, train: Sequence[Frame], held: Sequence[Frame], *, progress: Progress) -> Manifest:
+    """The manifest of a package of one task, or of a view, with the codec's tables and the calibration.
+
+    Parameters
+    ----------
+    train
+        Frames whose symbols are counted.
+    held
+        Frames that no weight was learned from: the calibration's.
+    """
+    manifest = runtime.package.manifest
+    symbols, rows = [], []
+    for i, frame in enumerate(train):
+        vectors = release_vectors(runtime.extract(frame.pixels), manifest.released)
+        symbols.append(codec.quantize(vectors, manifest.released))
+        rows.append(package_rows(frame, manifest))
+        progress("codec tables", i + 1, len(train))
+    logits = [runtime.logits(release_vectors(runtime.extract(f.pixels), manifest.released)) for f in held]
+    return replace(
+        manifest,
+        released=counted_form(manifest.released, np.concatenate(symbols), np.concatenate(rows)),
+        calibration=calibrate(
+            logits,
+            [package_rows(f, manifest) for f in held],
+            task=Task(manifest.task),
+            risk=manifest.calibration.threshold_risk,
+        ),
+    )

@@ -1,0 +1,159 @@
+"""A further task on a package's extractor: a recognizer of its own, of the same features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featureloop.core.errors import InputError
+from featureloop.core.types import Frame, Task, UInt8
+from featureloop.learner.assembly import described, plain_form, write_card, write_recognizer
+from featureloop.model.augment import augment, augmentation_for
+from featureloop.model.early_cache import square_truth
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.founding import recognizer_spec
+from featureloop.model.founding_features import frame_shares
+from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.loop import Surroundings
+from featureloop.model.manifest import Manifest, uncalibrated
+from featureloop.model.package import Package, seal_package
+from featureloop.model.preprocess import resize_frame
+from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
+from featureloop.model.runtime import Runtime
+from featureloop.model.tasks import RULES, true_rows
+from featureloop.sharing import codec
+from featureloop.sharing.anonymize import release_vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Further:
+    """A task to add, with labelled frames.
+
+    Attributes
+    ----------
+    classes
+        Class names, by label.
+    train, held
+        Frames to learn from, and frames that no weight is learned from.
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    train: Sequence[Frame]
+    held: Sequence[Frame]
+
+
+def add_head(
+    package: Package, further: Further, *, settings: FoundingSettings, risk: float | None, around: Surroundings
+) -> Package:
+    """Train a recognizer of the package's features as they are released, and write it into the package's directory.
+
+    The extractor stays as it is, so that the package stays of its line.
+
+    Raises
+    ------
+    InputError
+        The package has the task already, the frames lack its labels, or its features can't serve it.
+    """
+    manifest, head = package.manifest, str(further.task)
+    if further.task in manifest.tasks:
+        raise InputError(f"the package recognizes {further.task} already; it is for {', '.join(manifest.tasks)}")
+    draft = _draft(manifest, further, settings=settings, risk=risk)
+    runtime = Runtime(package)
+    bags = _bags(runtime, draft, further.train, settings=settings, versions=settings.augmentations, around=around)
+    held = _bags(runtime, draft, further.held, settings=settings, versions=0, around=around)
+    torch.manual_seed(settings.seed)
+    recognizer = build_recognizer(draft.recognizer, channels=draft.released.channels)
+    if isinstance(recognizer, GlobalRecognizer):
+        recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
+    passes = settings.recognizer_steps(len(further.train)) * settings.batch / len(bags)
+    fit = FitSettings(
+        passes, settings.batch, settings.learning_rate, seed=settings.seed, name=f"recognizer of {further.task}"
+    )
+    fit_recognizer(recognizer, bags, task=further.task, settings=fit, held=held, around=around)
+    form, channels = draft.recognizer.form, draft.released.channels
+    write_recognizer(recognizer, package.path, form=form, channels=channels, head=head)
+    sealed = seal_package(package.path, manifest.with_task(draft))
+    view = Runtime(sealed.view(further.task))
+    whole = manifest.with_task(described(view, further.train, further.held, progress=around.progress))
+    write_card(whole, package.path)
+    return seal_package(package.path, whole)
+
+
+def check_suits(task: Task, anonymizer: str, *, first: str) -> None:
+    """Refuse a further task that needs more of the features than the package's first one leaves.
+
+    Parameters
+    ----------
+    anonymizer, first
+        Of the further task, and of the package's first one.
+
+    Raises
+    ------
+    InputError
+        What to do.
+    """
+    if first != "set" and anonymizer == "set":
+        raise InputError(
+            f"{task} needs the features of every position, and the package was founded for one vector a frame; "
+            f"found a package with --task {task} first"
+        )
+
+
+def _draft(manifest: Manifest, further: Further, *, settings: FoundingSettings, risk: float | None) -> Manifest:
+    """The view of the task before its tables are counted and its results calibrated."""
+    rules = RULES[further.task]
+    spec = recognizer_spec(further.task, len(further.classes), settings)
+    released, pooling = manifest.released, () if spec.anonymizer == "set" else settings.statistics
+    check_suits(further.task, spec.anonymizer, first=released.anonymizer)
+    levels = released.levels if released.anonymizer == "set" else (2,) * manifest.features.channels
+    return replace(
+        manifest,
+        task=str(further.task),
+        labels=further.classes,
+        recognizer=spec,
+        released=plain_form(spec.anonymizer, levels, pooling, flags=rules.flags(len(further.classes))),
+        calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
+        heads=(),
+    )
+
+
+def _bags(
+    runtime: Runtime,
+    draft: Manifest,
+    frames: Sequence[Frame],
+    *,
+    settings: FoundingSettings,
+    versions: int,
+    around: Surroundings,
+) -> BagSet:
+    """Frames and changed versions of them as they are released, with their rows of targets."""
+    by = augmentation_for(frames, settings.augmentation)
+    values: list[NDArray[Any]] = []
+    targets: list[UInt8] = []
+    form = draft.released
+    for i, frame in enumerate(frames):
+        size = draft.preprocessing.size
+        small, square = resize_frame(frame.pixels, size), square_truth(frame, size)
+        rng = np.random.default_rng((settings.seed, 4, i))
+        moved = (augment(small, square, rng, by=by) for _ in range(versions))
+        changed = [replace(frame, pixels=pixels, truth=truth) for pixels, truth in moved]
+        for version in (frame, *changed):
+            vectors = release_vectors(runtime.extract(version.pixels), form)
+            values.append(codec.quantize(vectors, form) if form.anonymizer == "set" else vectors)
+            targets.append(
+                true_rows(version, task=Task(draft.task), labels=len(draft.labels), grid=draft.features.grid)
+            )
+        around.progress(f"features for {draft.task}", i + 1, len(frames))
+    low, high = np.array(form.low, np.float32), np.array(form.high, np.float32)
+    quantized = form.anonymizer == "set"
+    scale = (high - low) / (np.array(form.levels, np.float32) - 1) if quantized else np.ones_like(low)
+    rows = np.stack(targets)
+    shares = frame_shares(rows, task=Task(draft.task))
+    offset = low if quantized else np.zeros_like(low)
+    return BagSet(np.stack(values), rows, shares, np.ones(len(rows), np.float32), scale, offset)

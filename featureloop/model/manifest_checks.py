@@ -1,0 +1,127 @@
+"""From the JSON of a manifest to its values, and what of it can't be right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from featureloop.core.errors import InputError, PackageError
+from featureloop.core.types import Task
+from featureloop.model.pooling import check_pooling
+
+if TYPE_CHECKING:
+    from featureloop.model.manifest import Calibration, Manifest, ReleasedForm
+
+
+def build(kind: Any, value: Any) -> Any:  # noqa: C901, PLR0911  One branch for each kind of type.
+    """Build a value of a declared type from JSON, refusing what doesn't fit."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TypeError(f"{kind.__name__} must be an object, not {value!r:.40}")
+        hints = get_type_hints(kind)
+        if unknown := set(value) - {f.name for f in fields(kind)}:
+            raise TypeError(f"{kind.__name__} has unknown fields {sorted(unknown)}")
+        return kind(**{k: build(hints[k], v) for k, v in value.items()})
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, not {value!r:.40}")
+        return tuple(build(args[0], v) for v in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise TypeError(f"expected an object, not {value!r:.40}")
+        return {str(k): build(args[1], v) for k, v in value.items()}
+    if origin is UnionType:
+        return None if value is None else build(args[0], value)
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"a number is {value}")
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"expected {kind.__name__}, not {value!r:.40}")
+    return value
+
+
+def check(manifest: Manifest) -> None:
+    """Refuse what can't be right.
+
+    Raises
+    ------
+    PackageError
+        Which part, and why.
+    """
+    names = [manifest.task, *(head.task for head in manifest.heads)]
+    for name in names:
+        if name not in tuple(Task):
+            raise PackageError(f"the task '{name}' is unknown; known are {', '.join(Task)}")
+        if names.count(name) > 1:
+            raise PackageError(f"the package has the task '{name}' more than once")
+    for task in manifest.tasks:
+        view = manifest.for_task(task)
+        _check_networks(view)
+        _check_released(view.released)
+        _check_pooling(view)
+        _check_calibration(view.calibration)
+
+
+def _check_networks(manifest: Manifest) -> None:
+    grid, spec, input_ = manifest.features, manifest.recognizer, manifest.preprocessing
+    if not 1 <= grid.grid <= 256 or not 1 <= grid.channels <= 4096 or not 16 <= input_.size <= 4096:
+        raise PackageError(f"the feature spec {grid} is out of range")
+    if (
+        not 1 <= spec.width <= 65_536
+        or not 0 <= spec.blocks <= 1_024
+        or not 1 <= spec.outputs <= 4_096
+        or not 0 <= spec.heads <= 64
+    ):
+        raise PackageError(f"the recognizer's spec {spec} is out of range")
+    if input_.scale <= 0:
+        raise PackageError(f"the preprocessing divides by {input_.scale}; its scale must be positive")
+
+
+def _check_released(released: ReleasedForm) -> None:
+    per_channel = (released.low, released.high, released.levels, released.frequencies)
+    if any(len(x) != released.channels for x in per_channel):
+        raise PackageError(f"the released form doesn't describe each of its {released.channels} channels")
+    if any(not 2 <= n <= 256 or len(f) != n for n, f in zip(released.levels, released.frequencies, strict=True)):
+        raise PackageError("a channel's frequency table doesn't fit its quantization levels (2 to 256)")
+    if len(released.target_frequencies) != 3:
+        raise PackageError("the frequency table of the row kinds must have 3 entries: all 0, all 1, mixed")
+    if len(released.coded_frequencies) not in (0, 256):
+        raise PackageError("the frequency table of the rows' coded values must have 256 entries, or none")
+    tables = (*released.frequencies, released.target_frequencies, released.coded_frequencies)
+    if any(f and (sum(f) != 4096 or min(f) < 1) for f in tables):
+        raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
+    if any(not low < high for low, high in zip(released.low, released.high, strict=True)):
+        raise PackageError("a channel's lower bound is not below its upper one")
+
+
+def _check_pooling(manifest: Manifest) -> None:
+    released = manifest.released
+    try:
+        check_pooling(released.pooling)
+    except InputError as error:
+        raise PackageError(f"the released form can't be made: {error}") from error
+    if released.pooling and released.anonymizer != "pool":
+        raise PackageError(f"the released form '{released.anonymizer}' doesn't pool, but declares {released.pooling}")
+    expected = max(1, len(released.statistics)) * manifest.features.channels
+    if released.channels != expected:
+        of = f" by {', '.join(released.statistics)}" if released.statistics else ""
+        raise PackageError(
+            f"the released form has {released.channels} channels; the {manifest.features.channels} of the feature map "
+            f"give {expected}{of}"
+        )
+
+
+def _check_calibration(calibration: Calibration) -> None:
+    if len(calibration.raw) != len(calibration.reliability) or not calibration.raw:
+        raise PackageError("the calibration has no knots, or not as many raw scores as reliabilities")
+    if any(a > b for a, b in pairwise(calibration.raw)):
+        raise PackageError("the calibration's raw scores don't rise")
+    if calibration.temperature <= 0:
+        raise PackageError(f"the calibration's temperature is {calibration.temperature}; it must be positive")
