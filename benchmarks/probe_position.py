@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """What a released position vector tells of where it stood, by what stands beyond the borders of the extractor's maps.
 
-    benchmarks/probe_position.py [--data ../shared/data/polyps/kvasir-seg] [--seeds 1 2] [--work runs/position]
+    benchmarks/probe_position.py [--data ../shared/data/polyps/kvasir-seg] [--seeds 1 2] [--paddings "zeros" ...]
+        [--work runs/position]
     benchmarks/probe_position.py --package runs/polyps/P0
+    benchmarks/probe_position.py --times
 
 One reduced founding training for every kind of padding and seed, alike in all else. Then probes (ridge regression and a
 multilayer perceptron) learn to tell from one quantized vector alone where it stood, (x, y), and how far from the
@@ -10,9 +12,10 @@ nearest border, on images of one site, and are tested on others. `whole` images 
 stands where it stands, the endoscope's black border at the border. `rolled` images are moved around a torus by a random
 distance each, so that content says nothing of the place and what is left is the padding's doing. R2 is 1 for a probe
 that knows the place, 0 for one that always says the middle. Dice is over sub-cells, on the founding set's calibration
-part; a held-out part is not looked at. Last, the extractors' times in ONNX Runtime, in turns.
+part; a held-out part is not looked at. Last, the extractors' times in ONNX Runtime, in turns. Differences
+are from the padding that is named first, on the same images.
 
-With --package, that package is probed alone.
+With --package, that package is probed alone; with --times, only the times are taken.
 """
 
 from __future__ import annotations
@@ -80,9 +83,14 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps" / "kvasir-seg")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--paddings", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), help="zeros first")
     parser.add_argument("--work", type=Path, default=root / "runs" / "position")
     parser.add_argument("--package", type=Path)
+    parser.add_argument("--times", action="store_true")
     args = parser.parse_args()
+    if args.times:
+        print_times()
+        return
     founding, calibration, probed = read(args.data)
     print("| padding | seed | images | control | R2 of the place: ridge | perceptron | R2 of the border's distance |")
     print("|---|---|---|---|---|---|---|")
@@ -97,7 +105,8 @@ def main() -> None:
     for seed in args.seeds:
         first: dict[str, tuple[Told, ...]] = {}
         dices: dict[str, Float64] = {}
-        for name, (early, late) in VARIANTS.items():
+        for name in args.paddings:
+            early, late = VARIANTS[name]
             networks, seconds = found(founding, early, late, seed=seed)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / EXTRACTOR
@@ -112,7 +121,7 @@ def main() -> None:
                 if name == "zeros" and kind == "whole":
                     controls(vectors, seed)
             spent = f"{len(networks.levels)} channels, {networks.bits_per_vector:.0f} bits, {seconds:.0f} s"
-            print(f"{name}, seed {seed}: Dice {dice_text(dices[name], dices['zeros'])}; {spent}", flush=True)
+            print(f"{name}, seed {seed}: Dice {dice_text(dices[name], dices[args.paddings[0]])}; {spent}", flush=True)
         (args.work / f"dice-{seed}.json").write_text(json.dumps({k: v.tolist() for k, v in dices.items()}))
     print_times()
 

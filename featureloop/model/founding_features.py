@@ -45,7 +45,9 @@ def pool_map(z: Tensor, pooling: Sequence[str] = POOLING) -> Tensor:
     """(B, C, G, G) to (B, 1, P C) for P statistics of each channel, as `sharing.anonymize.pool`.
 
     Beyond [-1, 1], as taps may be, the generalized mean goes on above and takes what is below for -1.
+    In float32, whatever the map is in: smaller floats can't hold the least power and variance.
     """
+    z = z.float()
     mean = z.mean((2, 3))
     found = {
         MEAN: lambda: mean,

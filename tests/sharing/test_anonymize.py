@@ -109,9 +109,10 @@ def test_a_slope_is_finite_where_all_values_are_equal() -> None:
     from featureloop.model.founding_features import pool_map
 
     for value in (-3.0, -1.0, 0.0, 1.0):
-        z = torch.full((1, 2, 3, 3), value, requires_grad=True)
-        pool_map(z, EVERY).sum().backward()
-        assert torch.isfinite(z.grad).all()
+        for precision in (torch.float32, torch.float16):
+            z = torch.full((1, 2, 3, 3), value, dtype=precision, requires_grad=True)
+            pool_map(z, EVERY).sum().backward()
+            assert torch.isfinite(z.grad).all()
 
 
 @pytest.mark.parametrize(
