@@ -159,7 +159,7 @@ def train(
 
 @app.command("add-task")
 def add_task(
-    package: Annotated[Path, typer.Argument(help="A package directory, its founding records beside it.")],
+    package: Annotated[Path, typer.Argument(help="A package directory.")],
     images: Images,
     out: Annotated[Path, typer.Option("--out", help="Directory of the new package.")],
     task: Annotated[Task | None, typer.Option("--task", help="What to learn, if not what the folder is for.")] = None,
@@ -170,7 +170,8 @@ def add_task(
     """Teach a package a further task on the same extractor, from labelled images.
 
     The new package is of the same line: what devices provided stays good, and
-    they can take it over.
+    they take it over once a learner that has the package live is started with
+    the new one ('learner serve --package').
     """
     from featureloop.learner.founding import add_task as run
     from featureloop.model.founding_settings import FoundingSettings

@@ -24,7 +24,7 @@ class Adopted:
 def adopt(learner: Learner, package: Package, *, progress: Progress = silent) -> Adopted:
     """Make a founding package the live one of its line; a repeat changes nothing.
 
-    Where the line has a live package already, that one stays.
+    Where the line has a live package already, that one stays, unless the package is the live one with further tasks.
 
     Raises
     ------
@@ -39,10 +39,16 @@ def adopt(learner: Learner, package: Package, *, progress: Progress = silent) ->
         learner.store.add(records[start : start + _BATCH])
         progress("founding records", min(start + _BATCH, len(records)), len(records))
     live = learner.registry.live(package.line)
-    if live is None:
+    if live is None or _adds_tasks(package, live):
         candidate = learner.registry.add(package, metrics={}, state="candidate")
         live = learner.registry.promote(candidate.digest.hex())
     return Adopted(live, len(records))
+
+
+def _adds_tasks(package: Package, live: Package) -> bool:
+    """Whether a package was made of the live one by adding tasks, so that nothing of it can get worse."""
+    own, before = set(package.manifest.tasks), set(live.manifest.tasks)
+    return package.manifest.lineage.parent == live.digest.hex() and before < own
 
 
 def live_package(learner: Learner, line: str | None) -> Package:

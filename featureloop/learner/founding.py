@@ -149,20 +149,21 @@ def add_task(
     """Write a package to the new directory `out` that recognizes a further task from the same features.
 
     Its extractor is the package's, so it is of the same line, and a device can take it over. The package's
-    founding records, which lie beside it, go along.
+    founding records go along where they lie beside it; a learner that holds the package has them already.
 
     Raises
     ------
     InputError
         `out` exists, too few frames can be used, or the task doesn't suit the package.
     RecordError
-        The package's founding records are missing.
+        The package's founding records are damaged.
     StorageError
         The package can't be written.
     """
     if out.exists():
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
-    earlier = load_records(founding_records_path(package.path))
+    beside = founding_records_path(package.path)
+    earlier = load_records(beside) if beside.exists() else []
     own, bad = _read(folder, items, settings, around.progress)
     with _written(out) as work:
         copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))

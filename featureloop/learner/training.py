@@ -114,7 +114,8 @@ def train_candidate(
     """
     version = store.version
     wanted = [live.view(task) for task in tasks] or live.views
-    learned = [_learn(store, view, version, settings=settings, progress=progress) for view in wanted]
+    alone = len(wanted) == 1
+    learned = [_learn(store, v, version, settings=settings, alone=alone, progress=progress) for v in wanted]
     trained = [x for x in learned if x is not None]
     if not trained:
         raise RecordError("no site has provided a record under this package line yet; nothing to learn from")
@@ -155,13 +156,18 @@ class _Learned:
 
 
 def _learn(
-    store: RecordStore, view: Package, version: int, *, settings: TrainSettings, progress: Progress
+    store: RecordStore, view: Package, version: int, *, settings: TrainSettings, alone: bool, progress: Progress
 ) -> _Learned | None:
     """Train one task's recognizer; None where no site provided a record for it."""
     task = view.manifest.task
     batches = store.records(extractor=view.extractor_digest, version=version)
     own = ([record for record in batch if record.task == task] for batch in batches)
-    bags = load_bags(own, view.manifest)
+    try:
+        bags = load_bags(own, view.manifest)
+    except RecordError:
+        if alone:
+            raise
+        return None
     chosen = _chosen(bags, settings)
     if not (chosen & (bags.sites != FOUNDING_SITE)).any():
         return None

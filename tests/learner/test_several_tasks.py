@@ -243,6 +243,11 @@ def test_a_task_is_added_on_the_same_extractor(founded: Founded, images: Path, t
     assert len(after) > len(before)
     for record in after:
         check_declared(record, added.package.manifest)
+    learner = open_learner(tmp_path / "learner")
+    assert adopt(learner, founded.package).package.digest == founded.package.digest
+    assert adopt(learner, added.package).package.digest == added.package.digest, "the live one with a further task"
+    assert adopt(learner, founded.package).package.digest == added.package.digest, "an earlier one changes nothing"
+    learner.control.close()
     with pytest.raises(InputError, match="recognizes classification already"):
         add_task(added.package, folder, folder.items, tmp_path / "P2", settings=TINY)
 
