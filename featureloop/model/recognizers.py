@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from featureloop.core.errors import PackageError
 from featureloop.model.manifest import RecognizerSpec
 
+NOISE = 1.0
+"""Standard deviations of the noise on pooled values that a `global` recognizer learns with."""
+
 
 class SetContext(nn.Module):
     """What the whole bag says, pooled by attention, mean and maximum: (B, N, W) to (B, 1, W)."""
@@ -134,6 +137,11 @@ class GlobalRecognizer(nn.Module):
 
     Pooled values are small beside their bounds, each channel by another factor,
     so they are standardized by the founding frames' mean and deviation first.
+
+    In training, noise of `NOISE` standard deviations is added to them. The
+    backbone was tuned on the same frames, whose features are further apart than
+    a new frame's will be; noise keeps the network from relying on that (Bishop
+    1995, Neural Computation 7(1): training with noise is Tikhonov regularization).
     """
 
     mean: Tensor
@@ -150,7 +158,10 @@ class GlobalRecognizer(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits of the classes."""
-        return cast(Tensor, self.layers((vectors - self.mean) / self.deviation))
+        standardized = (vectors - self.mean) / self.deviation
+        if self.training:
+            standardized = standardized + NOISE * torch.randn_like(standardized)
+        return cast(Tensor, self.layers(standardized))
 
     def standardize_by(self, vectors: Tensor) -> None:
         """Take mean and deviation from pooled vectors (M, 1, C)."""
