@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,8 @@ from featureloop.model.package import write_atomically
 
 NAME = "training.json"
 FORMAT = 1
+EVERY_S = 20.0
+"""Seconds between two savings of a lesson that goes on; its end is always saved."""
 
 
 class Checkpoint:
@@ -40,6 +43,8 @@ class Checkpoint:
         The folder; made where it is missing.
     fingerprint
         Of the training, as `fingerprint` gives it.
+    every_s
+        Seconds between two savings of a lesson that goes on.
 
     Raises
     ------
@@ -49,8 +54,10 @@ class Checkpoint:
         It can't be written.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, fingerprint: str, *, every_s: float = EVERY_S) -> None:
         self.path = path
+        self._every_s = every_s
+        self._saved = time.monotonic()
         said = {"format": FORMAT, "training": fingerprint}
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -96,14 +103,16 @@ class Checkpoint:
         """Keep a number."""
         write_atomically(self.path / f"{name}.count", str(value).encode())
 
-    def save(self, lesson: Lesson, state: State) -> None:
-        """Keep a lesson's state.
+    def save(self, lesson: Lesson, state: State, *, ended: bool) -> None:
+        """Keep a lesson's state, where it has ended or some time has passed since the last saving.
 
         Raises
         ------
         StorageError
             The disk is full.
         """
+        if not ended and time.monotonic() - self._saved < self._every_s:
+            return
         tensors = {f"network.{k}": p.detach() for k, p in lesson.networks.named_parameters()}
         tensors |= {f"average.{k}": v for k, v in state.average.items()}
         tensors |= {f"best.{k}": v for k, v in state.best.items()}
@@ -116,6 +125,7 @@ class Checkpoint:
             plain = {k: v.cpu().contiguous() for k, v in tensors.items()}
             save_file(plain, work, {"step": str(state.step), "worse": str(state.worse)})
             work.replace(place)
+            self._saved = time.monotonic()
         except (OSError, SafetensorError) as error:
             raise StorageError(f"the checkpoint '{place}' can't be written: {error}; free the disk") from error
 

@@ -141,6 +141,7 @@ def train_networks(
         return released_bags(released, some, spec, transform, task=task, settings=settings, progress=progress)
 
     bags, held_bags = bags_of(cache), None if kept is None else bags_of(kept)
+    torch.manual_seed(settings.seed)  # what came before may have been done by an earlier process
     recognizer = build_recognizer(spec, channels=bags.values.shape[2])
     if isinstance(recognizer, GlobalRecognizer):
         recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))

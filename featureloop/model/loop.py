@@ -168,8 +168,8 @@ class State:
 class Keeper(Protocol):
     """Where the state of a lesson is kept: `model.checkpoint`, or nowhere."""
 
-    def save(self, lesson: Lesson, state: State) -> None:
-        """Keep it, in place of what was kept before."""
+    def save(self, lesson: Lesson, state: State, *, ended: bool) -> None:
+        """Keep it, in place of what was kept before; at once where the lesson has ended."""
         ...
 
     def restore(self, lesson: Lesson, state: State) -> State:
@@ -243,7 +243,8 @@ def train(lesson: Lesson, *, pace: Pace, around: Surroundings = ALONE) -> int:
         if state.step % every == 0 or state.step == pace.steps:
             _look(lesson, state, around)
             if around.keeper is not None:
-                around.keeper.save(lesson, state)
+                ended = state.step == pace.steps or state.worse >= PATIENCE
+                around.keeper.save(lesson, state, ended=ended)
     _put(networks, state.best if state.worse and state.best else state.average)
     lesson.networks.to("cpu").eval()
     if device != "cpu":

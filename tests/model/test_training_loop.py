@@ -73,7 +73,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(killed_at: int, tmp_pat
             raise Killed
         return batch_of(step)
 
-    around = Surroundings(keeper=Checkpoint(tmp_path / "c", "this"))
+    around = Surroundings(keeper=Checkpoint(tmp_path / "c", "this", every_s=0.0))
     with pytest.raises(Killed):
         train(lesson(line(dropout=0.3), batch=dies), pace=PACE, around=around)
     steps: list[int] = []
@@ -83,13 +83,28 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(killed_at: int, tmp_pat
         return batch_of(step)
 
     again = line(seed=2, dropout=0.3)
-    train(lesson(again, batch=counted), pace=PACE, around=Surroundings(keeper=Checkpoint(tmp_path / "c", "this")))
+    train(
+        lesson(again, batch=counted),
+        pace=PACE,
+        around=Surroundings(keeper=Checkpoint(tmp_path / "c", "this", every_s=0.0)),
+    )
     assert same(undisturbed, again)
     assert steps[0] == killed_at // 2 * 2, "what was looked at is not repeated"
 
 
+def test_a_lesson_that_goes_on_is_saved_now_and_then_and_its_end_always(tmp_path: Path) -> None:
+    place, kept = tmp_path / "c" / "fine-tuning.safetensors", Checkpoint(tmp_path / "c", "this", every_s=1000.0)
+
+    def watched(step: int) -> Batch:
+        assert not place.exists(), step
+        return batch_of(step)
+
+    train(lesson(line(), batch=watched), pace=PACE, around=Surroundings(keeper=kept))
+    assert place.exists()
+
+
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
-    around = Surroundings(keeper=Checkpoint(tmp_path / "c", "this"))
+    around = Surroundings(keeper=Checkpoint(tmp_path / "c", "this", every_s=0.0))
     first, second = line(), line(seed=2)
     train(lesson(first), pace=PACE, around=around)
 
