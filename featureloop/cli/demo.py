@@ -33,9 +33,9 @@ class DemoSettings:
     test_frames: int = 80
     side: int = 192
     input_size: int = 160
-    epochs: float = 7.0
-    recognizer_epochs: float = 25.0
-    train_epochs: float = 8.0
+    epochs: float = 6.0
+    recognizer_epochs: float = 18.0
+    train_epochs: float = 5.0
     seed: int = 1
 
 

@@ -20,7 +20,7 @@ from featureloop.model.backbones import Backbone, efficientnet_lite0
 from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
-from featureloop.model.founding_features import neck_transform, released_bags
+from featureloop.model.founding_features import LateRun, neck_transform, released_bags
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.loop import ALONE, Surroundings
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
@@ -133,9 +133,10 @@ def train_networks(
     if settings.profile == "fast":
         tune_late(made, head, spec, cache, kept, task=task, settings=settings, around=around)
     rng = np.random.default_rng((settings.seed, 3))
-    transform = neck_transform(made.late, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
+    taps = LateRun(made.late, cache, batch=settings.batch)
+    transform = neck_transform(taps, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     neck = transform.neck()
-    released = nn.Sequential(made.late, neck)
+    released = LateRun(nn.Sequential(made.late, neck), cache, batch=settings.batch)
 
     def bags_of(some: EarlyCache) -> BagSet:
         return released_bags(released, some, spec, transform, task=task, settings=settings, progress=progress)

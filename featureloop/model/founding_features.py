@@ -89,8 +89,37 @@ def frame_shares(targets: UInt8, *, task: Task) -> NDArray[np.float64]:
     return np.asarray(shares / shares.sum())
 
 
+class LateRun:
+    """What follows the early features, in ONNX Runtime.
+
+    Parameters
+    ----------
+    network
+        Early features (B, E, h, w) to a map.
+    cache
+        Early features of the shape that it takes.
+    batch
+        Rows of a cache that are run at once.
+    """
+
+    def __init__(self, network: nn.Module, cache: EarlyCache, *, batch: int) -> None:
+        self._batch = batch
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "late.onnx"
+            example = torch.zeros(2, *cache.features.shape[1:])
+            export_onnx(network, example, path, source="early", result="map", dynamic={0: "batch"})
+            self._session = open_session(path)
+
+    def over(self, cache: EarlyCache, chosen: NDArray[np.intp], *, what: str, progress: Progress) -> Iterator[Float32]:
+        """The maps of chosen cache rows, a batch at a time."""
+        for start in range(0, len(chosen), self._batch):
+            at = chosen[start : start + self._batch]
+            yield self._session.run(None, {"early": cache.features[at].astype(np.float32)})[0]
+            progress(what, start + len(at), len(chosen))
+
+
 def neck_transform(
-    late: nn.Module,
+    late: LateRun,
     head: nn.Module,
     cache: EarlyCache,
     spec: RecognizerSpec,
@@ -106,14 +135,14 @@ def neck_transform(
     originals = np.arange(frames) * versions
     chosen = np.unique(np.concatenate([originals, originals + versions - 1]))
     rows = []
-    for _, joined in run_late(late, cache, chosen, settings=settings, what="taps", progress=progress):
+    for joined in late.over(cache, chosen, what="taps", progress=progress):
         vectors = joined.reshape(*joined.shape[:2], -1).transpose(0, 2, 1)
         each = max(1, min(vectors.shape[1], SAMPLED_POSITIONS // len(chosen)))
         rows += [v[rng.choice(len(v), each, replace=False)] for v in vectors]
     asked = rng.permutation(chosen)[:ASKED_FRAMES]
     information = fisher_information(
         lambda joined: head(to_vectors(joined, spec, settings.statistics)),
-        (z for _, z in run_late(late, cache, asked, settings=settings, what="sensitivity", progress=progress)),
+        late.over(cache, asked, what="sensitivity", progress=progress),
         task=task,
         seed=settings.seed,
     )
@@ -125,7 +154,7 @@ def neck_transform(
 
 
 def released_bags(
-    extractor: nn.Module,
+    extractor: LateRun,
     cache: EarlyCache,
     spec: RecognizerSpec,
     transform: Transform,
@@ -138,7 +167,7 @@ def released_bags(
     top = np.array(transform.levels, np.float32) - np.float32(1)
     values: list[NDArray[Any]] = []
     every = np.arange(len(cache.targets))
-    for _, z in run_late(extractor, cache, every, settings=settings, what="features", progress=progress):
+    for z in extractor.over(cache, every, what="features", progress=progress):
         if spec.anonymizer == "set":
             vectors = z.reshape(len(z), len(top), -1).transpose(0, 2, 1)
             values.append(np.rint((vectors + 1) / 2 * top).astype(np.uint8))
@@ -150,24 +179,3 @@ def released_bags(
     scale, offset = (np.float32(2) / top, -one) if spec.anonymizer == "set" else (one, zero)
     shares = frame_shares(cache.targets, task=task)
     return BagSet(stacked, cache.targets, shares, np.ones(n, np.float32), scale, offset)
-
-
-def run_late(
-    network: nn.Module,
-    cache: EarlyCache,
-    chosen: NDArray[np.intp],
-    *,
-    settings: FoundingSettings,
-    what: str,
-    progress: Progress,
-) -> Iterator[tuple[NDArray[np.intp], Float32]]:
-    """Run what follows the early features in ONNX Runtime over chosen cache rows, a batch at a time."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "late.onnx"
-        example = torch.zeros(2, *cache.features.shape[1:])
-        export_onnx(network, example, path, source="early", result="map", dynamic={0: "batch"})
-        session = open_session(path)
-    for start in range(0, len(chosen), settings.batch):
-        at = chosen[start : start + settings.batch]
-        yield at, session.run(None, {"early": cache.features[at].astype(np.float32)})[0]
-        progress(what, start + len(at), len(chosen))
