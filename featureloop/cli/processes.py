@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,14 +29,20 @@ class Children:
         self._starting = False
         self._interrupted = False
 
-    def start(self, args: Sequence[str]) -> subprocess.Popen[str]:
-        """Start `featureloop ARGS` with its output captured."""
+    def start(self, args: Sequence[str], *, threads: int | None = None) -> subprocess.Popen[str]:
+        """Start `featureloop ARGS` with its output captured, and so many threads for its arithmetic."""
         command = [sys.executable, "-m", "featureloop", *args]
         # An interrupt between a process's start and its entry in the list would leave it behind, so it waits.
         self._starting = True
+        limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         try:
             child = subprocess.Popen(  # noqa: S603 - our own command line, no shell
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                env={**os.environ, **limit},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             self._running.append(child)
         finally:
@@ -63,14 +70,22 @@ class Children:
         FeatureloopError
             It failed; the message is its own.
         """
-        child = self.start([*args, "--json"])
-        out, err = child.communicate()
-        self._running.remove(child)
-        if child.returncode not in accept:
-            raise FeatureloopError(
-                f"'featureloop {' '.join(args[:2])}' ended with {child.returncode}: {err.strip()[-400:]}"
-            )
-        return json.loads(out)
+        return self.run_together([args], accept=accept)[0]
+
+    def run_together(self, commands: Sequence[Sequence[str]], *, accept: Sequence[int] = (0,)) -> list[Any]:
+        """Run several commands at once to their ends, as `run` runs one; the cores are divided among them."""
+        threads = max(1, (os.cpu_count() or 1) // len(commands)) if len(commands) > 1 else None
+        running = [self.start([*args, "--json"], threads=threads) for args in commands]
+        reported = []
+        for args, child in zip(commands, running, strict=True):
+            out, err = child.communicate()
+            self._running.remove(child)
+            if child.returncode not in accept:
+                raise FeatureloopError(
+                    f"'featureloop {' '.join(args[:2])}' ended with {child.returncode}: {err.strip()[-400:]}"
+                )
+            reported.append(json.loads(out))
+        return reported
 
     def serve(self, *args: str, timeout_s: float = 60.0) -> str:
         """Start a learner that keeps running, and return its URL once it is ready.
