@@ -35,10 +35,12 @@ class SetContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool over the rows, in any order."""
-        b, n, w = x.shape
-        attention = torch.softmax(self.score(x), dim=1)  # (B, N, heads)
-        value = self.value(x).reshape(b, n, self.heads, w // self.heads)
-        pooled = (attention[..., None] * value).sum(1).reshape(b, w)
+        w = x.shape[-1]
+        attention = torch.softmax(self.score(x).transpose(1, 2), dim=2)  # (B, heads, N)
+        # Shares sum to one, so rows may be pooled before their values are taken: the same, without a product a row.
+        looked = attention @ x  # (B, heads, W)
+        weight = self.value.weight.reshape(self.heads, w // self.heads, w)
+        pooled = torch.einsum("bhw,hdw->bhd", looked, weight).flatten(1) + self.value.bias
         joined = torch.cat([pooled, x.mean(1), x.amax(1)], dim=1)
         return cast(Tensor, self.join(joined))[:, None, :]
 

@@ -15,6 +15,9 @@ from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package
 from featureloop.model.preprocess import to_input
 from featureloop.model.tasks import rules_of
 
+SLOWER = ["SkipLayerNormFusion"]
+"""Fusions of ONNX Runtime's that cost time on a CPU: this one ten times what the two operators take that it joins."""
+
 
 def session_options(threads: int) -> Any:
     """ONNX Runtime's options for the CPU; `threads` 0 takes one per core.
@@ -39,7 +42,9 @@ def open_session(path: Path, *, threads: int = 0) -> Any:
     """
     options = session_options(threads)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
+        )
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise PackageError(f"'{path.name}' is no network that ONNX Runtime can run: {str(error)[:200]}") from error
 
