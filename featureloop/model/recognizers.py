@@ -38,10 +38,12 @@ class SetContext(nn.Module):
         w = x.shape[-1]
         attention = torch.softmax(self.score(x).transpose(1, 2), dim=2)  # (B, heads, N)
         # Shares sum to one, so rows may be pooled before their values are taken: the same, without a product a row.
-        looked = attention @ x  # (B, heads, W)
+        # The mean is one more row of shares.
+        even = torch.ones_like(attention[:, :1]) / x.shape[1]
+        looked = torch.cat([attention, even], dim=1) @ x  # (B, heads + 1, W)
         weight = self.value.weight.reshape(self.heads, w // self.heads, w)
-        pooled = torch.einsum("bhw,hdw->bhd", looked, weight).flatten(1) + self.value.bias
-        joined = torch.cat([pooled, x.mean(1), x.amax(1)], dim=1)
+        pooled = torch.einsum("bhw,hdw->bhd", looked[:, :-1], weight).flatten(1) + self.value.bias
+        joined = torch.cat([pooled, looked[:, -1], x.amax(1)], dim=1)
         return cast(Tensor, self.join(joined))[:, None, :]
 
 
