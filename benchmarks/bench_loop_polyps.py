@@ -10,6 +10,10 @@ and once more with the true mask of every frame. Every seed is a loop of its
 own: it holds another third of the sequences back, and trains by its own draws.
 
     benchmarks/bench_loop_polyps.py [--data ../shared/data/polyps] [--work runs/polyps] [--seeds 1 2 3]
+        [--policy FILE]
+
+With --policy, the site shares by that policy.toml: `threshold = 1.0` under `[share]` has every result looked at.
+
 
 The data are not part of the project (Kvasir-SEG: Jha et al. 2020; CVC-ClinicDB:
 Bernal et al. 2015). Steps whose result is in --work already are not repeated.
@@ -43,6 +47,7 @@ from featureloop.model.preprocess import mask_to_targets
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
+from featureloop.sharing.policy import load_policy
 from featureloop.sharing.reliability import reliability
 
 SITE_HOLD_OUT = 1 / 3
@@ -56,15 +61,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
     parser.add_argument("--work", type=Path, default=root / "runs" / "polyps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--policy", type=Path)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     with children() as group:
-        result = run(group, args.data, args.work, args.seeds)
+        result = run(group, args.data, args.work, args.seeds, policy=args.policy)
     (args.work / "result.json").write_text(json.dumps(result, indent=1))
     print(as_markdown(result))
 
 
-def run(group: Children, data: Path, work: Path, seeds: list[int]) -> dict[str, Any]:
+def run(group: Children, data: Path, work: Path, seeds: list[int], *, policy: Path | None) -> dict[str, Any]:
     kvasir, clinic, founding = data / "kvasir-seg", data / "cvc-clinicdb", work / "P0"
     if not founding.exists():
         trained = group.run(
@@ -74,11 +80,13 @@ def run(group: Children, data: Path, work: Path, seeds: list[int]) -> dict[str, 
     return {
         "founding_seconds": json.loads((work / "founding.json").read_text())["seconds"],
         "kvasir": at_founding(group, founding, kvasir),
-        "runs": [loop(group, founding, kvasir, clinic, work, seed=seed) for seed in seeds],
+        "runs": [loop(group, founding, kvasir, clinic, work, seed=seed, policy=policy) for seed in seeds],
     }
 
 
-def loop(group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path, *, seed: int) -> dict[str, Any]:
+def loop(
+    group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path, *, seed: int, policy: Path | None
+) -> dict[str, Any]:
     """One whole loop, with another third of the sequences held back for every seed; kept in a file of its own."""
     kept = work / f"loop-{seed}.json"
     if kept.exists():
@@ -95,6 +103,7 @@ def loop(group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path
     processed = group.run(
         "device", "process", str(clinic), "--package", str(founding), "--learner", url, "--review", "masks",
         "--state", str(state), "--part", "rest", "--hold-out", str(SITE_HOLD_OUT), "--seed", str(seed),
+        *(() if policy is None else ("--policy", str(policy))),
     )  # fmt: skip
     trained = group.run(
         "learner", "train", "--data", str(learner), "--seed", str(seed), accept=(0, GateError.exit_code)
@@ -103,7 +112,10 @@ def loop(group: Children, founding: Path, kvasir: Path, clinic: Path, work: Path
         group.run("package", "promote", trained["candidate"], "--data", str(learner))
         group.run("device", "update", "--package", str(founding), "--state", str(state))
     settings = TrainSettings(fit=FitSettings(seed=seed), interpolation=trained["interpolation"])
-    control = Control(load_package(founding), clinic, learner, state, settings)
+    package = load_package(founding)
+    own = None if policy is None else load_policy(policy).share.threshold
+    threshold = package.manifest.calibration.threshold if own is None else own
+    control = Control(package, clinic, learner, state, settings, threshold)
     after = Path(trained["path"])
     done = {
         "seed": seed,
@@ -147,13 +159,14 @@ def image_bytes(clinic: Path, *, seed: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a loop had: its founding package, the site's images, the learner's and the device's directory."""
+    """What a loop had: package, images, the learner's and the device's directory, and below which reliability it asked."""
 
     package: Package
     clinic: Path
     learner: Path
     state: Path
     settings: TrainSettings
+    threshold: float
 
 
 def full_maps(control: Control, *, labels: str) -> dict[str, Any]:
@@ -178,7 +191,7 @@ def full_maps(control: Control, *, labels: str) -> dict[str, Any]:
         vectors = runtime.extract(frame.pixels)
         found, truth = runtime.recognize(vectors), mask_to_targets(frame.truth.mask, manifest.features.grid)
         trust = reliability(found, manifest.calibration)
-        known = labels == "true masks" or trust < manifest.calibration.threshold
+        known = labels == "true masks" or trust < control.threshold
         maps.append(vectors)
         targets.append(truth if known else found.targets())
         weights.append(1.0 if known else ACCEPTED_WEIGHT * trust)
