@@ -159,7 +159,7 @@ def image_bytes(clinic: Path, *, seed: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What a loop had: package, images, the learner's and the device's directory, and below which reliability it asked."""
+    """What a loop had: package, images, the learner's and the device's directory, and below what it asked."""
 
     package: Package
     clinic: Path
