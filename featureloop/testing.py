@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,6 +228,24 @@ def tiny_package(
     metadata = json.dumps(packages.monai_metadata(manifest), indent=1).encode()
     packages.write_atomically(path / packages.METADATA, metadata)
     return packages.seal_package(path, manifest)
+
+
+def tiny_package_of(path: Path, *tasks: str, recognizer_seed: int | None = None) -> Package:
+    """A `tiny_package` of several tasks on one extractor, the first of them first.
+
+    Raises
+    ------
+    ValueError
+        A task is unknown.
+    """
+    whole = tiny_package(path, task=tasks[0], recognizer_seed=recognizer_seed)
+    for task in tasks[1:]:
+        with tempfile.TemporaryDirectory() as folder:
+            other = tiny_package(Path(folder), task=task, recognizer_seed=recognizer_seed)
+            for name in (packages.RECOGNIZER, packages.WEIGHTS):
+                packages.write_atomically(path / packages.head_file(name, task), other.file(name).read_bytes())
+        whole = packages.seal_package(path, whole.manifest.with_task(other.manifest))
+    return whole
 
 
 def _normal(seed: int, shape: tuple[int, ...], scale: float) -> Float32:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -26,8 +26,8 @@ def tell(text: str) -> None:
     people.print(text, markup=False, soft_wrap=True)
 
 
-def report(data: dict[str, Any] | list[Any], *, as_json: bool, show: Callable[[], Table | str]) -> None:
-    """Print a result: JSON for programs, or a table for people."""
+def report(data: dict[str, Any] | list[Any], *, as_json: bool, show: Callable[[], RenderableType]) -> None:
+    """Print a result: JSON for programs, or a text or tables for people."""
     if as_json:
         sys.stdout.write(json.dumps(data, indent=1, default=str) + "\n")
         return

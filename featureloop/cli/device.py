@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from featureloop.cli.console import AsJson, report, table, tell
-from featureloop.cli.model import HoldOut, Part, Seed
+from featureloop.cli.folders import HoldOut, Part, Seed
 from featureloop.cli.processing import frames_of, run_and_send, run_frames
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings

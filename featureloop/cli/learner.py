@@ -103,6 +103,10 @@ def train(
         "records": dict(done.records),
         "unreadable": done.unreadable,
         "interpolation": done.interpolation,
+        "tasks": {
+            str(task): {"passed": v.passed, "interpolation": done.shares[task], "reasons": v.reasons}
+            for task, v in done.verdicts.items()
+        },
         "gate": done.verdict.as_dict(),
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -113,6 +117,9 @@ def train(
     title = f"candidate {done.package.short}: {'passed' if done.verdict.passed else 'rejected'}"
     columns = ["task", "held back at", "frames", "groups", "live", "candidate", "difference, 95%"]
     report(result, as_json=as_json, show=lambda: table(title, columns, rows))
+    for judged, one in done.verdicts.items():
+        if done.verdict.passed and not one.passed:
+            tell(f"{judged} keeps its live recognizer: {'; '.join(one.reasons)}")
     if not done.verdict.passed:
         raise GateError(f"the gate did not let it pass: {'; '.join(done.verdict.reasons)}")
 

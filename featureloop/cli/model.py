@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
-from featureloop.core.types import Skipped, Task
-from featureloop.images.labelled import LabelledFolder, open_labelled, split
-from featureloop.images.truths import LabelledItem
-from featureloop.model.manifest import Manifest
+from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_rare, tell_skipped
+from featureloop.cli.model_package import evaluate, export, import_, show
+from featureloop.core.types import Task
+from featureloop.images.labelled import open_labelled
 from featureloop.model.package import load_package
 
 if TYPE_CHECKING:
@@ -23,52 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
 
-Images = Annotated[
-    Path, typer.Option("--images", help="A labelled folder: images + masks, boxes, or one folder a class.")
-]
-FEW = 10
-"""Groups of a class below which nothing can be promised of it."""
-HoldOut = Annotated[float, typer.Option("--hold-out", min=0.0, max=0.9, help="Share of the groups to hold out.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the split and of every random choice.")]
-
-
-class Part(StrEnum):
-    """Which side of the split."""
-
-    ALL = "all"
-    HELD_OUT = "held-out"
-    REST = "rest"
-
 
 class Profile(StrEnum):
     """How much of the backbone is tuned."""
 
     FAST = "fast"
     FULL = "full"
-
-
-def part_of(items: Sequence[LabelledItem], part: Part, *, hold_out: float, seed: int) -> Sequence[LabelledItem]:
-    """The items on one side of the split by groups."""
-    if part is Part.ALL:
-        return items
-    rest, held = split(items, hold_out=hold_out, seed=seed)
-    return held if part is Part.HELD_OUT else rest
-
-
-def tell_skipped(skipped: Sequence[Skipped]) -> None:
-    """Name what could not be read, and why."""
-    for item in skipped[:20]:
-        tell(f"skipped {item.name}: {item.reason}")
-    if len(skipped) > 20:
-        tell(f"... and {len(skipped) - 20} more")
-
-
-def tell_rare(folder: LabelledFolder, items: Sequence[LabelledItem]) -> None:
-    """Say which classes have too few groups to be learned and judged."""
-    for label, name in enumerate(folder.classes):
-        groups = len({item.group for item in items if item.label == label})
-        if folder.task is Task.CLASSIFICATION and groups < FEW:
-            tell(f"class '{name}' has {groups} groups to learn from: expect nothing of it, give at least {FEW}")
 
 
 @app.command()
@@ -134,7 +93,7 @@ def train(
     if backbone is not None:
         made = bundle_backbone(backbone) if backbone.is_dir() else read_backbone(backbone)
     folders = [open_labelled(images, task=t) for t in task] if task else [open_labelled(images)]
-    parts = [(f, part_of(f.items, Part.REST, hold_out=hold_out, seed=seed)) for f in folders]
+    parts = [(f, part_of(f.items, Part.REST, hold_out=hold_out, seed=seed, among=folders)) for f in folders]
     folder, items = parts[0]
     statistics = None if pooling is None else tuple(name.strip() for name in pooling.split(","))
     place = compute_on(compute)
@@ -203,107 +162,7 @@ def _report_founded(founded: Founded, *, started: float, as_json: bool) -> None:
     report(data, as_json=as_json, show=lambda: table("founding package", ["", "value"], list(data.items())))
 
 
-@app.command()
-def evaluate(
-    package: Annotated[Path, typer.Argument(help="A package directory.")],
-    images: Images,
-    task: Annotated[Task | None, typer.Option("--task", help="Which of the package's tasks, if not the first.")] = None,
-    part: Annotated[Part, typer.Option(help="Which side of the split by groups.")] = Part.ALL,
-    hold_out: HoldOut = 0.2,
-    seed: Seed = 1,
-    out: Annotated[Path | None, typer.Option("--out", help="A directory for report.html and evaluation.json.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a package on labelled images: figures with 95% intervals, resampled by group."""
-    from featureloop.learner.evaluation import evaluate as run
-
-    whole = load_package(package)
-    loaded = whole if task is None else whole.view(task)
-    folder = open_labelled(images, task=Task(loaded.manifest.task))
-    items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
-    with progress_bars() as progress:
-        found = run(loaded, folder, items, seed=seed, progress=progress)
-    tell_skipped(found.skipped)
-    if out is not None:
-        from featureloop.learner.evaluation_report import write_report
-
-        tell(f"report: {write_report(found, loaded, folder, out)}")
-    rows = [(f.name, f"{f.value:.3f}", f"{f.low:.3f} to {f.high:.3f}") for f in found.figures]
-    title = f"package {loaded.short} on {found.frames} frames of {found.groups} groups ({len(found.skipped)} skipped)"
-    data = {"package": loaded.digest.hex(), **found.as_dict()}
-    report(data, as_json=as_json, show=lambda: table(title, ["figure", "mean", "95% interval"], rows))
-
-
-@app.command()
-def show(package: Annotated[Path, typer.Argument(help="A package directory.")], as_json: AsJson = False) -> None:
-    """Check every digest of a package and print what it says of itself."""
-    import json
-
-    loaded = load_package(package)
-    manifest = json.loads(loaded.manifest.to_json())
-    m = loaded.manifest
-    released = {"anonymizer": m.released.anonymizer, "pooling": m.released.statistics, "channels": m.released.channels}
-    data = {"digest": loaded.digest.hex(), "line": loaded.line, **manifest, "released": released}
-    rows: list[tuple[str, object]] = [
-        ("digest", loaded.short),
-        ("line (extractor)", loaded.line[:12]),
-        ("version", m.version),
-        ("input", f"{m.preprocessing.size} x {m.preprocessing.size}"),
-        *(row for view in loaded.views for row in _task_rows(view.manifest)),
-        ("parent", m.lineage.parent[:12] if m.lineage.parent else "none: a founding package"),
-        ("backbone", m.features.backbone),
-        ("trained on", ", ".join(f"{n} of {s}" for s, n in m.lineage.records.items())),
-        ("files, digests checked", len(m.files)),
-    ]
-    report(data, as_json=as_json, show=lambda: table(f"package {package}", ["", "value"], rows))
-
-
-def _task_rows(view: Manifest) -> list[tuple[str, object]]:
-    """What a package says of one of its tasks."""
-    released = view.released
-    pooled = f" of {', '.join(released.statistics)}" if released.statistics else ""
-    return [
-        ("task", view.task),
-        ("labels", ", ".join(view.labels)),
-        (
-            "released form",
-            f"{released.anonymizer}{pooled}, {released.channels} channels, {max(released.levels)} levels",
-        ),
-        ("reliability", f"{view.calibration.method}, doubtful below {view.calibration.threshold:.3f}"),
-    ]
-
-
-@app.command("export")
-def export(
-    package: Annotated[Path, typer.Argument(help="A package directory.")],
-    monai_bundle: Annotated[Path, typer.Option("--monai-bundle", help="Directory of the new MONAI Bundle.")],
-    as_json: AsJson = False,
-) -> None:
-    """Write a package as a MONAI Bundle, for MONAI's own commands and tools.
-
-    Its network recognizes the package's first task; all of the package is inside, for 'model import'.
-    """
-    from featureloop.learner.bundle import export_bundle
-
-    loaded = load_package(package)
-    export_bundle(loaded, monai_bundle)
-    data = {"package": loaded.digest.hex(), "bundle": str(monai_bundle)}
-    report(data, as_json=as_json, show=lambda: f"{monai_bundle}: package {loaded.short} as a MONAI Bundle")
-
-
-@app.command("import")
-def import_(
-    bundle: Annotated[Path, typer.Argument(help="A MONAI Bundle that 'model export' made.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory of the package.")],
-    as_json: AsJson = False,
-) -> None:
-    """Take a package out of a MONAI Bundle; every digest is checked.
-
-    A bundle of another origin becomes a founding package by
-    'model train --backbone BUNDLE', on labelled images.
-    """
-    from featureloop.learner.bundle import import_bundle
-
-    package = import_bundle(bundle, out)
-    data = {"package": str(out), "digest": package.digest.hex()}
-    report(data, as_json=as_json, show=lambda: f"{out}: package {package.short}")
+app.command()(evaluate)
+app.command()(show)
+app.command()(export)
+app.command("import")(import_)

@@ -58,8 +58,15 @@ def compare(digest: Digest, data: Data = None, as_json: AsJson = False) -> None:
     package = open_learner(learner_data(data)).registry.get(digest)
     gate = package.manifest.reports.get("gate", {})
     rows = [
-        (s["site"], s["frames"], f"{s['before']:.3f}", f"{s['after']:.3f}", f"{s['low']:+.3f} to {s['high']:+.3f}")
+        (
+            s.get("task", ""),
+            s["site"],
+            s["frames"],
+            f"{s['before']:.3f}",
+            f"{s['after']:.3f}",
+            f"{s['low']:+.3f} to {s['high']:+.3f}",
+        )
         for s in gate.get("sites", [])
     ]
-    columns = ["held back at", "frames", "live", "candidate", "difference, 95%"]
+    columns = ["task", "held back at", "frames", "live", "candidate", "difference, 95%"]
     report(gate, as_json=as_json, show=lambda: table(f"package {package.short}", columns, rows))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from featureloop.cli.console import progress_bars
-from featureloop.cli.model import Part, part_of
+from featureloop.cli.folders import Part, part_of
 from featureloop.cli.summary import Done
 from featureloop.core.errors import FeatureloopError, InputError, TransportError
 from featureloop.core.types import Frame, Recognition, Skipped
@@ -19,7 +19,7 @@ from featureloop.device.provide import Provider
 from featureloop.device.show import ResultWriter
 from featureloop.device.uplink import Uplink
 from featureloop.device.uplink_thread import UplinkStatus, UplinkThread
-from featureloop.images.labelled import open_for_tasks
+from featureloop.images.several import folders_for, together
 from featureloop.images.source import count, open_source
 from featureloop.model.manifest import Manifest
 from featureloop.model.runtime import Runtime
@@ -40,8 +40,9 @@ def frames_of(
     if labels_of is not None:
         if len(sources) != 1:
             raise InputError(f"--review masks and --part take one labelled folder, not {len(sources)} sources")
-        folder = open_for_tasks(sources[0], {task: labels_of.for_task(task).labels for task in labels_of.tasks})
-        items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
+        folders = folders_for(sources[0], {task: labels_of.for_task(task).labels for task in labels_of.tasks})
+        folder = together(folders)
+        items = part_of(folder.items, part, hold_out=hold_out, seed=seed, among=folders)
         return folder.frames(items), len(items)
     opened = [open_source(s) for s in sources]
     counts = [count(s) for s in sources]

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from featureloop.cli.console import size_text, table, tell
-from featureloop.cli.model import tell_skipped
+from featureloop.cli.folders import tell_skipped
 from featureloop.core.errors import FeatureloopError, InputError
 from featureloop.device.pipeline import Summary
 

@@ -105,7 +105,7 @@ def run_pipeline(
     def work(item: Frame | Skipped) -> Skipped | list[_Result]:
         if isinstance(item, Skipped):
             return item
-        keys = [_to_do(provider, item, head.package.manifest.task, is_done) for head in runtime.heads]
+        keys = _to_do(provider, item, is_done) if provider else (None,) * len(runtime.heads)
         if provider and not any(keys):
             return []
         try:
@@ -139,18 +139,16 @@ def _recognize(frame: Frame, features: Float32, head: Runtime, key: bytes | None
     return _Result(frame, vectors, head.recognize(vectors), key)
 
 
-def _to_do(provider: Provider | None, frame: Frame, task: str, is_done: Callable[[bytes], bool]) -> bytes | None:
-    """The key to provide a task's result of a frame by; None where an earlier run did.
+def _to_do(provider: Provider, frame: Frame, is_done: Callable[[bytes], bool]) -> tuple[bytes | None, ...]:
+    """The keys to provide a frame's results by, one a task; None where an earlier run did.
 
     Where the outbox can't say, it is recognized (again).
     """
-    if provider is None:
-        return None
-    key = provider.key_of(frame, task)
+    keys = provider.keys_of(frame)
     try:
-        return None if is_done(key) else key
+        return tuple(None if is_done(key) else key for key in keys)
     except StorageError:
-        return key
+        return keys
 
 
 class _Sharing:

@@ -63,14 +63,14 @@ class Provider:
     reviewer: Reviewer | None
     clock: Clock
 
-    def key_of(self, frame: Frame, task: str = "") -> bytes:
-        """The keyed name of a frame's result under this extractor, so that a restart doesn't provide it twice.
+    def keys_of(self, frame: Frame) -> tuple[bytes, ...]:
+        """The keyed names of a frame's results under this extractor, so that a restart provides none twice.
 
-        The package's first task has the frame's own key, as if it were the only one.
+        One a task, in the package's order; the first task's is the frame's own, as if it were the only one.
         """
         parts = (self.package.extractor_digest, frame.name, str(frame.index), frame.pixels.tobytes())
-        further = () if task in ("", self.package.manifest.task) else (task,)
-        return frame_key(self.site_key, *parts, *further)
+        own = frame_key(self.site_key, *parts)
+        return (own, *(frame_key(self.site_key, own, head.task) for head in self.package.manifest.heads))
 
     def provide(
         self, frame: Frame, vectors: Float32, recognition: Recognition, *, key: bytes | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -118,7 +118,7 @@ def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
     if not path.is_dir():
         raise InputError(f"{path} is no folder: name a folder that has {_LAYOUTS}")
     groups = read_groups(path)
-    chosen = _natural_task(path) if task is None else task
+    chosen = natural_task(path) if task is None else task
     if chosen is Task.DETECTION:
         return _detection(path, groups)
     if chosen is Task.SEGMENTATION:
@@ -128,53 +128,17 @@ def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
     return _classification(path, groups)
 
 
-def open_for_tasks(path: Path, labels: Mapping[Task, Sequence[str]]) -> LabelledFolder:
-    """A labelled folder whose frames have the truth of every one of several tasks that it is labelled for.
-
-    Parameters
-    ----------
-    labels
-        The class names of each task, in whose order labels are to count.
-
-    Returns
-    -------
-    LabelledFolder
-        Of the first of the tasks that it is labelled for, the others in `also`.
-
-    Raises
-    ------
-    InputError
-        It is labelled for none of them, or has a class that is not among a task's.
-    """
-    found: list[LabelledFolder] = []
-    reasons: list[InputError] = []
-    for task, classes in labels.items():
-        try:
-            opened = open_labelled(path, task=task)
-        except InputError as error:
-            reasons.append(error)
-        else:
-            found.append(opened.with_classes(classes))
-    if not found:
-        raise reasons[0]
-    first, *others = found
-    for other in others:
-        known = {item.name: item for item in other.items}
-        items = tuple(item.with_truth_of(known[item.name]) if item.name in known else item for item in first.items)
-        first = replace(first, items=items, also=(*first.also, other.task))
-    return first
-
-
-def _natural_task(path: Path) -> Task:
+def natural_task(path: Path) -> Task:
     """What a folder's layout is first of all good for."""
     if is_segmentation(path):
         return Task.SEGMENTATION
-    if (path / ANNOTATIONS).is_file() or ((path / BOXES).is_file() and len(_class_folders(path)) < 2):
+    if (path / ANNOTATIONS).is_file() or ((path / BOXES).is_file() and len(class_folders(path)) < 2):
         return Task.DETECTION
     return Task.MULTILABEL if (path / LABELS).is_file() else Task.CLASSIFICATION
 
 
-def _class_folders(path: Path) -> list[Path]:
+def class_folders(path: Path) -> list[Path]:
+    """The folders in it that may each be a class."""
     return [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
 
 
@@ -266,7 +230,10 @@ def _classification(root: Path, groups: Groups | None) -> LabelledFolder:
     # DIR/train/<class>/* is a split of a data set, whose folders must not become classes.
     nested = {file.name.split("/")[0] for file in inside} - direct
     if len(direct) < 2 or nested:
-        raise InputError(f"{root} is no labelled folder: it must have {_LAYOUTS}; found {_found(root)}")
+        wanting = (
+            "no labelled folder" if natural_task(root) is Task.CLASSIFICATION else "not labelled for classification"
+        )
+        raise InputError(f"{root} is {wanting}: it must have {_LAYOUTS}; found {_found(root)}")
     classes = tuple(sorted(direct))
     items = tuple(
         LabelledItem(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
-from featureloop.learner.founding_records import founding_records_path, load_records
+from featureloop.learner.founding_records import FOUNDING_SITE, founding_records_path, load_records
 from featureloop.learner.service import Learner
 from featureloop.model.package import Package
+from featureloop.sharing.record import Record
 
 _BATCH = 512
 
@@ -24,31 +27,54 @@ class Adopted:
 def adopt(learner: Learner, package: Package, *, progress: Progress = silent) -> Adopted:
     """Make a founding package the live one of its line; a repeat changes nothing.
 
-    Where the line has a live package already, that one stays, unless the package is the live one with further tasks.
+    Where the line has a live package already, that one stays, unless the package is new here and is the live one with
+    further tasks.
 
     Raises
     ------
     RecordError
-        The founding records beside the package are missing or of another extractor.
+        The founding records beside the package are missing, of another extractor, or lack a task.
+    GateError
+        It has further tasks, but was not made of the live package: devices would lose what was learned since.
     """
     path = founding_records_path(package.path)
     records = load_records(path)
-    if strangers := sum(r.extractor != package.extractor_digest for r in records):
-        raise RecordError(f"{strangers} records in '{path}' were made by another extractor than the package's")
+    _check_records(learner, package, records, path)
+    live, adds = learner.registry.live(package.line), False
+    if live is not None and not learner.registry.knows(package.digest):
+        adds = _adds_tasks(package, live)
     for start in range(0, len(records), _BATCH):
         learner.store.add(records[start : start + _BATCH])
         progress("founding records", min(start + _BATCH, len(records)), len(records))
-    live = learner.registry.live(package.line)
-    if live is None or _adds_tasks(package, live):
+    if live is None or adds:
         candidate = learner.registry.add(package, metrics={}, state="candidate")
         live = learner.registry.promote(candidate.digest.hex())
     return Adopted(live, len(records))
 
 
+def _check_records(learner: Learner, package: Package, records: Sequence[Record], path: Path) -> None:
+    """A task without founding records could not be trained without forgetting, nor judged."""
+    if strangers := sum(r.extractor != package.extractor_digest for r in records):
+        raise RecordError(f"{strangers} records in '{path}' were made by another extractor than the package's")
+    missing = {str(task) for task in package.manifest.tasks} - {r.task for r in records}
+    if missing:
+        missing -= learner.store.tasks(extractor=package.extractor_digest, site=FOUNDING_SITE)
+    if missing:
+        raise RecordError(
+            f"'{path}' holds no founding record for {', '.join(sorted(missing))}, and this learner has none; "
+            "give 'model add-task' the package that its founding records lie beside"
+        )
+
+
 def _adds_tasks(package: Package, live: Package) -> bool:
     """Whether a package was made of the live one by adding tasks, so that nothing of it can get worse."""
-    own, before = set(package.manifest.tasks), set(live.manifest.tasks)
-    return package.manifest.lineage.parent == live.digest.hex() and before < own
+    further = [task for task in package.manifest.tasks if task not in live.manifest.tasks]
+    if further and package.manifest.lineage.parent != live.digest.hex():
+        raise GateError(
+            f"package {package.short} recognizes {', '.join(further)}, but was not made of package {live.short}, "
+            f"which is live; add the task to that one: 'model add-task {live.path}'"
+        )
+    return bool(further)
 
 
 def live_package(learner: Learner, line: str | None) -> Package:

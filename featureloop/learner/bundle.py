@@ -40,11 +40,14 @@ class PackageNetwork(nn.Module):
     ----------
     path
         The package's directory.
+    task
+        Which of its tasks is recognized; the first one where empty.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, task: str = "") -> None:
         super().__init__()
-        self.runtime = Runtime(load_package(Path(path)))
+        package = load_package(Path(path))
+        self.runtime = Runtime(package.view(Task(task or package.manifest.task)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Preprocessed images float32 (B, 3, S, S) to results.
@@ -80,6 +83,11 @@ def as_picture(found: Recognition, grid: int) -> Float32:
 def export_bundle(package: Package, out: Path) -> None:
     """Write a package as a MONAI Bundle into the new directory `out`.
 
+    Parameters
+    ----------
+    package
+        The whole package is inside; the bundle's network recognizes its first task, or that of a view.
+
     Raises
     ------
     InputError
@@ -94,7 +102,7 @@ def export_bundle(package: Package, out: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
             work = Path(folder) / "bundle"
             shutil.copytree(package.path, work / INSIDE)
-            for name, content in _configs(package.manifest).items():
+            for name, content in _configs(package).items():
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 (work / name).write_text(json.dumps(content, indent=1))
             (work / CARD).parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +143,8 @@ def import_bundle(bundle: Path, out: Path) -> Package:
     return load_package(out)
 
 
-def _configs(manifest: Manifest) -> Mapping[str, Any]:
+def _configs(package: Package) -> Mapping[str, Any]:
+    manifest = package.manifest
     metadata = dict(monai_metadata(manifest))
     formats = dict(metadata["network_data_format"])
     formats["outputs"] = {"pred": _output(manifest)}
@@ -146,6 +155,8 @@ def _configs(manifest: Manifest) -> Mapping[str, Any]:
         "network_data_format": formats,
     }
     network = {"_target_": "featureloop.learner.bundle.PackageNetwork", "path": f"$@bundle_root + '/{INSIDE}'"}
+    if package.head:
+        network["task"] = package.head
     return {METADATA: metadata, INFERENCE: {"bundle_root": ".", "network_def": network}}
 
 

@@ -18,6 +18,7 @@ from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Progress
 from featureloop.core.types import Frame, Skipped, Task
 from featureloop.images.labelled import LabelledFolder, split
+from featureloop.images.several import held_groups
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.assembly import described, next_version, plain_form, write_card, write_recognizer
 from featureloop.learner.founding_records import (
@@ -27,7 +28,7 @@ from featureloop.learner.founding_records import (
     load_records,
     save_records,
 )
-from featureloop.learner.heads import Further, add_head, check_suits
+from featureloop.learner.heads import Further, add_head, check_new, check_suits
 from featureloop.model.backbones import DEFAULT, Backbone
 from featureloop.model.checkpoint import open_checkpoint
 from featureloop.model.founding import Networks, recognizer_spec, train_networks
@@ -36,7 +37,7 @@ from featureloop.model.loop import ALONE, Surroundings
 from featureloop.model.manifest import Lineage, Manifest, uncalibrated
 from featureloop.model.package import EXTRACTOR, SIGNATURE, Package, seal_package
 from featureloop.model.runtime import Runtime
-from featureloop.model.tasks import RULES
+from featureloop.model.tasks import RULES, check_distinct
 from featureloop.sharing.record import Record
 
 CALIBRATION_SHARE = 0.1
@@ -91,15 +92,18 @@ def found_package(
     """
     if out.exists():
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
-    own, bad = _read(folder, items, settings, around.progress)
+    check_distinct([folder.task, *(some.task for some, _ in further)])
     given, settings = settings, _suiting(settings, folder.task) if further else settings
     first = recognizer_spec(folder.task, len(folder.classes), settings).anonymizer
     for some, _ in further:
         spec = recognizer_spec(some.task, len(some.classes), _suiting(given, some.task))
         check_suits(some.task, spec.anonymizer, first=first)
+    parts = (items, *(its_items for _, its_items in further))
+    held = held_groups(parts, hold_out=CALIBRATION_SHARE, seed=settings.seed)
+    own, bad = _read(folder, items, settings, around.progress, held=held)
     others, others_bad = [], []
     for some, its_items in further:
-        read, its_bad = _read(some, its_items, settings, around.progress)
+        read, its_bad = _read(some, its_items, settings, around.progress, held=held)
         others.append(read)
         others_bad += its_bad
     checkpoint = open_checkpoint(
@@ -132,7 +136,7 @@ def found_package(
     path = founding_records_path(out)
     save_records(records, path)
     checkpoint.remove()
-    return Founded(package, path, (*bad, *others_bad), len(own.train) + len(own.held))
+    return Founded(package, path, tuple(dict.fromkeys((*bad, *others_bad))), len(own.train) + len(own.held))
 
 
 def add_task(
@@ -162,6 +166,7 @@ def add_task(
     """
     if out.exists():
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
+    check_new(package.manifest, folder.task)
     beside = founding_records_path(package.path)
     earlier = load_records(beside) if beside.exists() else []
     own, bad = _read(folder, items, settings, around.progress)
@@ -169,7 +174,7 @@ def add_task(
         copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))
         lineage = replace(package.manifest.lineage, parent=package.digest.hex())
         version = next_version(package.manifest.version)
-        draft = seal_package(work, replace(package.manifest, version=version, lineage=lineage))
+        draft = seal_package(work, replace(package.manifest, version=version, lineage=lineage, reports={}))
         made = add_head(draft, own, settings=settings, risk=risk, around=around)
     made = Package(out, made.manifest, made.digest)
     records = _records(made.view(own.task), own, settings, replay_versions, around.progress)
@@ -179,9 +184,19 @@ def add_task(
 
 
 def _read(
-    folder: LabelledFolder, items: Sequence[LabelledItem], settings: FoundingSettings, progress: Progress
+    folder: LabelledFolder,
+    items: Sequence[LabelledItem],
+    settings: FoundingSettings,
+    progress: Progress,
+    *,
+    held: frozenset[str] = frozenset(),
 ) -> tuple[Further, list[Skipped]]:
     """The frames to learn from and those held for calibration, and what could not be read.
+
+    Parameters
+    ----------
+    held
+        Groups that another task holds: not to be learned from either.
 
     Raises
     ------
@@ -190,18 +205,20 @@ def _read(
     """
     bad: list[Skipped] = []
     read: list[list[Frame]] = []
-    for part in split(items, hold_out=CALIBRATION_SHARE, seed=settings.seed):
+    rest, own_held = split(items, hold_out=CALIBRATION_SHARE, seed=settings.seed)
+    for part in ([item for item in rest if item.group not in held], own_held):
         frames: list[Frame] = []
         for i, item in enumerate(folder.frames(part)):
             (bad if isinstance(item, Skipped) else frames).append(item)  # type: ignore[arg-type]  # one list per kind
             progress("reading images", i + 1, len(part))
         read.append(frames)
-    train, held = read
-    if len(train) < 8 or not held:
+    train, calibrating = read
+    if len(train) < 8 or not calibrating:
         raise InputError(
-            f"{len(train)} frames to learn from and {len(held)} to calibrate on are too few; give at least 20"
+            f"{len(train)} frames labelled for {folder.task} to learn from and {len(calibrating)} to calibrate on are "
+            "too few; give at least 20"
         )
-    return Further(folder.task, folder.classes, train, held), bad
+    return Further(folder.task, folder.classes, train, calibrating), bad
 
 
 def _suiting(settings: FoundingSettings, task: Task) -> FoundingSettings:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.errors import GateError
+from featureloop.core.types import Task
 
 Float64 = NDArray[np.float64]
 RESAMPLES = 2000
@@ -146,7 +147,7 @@ def refusal(reason: str) -> Verdict:
     return Verdict(passed=False, probability=0.0, sites=(), reasons=(reason,))
 
 
-def together(verdicts: Mapping[str, Verdict]) -> Verdict:
+def together(verdicts: Mapping[Task, Verdict]) -> Verdict:
     """One verdict on a package from those on its tasks.
 
     It passes where at least one task does: the others keep their live recognizers, and the reasons say why.

@@ -61,8 +61,7 @@ def add_head(
         The package has the task already, the frames lack its labels, or its features can't serve it.
     """
     manifest, head = package.manifest, str(further.task)
-    if further.task in manifest.tasks:
-        raise InputError(f"the package recognizes {further.task} already; it is for {', '.join(manifest.tasks)}")
+    check_new(manifest, further.task)
     draft = _draft(manifest, further, settings=settings, risk=risk)
     runtime = Runtime(package)
     bags = _bags(runtime, draft, further.train, settings=settings, versions=settings.augmentations, around=around)
@@ -83,6 +82,18 @@ def add_head(
     whole = manifest.with_task(described(view, further.train, further.held, progress=around.progress))
     write_card(whole, package.path)
     return seal_package(package.path, whole)
+
+
+def check_new(manifest: Manifest, task: Task) -> None:
+    """Refuse a task that a package has already.
+
+    Raises
+    ------
+    InputError
+        Which tasks it has.
+    """
+    if task in manifest.tasks:
+        raise InputError(f"the package recognizes {task} already; it is for {', '.join(manifest.tasks)}")
 
 
 def check_suits(task: Task, anonymizer: str, *, first: str) -> None:

@@ -89,7 +89,7 @@ class Registry:
         Raises
         ------
         GateError
-            No or more than one package fits, or it is no candidate.
+            No or more than one package fits, it is no candidate, or the live package has a task that it lacks.
         PackageError
             Its files are damaged; nothing was changed.
         """
@@ -99,6 +99,7 @@ class Registry:
             state = after(entry.state, Step.PROMOTE)
             live = self._live(connection, entry.line)
             if live is not None:
+                self._check_tasks(chosen, live)
                 self._set(connection, live, Step.RETIRE, after(live.state, Step.RETIRE))
             self._set(connection, entry, Step.PROMOTE, state, replaced=live.digest if live else None)
         return chosen
@@ -191,6 +192,22 @@ class Registry:
             # The digest is the manifest's own hash, so what was read once stays right.
             self._manifests[name] = self._load(name).manifest
         return self._manifests[name]
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether a package was added here, whatever became of it."""
+        return self._knows(digest.hex())
+
+    def _check_tasks(self, chosen: Package, live: Entry) -> None:
+        """Refuse to take a task away from the devices: a task was added since the candidate was trained."""
+        try:
+            before = self._load(live.digest).manifest.tasks
+        except PackageError:
+            return  # A damaged package can't hold back what replaces it.
+        if missing := [task for task in before if task not in chosen.manifest.tasks]:
+            raise GateError(
+                f"package {chosen.short} doesn't recognize {', '.join(missing)}, which the live package "
+                f"{live.digest[:12]} does; train a candidate from that one"
+            )
 
     def _knows(self, digest: str) -> bool:
         with self.control.read() as connection:

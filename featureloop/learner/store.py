@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featureloop.core.errors import InputError, RecordError, StorageError
+from featureloop.core.types import Bool
 from featureloop.learner.locks import exclusive, sync_tree
 from featureloop.sharing.record import ENROLLED_ID, SCHEMA, SCHEMA_VERSION, Record, from_table
 
@@ -85,7 +86,7 @@ class RecordStore:
         return int(found["num_inserted_rows"])
 
     def records(
-        self, *, extractor: bytes | None, version: int | None = None, batch: int = 512
+        self, *, extractor: bytes | None, task: str | None = None, version: int | None = None, batch: int = 512
     ) -> Iterator[list[Record]]:
         """All records of one version, in the order of their ids, `batch` at a time.
 
@@ -93,6 +94,8 @@ class RecordStore:
         ----------
         extractor
             Only those of this package line (32 bytes); None for all.
+        task
+            Only those of this task; None for all.
         version
             None for the newest.
 
@@ -105,7 +108,7 @@ class RecordStore:
         if dataset is None:
             return
         with self._translated():
-            offsets = _in_order(dataset, extractor)
+            offsets = _in_order(dataset, extractor, task)
         for start in range(0, len(offsets), batch):
             with self._translated():
                 rows = dataset.take(offsets[start : start + batch].tolist(), columns=SCHEMA.names)
@@ -118,6 +121,14 @@ class RecordStore:
         for rows in self._columns("site"):
             found.update(rows["site"].to_pylist())
         return dict(sorted(found.items()))
+
+    def tasks(self, *, extractor: bytes, site: str) -> frozenset[str]:
+        """The tasks that a site's records of a package line are for."""
+        found: set[str] = set()
+        for rows in self._columns("extractor", "site", "task"):
+            own = _equal(rows["extractor"], pa.scalar(extractor, pa.binary(32))) & _equal(rows["site"], pa.scalar(site))
+            found.update(rows["task"].filter(pa.array(own)).to_pylist())
+        return frozenset(found)
 
     def bytes_by_site(self) -> dict[str, int]:
         """Payload bytes per site."""
@@ -249,16 +260,22 @@ def _to_table(records: dict[bytes, Record]) -> pa.Table:
     return pa.Table.from_arrays([ids, *columns, lengths], schema=TABLE)
 
 
-def _in_order(dataset: Any, extractor: bytes | None) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Places of the rows of one line in the dataset, int64 (M,), sorted by id."""
-    names = ["id", "extractor"]
+def _in_order(dataset: Any, extractor: bytes | None, task: str | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Places of the rows of one line and task in the dataset, int64 (M,), sorted by id."""
+    names = ["id", "extractor", "task"]
     table = dataset.scanner(columns=names, scan_in_order=True).to_table().combine_chunks()
-    at = np.arange(table.num_rows, dtype=np.int64)
+    own = np.ones(table.num_rows, bool)
     if extractor is not None:
-        own = pc.equal(table["extractor"], pa.scalar(extractor, pa.binary(32)))
-        at = at[own.to_numpy(zero_copy_only=False).astype(bool)]
+        own &= _equal(table["extractor"], pa.scalar(extractor, pa.binary(32)))
+    if task is not None:
+        own &= _equal(table["task"], pa.scalar(task))
+    at = np.flatnonzero(own)
     ids = np.array(table["id"].to_pylist(), dtype="S32")[at]
     return at[np.argsort(ids, kind="stable")]
+
+
+def _equal(column: Any, value: Any) -> Bool:
+    return np.asarray(pc.equal(column, value).to_numpy(zero_copy_only=False), bool)
 
 
 def _predicate(site: str | None, device: str | None, group: bytes | None) -> str:

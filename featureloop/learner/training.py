@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
-from featureloop.core.types import Bool, Float32, Recognition, Task, UInt8
+from featureloop.core.types import Bool, Task
 from featureloop.learner.assembly import next_version, write_card, write_recognizer
 from featureloop.learner.bags import Bags, load_bags, training_set
-from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
-from featureloop.learner.gate import GateSettings, Verdict, judge, refusal, together
+from featureloop.learner.founding_records import FOUNDING_SITE
+from featureloop.learner.gate import GateSettings, Verdict, refusal, together
+from featureloop.learner.held_back import calibrated_by, judge_recognizer
 from featureloop.learner.interpolation import Choice, choose_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.fit import FitSettings, fit_recognizer
 from featureloop.model.loop import Surroundings, compute_on
-from featureloop.model.manifest import Calibration, Lineage
+from featureloop.model.manifest import Lineage
 from featureloop.model.package import SIGNATURE, WEIGHTS, Package, seal_package
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
-from featureloop.model.tasks import rules_of
+from featureloop.model.tasks import check_distinct
 from featureloop.sharing import codec
-from featureloop.sharing.reliability import calibrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ class Trained:
     records
         How many records of each site, over all tasks that were trained.
     shares
-        How far each of them went from the live weights.
+        How far each task that was trained went from the live weights.
+    verdicts
+        The gate's on each of them; a task that did not pass keeps its live recognizer.
     """
 
     package: Package
@@ -77,6 +79,7 @@ class Trained:
     records: Mapping[str, int]
     unreadable: int
     shares: Mapping[Task, float]
+    verdicts: Mapping[Task, Verdict]
 
     @property
     def interpolation(self) -> float:
@@ -105,6 +108,8 @@ def train_candidate(
 
     Raises
     ------
+    InputError
+        A task is named twice.
     RecordError
         The store holds nothing that a site provided under this package line.
     GateError
@@ -112,6 +117,7 @@ def train_candidate(
     PackageError
         The package has not every one of the tasks.
     """
+    check_distinct(list(tasks))
     version = store.version
     wanted = [live.view(task) for task in tasks] or live.views
     alone = len(wanted) == 1
@@ -119,15 +125,15 @@ def train_candidate(
     trained = [x for x in learned if x is not None]
     if not trained:
         raise RecordError("no site has provided a record under this package line yet; nothing to learn from")
-    counts = _sum(x.bags.counts(x.chosen) for x in trained)
+    counts = _counts(trained)
     lineage = Lineage(live.digest.hex(), version, counts)
     with tempfile.TemporaryDirectory() as folder:
         draft = _write_candidate(live, trained, Path(folder) / "all", lineage)
-        verdicts = {x.view.manifest.task: _judged(x, draft, trained, settings.gate) for x in trained}
+        verdicts = {x.task: _judged(x, draft, trained, settings.gate) for x in trained}
         verdict = together(verdicts)
-        passed = [x for x in trained if verdicts[x.view.manifest.task].passed]
+        passed = [x for x in trained if verdicts[x.task].passed]
         if 0 < len(passed) < len(trained):
-            draft = _write_candidate(live, passed, Path(folder) / "passed", lineage)
+            draft = _write_candidate(live, passed, Path(folder) / "passed", replace(lineage, records=_counts(passed)))
         reports = {"gate": verdict.as_dict(), "interpolation": trained[0].choice.share}
         draft = seal_package(draft.path, replace(draft.manifest, reports=reports))
         state = "candidate" if verdict.passed else "rejected"
@@ -135,8 +141,8 @@ def train_candidate(
     if version:
         store.pin(version, name=f"package-{package.short}")
     unreadable = sum(x.bags.unreadable for x in trained)
-    shares = {Task(x.view.manifest.task): x.choice.share for x in trained}
-    return Trained(package, verdict, counts, unreadable, shares)
+    shares = {x.task: x.choice.share for x in trained}
+    return Trained(package, verdict, counts, unreadable, shares, verdicts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +156,11 @@ class _Learned:
     choice: Choice
 
     @property
+    def task(self) -> Task:
+        """Which one."""
+        return Task(self.view.manifest.task)
+
+    @property
     def contributed(self) -> Mapping[str, int]:
         """Records that it learned from, by site."""
         return self.bags.counts(self.chosen & (self.bags.sites != FOUNDING_SITE))
@@ -159,9 +170,7 @@ def _learn(
     store: RecordStore, view: Package, version: int, *, settings: TrainSettings, alone: bool, progress: Progress
 ) -> _Learned | None:
     """Train one task's recognizer; None where no site provided a record for it."""
-    task = view.manifest.task
-    batches = store.records(extractor=view.extractor_digest, version=version)
-    own = ([record for record in batch if record.task == task] for batch in batches)
+    own = store.records(extractor=view.extractor_digest, task=view.manifest.task, version=version)
     try:
         bags = load_bags(own, view.manifest)
     except RecordError:
@@ -175,10 +184,11 @@ def _learn(
     return _Learned(view, bags, chosen, recognizer, choice)
 
 
-def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _counts(learned: Iterable[_Learned]) -> dict[str, int]:
+    """Records that tasks learned from, by site."""
     total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
+    for one in learned:
+        total.update(one.bags.counts(one.chosen))
     return dict(total)
 
 
@@ -244,60 +254,20 @@ def _write_candidate(live: Package, trained: Sequence[_Learned], work: Path, lin
         write_recognizer(one.recognizer, work, form=form, channels=channels, head=one.view.head)
     package = seal_package(work, draft)
     for one in trained:
-        view = package.view(Task(one.view.manifest.task))
-        calibration = _calibration(Runtime(view), one.bags)
+        view = package.view(one.task)
+        calibration = calibrated_by(one.bags, Runtime(view))
         draft = draft.with_task(replace(view.manifest, calibration=calibration))
     write_card(draft, work)
     return seal_package(work, draft)
 
 
-def _calibration(runtime: Runtime, bags: Bags) -> Calibration:
-    """Calibrate on what is held back and verified: results that nobody looked at would confirm themselves."""
-    manifest = runtime.package.manifest
-    task = Task(manifest.task)
-    at = np.flatnonzero(bags.held & bags.verified)
-    logits = [runtime.logits(codec.dequantize(bags.symbols[i], manifest.released)) for i in at]
-    risk = manifest.calibration.threshold_risk
-    return calibrate(logits, [bags.results[i] for i in at], task=task, risk=risk)
-
-
 def _judged(one: _Learned, draft: Package, trained: Sequence[_Learned], settings: GateSettings) -> Verdict:
     """The gate's verdict on a task; beside others, one that can't be judged is refused."""
     try:
-        return _judge(one, draft, settings=settings)
+        return judge_recognizer(
+            one.bags, one.choice, one.view, draft.view(one.task), settings=settings, contributing=one.contributed
+        )
     except GateError as error:
         if len(trained) == 1:
             raise
         return refusal(str(error))
-
-
-def _judge(one: _Learned, draft: Package, *, settings: GateSettings) -> Verdict:
-    """Judge a task by the records that are held back, and by those of the cross-validation."""
-    bags, choice, task = one.bags, one.choice, Task(one.view.manifest.task)
-    held = np.flatnonzero(bags.held & bags.verified)
-    if not len(held):
-        raise GateError("nothing verified is held back; import the founding records with the package")
-    before, after = (_qualities(Runtime(p), bags, held) for p in (one.view, draft.view(task)))
-    at = np.concatenate([held, choice.at])
-    return judge(
-        np.concatenate([before, choice.before]),
-        np.concatenate([after, choice.after]),
-        np.where(bags.sites[at] == HELD_SITE, FOUNDING_SITE, bags.sites[at]),
-        bags.groups[at],
-        settings=settings,
-        contributing=one.contributed,
-        task=str(task),
-    )
-
-
-def _qualities(
-    runtime: Runtime, bags: Bags, at: np.ndarray[tuple[int], np.dtype[np.intp]]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    released = runtime.package.manifest.released
-
-    def one(symbols: UInt8, truth: UInt8) -> float:
-        vectors: Float32 = codec.dequantize(symbols, released)
-        found: Recognition = runtime.recognize(vectors)
-        return rules_of(runtime.package.manifest).quality(found, truth)
-
-    return np.array([one(bags.symbols[i], bags.results[i]) for i in at])

@@ -254,8 +254,11 @@ class Manifest:
         return replace(self, files=files)
 
     def to_json(self) -> bytes:
-        """Canonical JSON: sorted keys, UTF-8."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False).encode()
+        """Canonical JSON: sorted keys, UTF-8; of one task it is as it was before there were heads."""
+        data = asdict(self)
+        if not self.heads:
+            del data["heads"]
+        return json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:

@@ -61,12 +61,21 @@ def check(manifest: Manifest) -> None:
             raise PackageError(f"the task '{name}' is unknown; known are {', '.join(Task)}")
         if names.count(name) > 1:
             raise PackageError(f"the package has the task '{name}' more than once")
+    _check_one_quantization(manifest)
     for task in manifest.tasks:
         view = manifest.for_task(task)
         _check_networks(view)
         _check_released(view.released)
         _check_pooling(view)
         _check_calibration(view.calibration)
+
+
+def _check_one_quantization(manifest: Manifest) -> None:
+    """The vectors of one map leave in one form: a further task must not make them finer."""
+    released = [manifest.released, *(head.released for head in manifest.heads)]
+    forms = [form for form in released if form.anonymizer == "set"]
+    if len({(form.low, form.high, form.levels) for form in forms}) > 1:
+        raise PackageError("its tasks release the same vectors with different bounds or quantization levels")
 
 
 def _check_networks(manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ from featureloop.model.package import Package
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
 from featureloop.sharing.record import Record
-from featureloop.testing import make_record, tiny_package
+from featureloop.testing import make_record, tiny_package_of
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,14 @@ def enroll(server: Server, state: Path, *, site: str) -> None:
     assert done.code == 0, done.err
 
 
-def founding_package(path: Path, *, task: str = "segmentation", recognizer_seed: int | None = None) -> Package:
+def founding_package(path: Path, *tasks: str, recognizer_seed: int | None = None) -> Package:
     """A tiny package with founding records beside it, as 'model train' writes them."""
-    package = tiny_package(path, task=task, recognizer_seed=recognizer_seed)
-    held = [coded(package, i, site=HELD_SITE) for i in range(4)]
-    save_records([*held, *(coded(package, i, site=FOUNDING_SITE) for i in range(4, 12))], founding_records_path(path))
+    package = tiny_package_of(path, *(tasks or ("segmentation",)), recognizer_seed=recognizer_seed)
+    sites = [*4 * [HELD_SITE], *8 * [FOUNDING_SITE]]
+    save_records(
+        [coded(view, i, site=site) for view in package.views for i, site in enumerate(sites)],
+        founding_records_path(path),
+    )
     return package
 
 

@@ -110,7 +110,7 @@ def test_every_frame_is_provided_as_a_record_that_decodes_to_what_was_recognized
     owner = provider(package, keeper)
     summary = run_pipeline(frames, runtime=runtime, provider=owner)
     assert (summary.frames, summary.outcomes, summary.doubtful, summary.faults) == (6, {"provided": 6}, 0, [])
-    assert keeper.done.keys() == {owner.key_of(f) for f in frames}
+    assert keeper.done.keys() == {owner.keys_of(f)[0] for f in frames}
     released = package.manifest.released
     for item, record in zip(frames, keeper.records.values(), strict=True):
         vectors = runtime.extract(item.pixels)
@@ -157,7 +157,7 @@ def test_every_frame_is_recognized_and_shown_though_the_disk_is_full(package: Pa
     assert [name for name, _ in summary.faults] == [f.name for f in lost]
     assert all(isinstance(error, StorageError) for _, error in summary.faults)
     assert summary.outcomes == {"provided": 5}
-    assert not any(keeper.is_done(owner.key_of(f)) for f in lost)
+    assert not any(keeper.is_done(owner.keys_of(f)[0]) for f in lost)
     again = run_pipeline(frames, runtime=runtime, provider=owner, is_done=keeper.is_done)
     assert (again.already, again.frames, again.outcomes, again.faults) == (5, 3, {"provided": 3}, [])
     assert len(keeper.records) == 8
@@ -236,9 +236,9 @@ def test_frames_that_an_earlier_run_finished_are_not_provided_again(package: Pac
 def test_frames_differ_by_name_index_and_pixels(package: Package) -> None:
     owner = provider(package, _Keeper())
     same, others = frame(0), [frame(0, index=1), frame(0, name="other"), frame(1, name=frame(0).name)]
-    assert owner.key_of(same) == owner.key_of(frame(0))
-    assert len({owner.key_of(f) for f in [same, *others]}) == 4
-    assert replace(owner, site_key=bytes(32)).key_of(same) != owner.key_of(same)
+    assert owner.keys_of(same)[0] == owner.keys_of(frame(0))[0]
+    assert len({owner.keys_of(f)[0] for f in [same, *others]}) == 4
+    assert replace(owner, site_key=bytes(32)).keys_of(same)[0] != owner.keys_of(same)[0]
 
 
 def test_the_order_of_a_restart_does_not_matter(package: Package, runtime: Runtime) -> None:
@@ -274,7 +274,7 @@ def test_a_doubtful_result_is_asked_about_and_what_was_changed_goes_along(packag
 
     np.testing.assert_array_equal(rows(changed.changed), 1 - rows(changed.recognition))
     assert confirmed.changed == confirmed.recognition
-    assert [keeper.is_done(owner.key_of(f)) for f in frames] == [True, False, True]
+    assert [keeper.is_done(owner.keys_of(f)[0]) for f in frames] == [True, False, True]
 
 
 def test_without_anybody_to_ask_nothing_doubtful_leaves_and_its_frame_is_not_done(
@@ -296,7 +296,7 @@ def test_what_the_policy_keeps_back_is_settled_without_a_record(
     keeper = _Keeper()
     owner = provider(package, keeper, share)
     run_pipeline([frame(0)], runtime=runtime, provider=owner)
-    assert (keeper.records, keeper.done) == ({}, {owner.key_of(frame(0)): outcome})
+    assert (keeper.records, keeper.done) == ({}, {owner.keys_of(frame(0))[0]: outcome})
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_two_frames_with_the_same_pixels_are_one_record_and_both_are_done(packag
     owner = provider(package, keeper)
     run_pipeline(twins, runtime=runtime, provider=owner)
     assert len(keeper.records) == 1
-    assert all(keeper.is_done(owner.key_of(f)) for f in twins)
+    assert all(keeper.is_done(owner.keys_of(f)[0]) for f in twins)
 
 
 def test_a_frame_of_which_the_extractor_makes_nan_is_skipped_with_the_reason_and_the_next_is_recognized(

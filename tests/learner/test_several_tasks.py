@@ -20,14 +20,17 @@ from featureloop.device.provide import Provider
 from featureloop.device.reviewers import TruthReviewer
 from featureloop.device.show import ResultWriter
 from featureloop.device.update import _same_line
-from featureloop.images.labelled import open_for_tasks, open_labelled
+from featureloop.images.labelled import open_labelled, split
 from featureloop.images.phantom import write_phantom_folder
 from featureloop.images.phantom_look import HOSPITAL_A
+from featureloop.images.several import folders_for, together
+from featureloop.learner import founding, training
 from featureloop.learner.adopt import adopt
 from featureloop.learner.checks import check_declared
 from featureloop.learner.founding import Founded, add_task, found_package
 from featureloop.learner.founding_records import load_records
-from featureloop.learner.gate import Verdict, refusal, together
+from featureloop.learner.gate import Verdict, refusal
+from featureloop.learner.gate import together as judged_together
 from featureloop.learner.service import open_learner
 from featureloop.learner.training import TrainSettings, train_candidate
 from featureloop.model.backbones import TorchBackbone
@@ -107,7 +110,7 @@ def provider(package: Package, keeper: _Keeper) -> Provider:
 
 
 def frames(images: Path, manifest: Manifest, most: int = 6) -> list[Frame]:
-    folder = open_for_tasks(images, {task: manifest.for_task(task).labels for task in manifest.tasks})
+    folder = together(folders_for(images, {task: manifest.for_task(task).labels for task in manifest.tasks}))
     return [f for f in folder.frames(folder.items[:most]) if isinstance(f, Frame)]
 
 
@@ -131,11 +134,26 @@ def test_a_package_without_a_tasks_recognizer_is_refused(package: Package, tmp_p
         load_package(tmp_path / "P")
 
 
+def test_a_package_of_one_task_says_nothing_of_heads(package: Package) -> None:
+    """As before there were any, so that its digest and who reads it stay the same."""
+    alone = package.view(Task.SEGMENTATION).manifest
+    assert "heads" not in json.loads(alone.to_json())
+    assert Manifest.from_json(alone.to_json()) == alone
+
+
 def test_a_manifest_with_a_task_twice_is_refused(package: Package) -> None:
     manifest = json.loads(package.manifest.to_json())
     manifest["heads"][0]["task"] = "segmentation"
     with pytest.raises(PackageError, match="'segmentation' more than once"):
         Manifest.from_json(json.dumps(manifest).encode())
+
+
+def test_a_further_task_that_releases_finer_vectors_is_refused(package: Package) -> None:
+    manifest = package.manifest
+    (head,) = manifest.heads
+    wider = replace(head, released=replace(head.released, low=(-2.0, *head.released.low[1:])))
+    with pytest.raises(PackageError, match="different bounds or quantization levels"):
+        Manifest.from_json(replace(manifest, heads=(wider,)).to_json())
 
 
 def test_one_pass_extracts_and_every_task_is_shown_and_provided(
@@ -164,7 +182,7 @@ def test_one_pass_extracts_and_every_task_is_shown_and_provided(
 def test_a_task_that_a_stop_left_undone_is_provided_alone(package: Package, images: Path) -> None:
     runtime, keeper = Runtime(package, threads=1), _Keeper()
     owner, (frame,) = provider(package, keeper), frames(images, package.manifest, 1)
-    keeper.done.add(owner.key_of(frame, "segmentation"))
+    keeper.done.add(owner.keys_of(frame)[0])
     run_pipeline([frame], runtime=runtime, provider=owner, is_done=keeper.done.__contains__)
     assert [r.task for r in keeper.records] == ["detection"]
 
@@ -172,7 +190,10 @@ def test_a_task_that_a_stop_left_undone_is_provided_alone(package: Package, imag
 def test_the_first_tasks_key_is_the_frames_own(package: Package, images: Path) -> None:
     """As before there were several tasks: what an outbox knows stays known."""
     owner, (frame,) = provider(package, _Keeper()), frames(images, package.manifest, 1)
-    assert owner.key_of(frame) == owner.key_of(frame, "segmentation") != owner.key_of(frame, "detection")
+    alone = replace(owner, package=package.view(Task.SEGMENTATION))
+    first, second = owner.keys_of(frame)
+    assert alone.keys_of(frame) == (first,)
+    assert first != second
 
 
 def test_a_record_of_a_task_that_its_package_has_not_is_refused(package: Package, images: Path) -> None:
@@ -189,7 +210,7 @@ def test_a_record_of_a_task_that_its_package_has_not_is_refused(package: Package
 
 
 def test_every_task_that_was_provided_for_is_trained_and_the_other_recognizer_stays(
-    founded: Founded, images: Path, tmp_path: Path
+    founded: Founded, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package, keeper = founded.package, _Keeper()
     learner = open_learner(tmp_path / "learner")
@@ -205,19 +226,35 @@ def test_every_task_that_was_provided_for_is_trained_and_the_other_recognizer_st
     assert same[0].read_bytes() == same[1].read_bytes()
     assert other[0].read_bytes() != other[1].read_bytes()
     learner.store.add([r for r in keeper.records if r.task == "segmentation"])
-    both = train_candidate(learner.store, learner.registry, live, settings=settings)
-    assert set(both.shares) == set(BOTH)
     chosen = train_candidate(learner.store, learner.registry, live, settings=settings, tasks=[Task.SEGMENTATION])
     assert list(chosen.shares) == [Task.SEGMENTATION]
+    with pytest.raises(InputError, match="the task detection is named twice"):
+        train_candidate(learner.store, learner.registry, live, settings=settings, tasks=2 * [Task.DETECTION])
+    with pytest.raises(PackageError, match="is for segmentation, detection, not for multilabel"):
+        train_candidate(learner.store, learner.registry, live, settings=settings, tasks=[Task.MULTILABEL])
+    good = Verdict(passed=True, probability=0.95, sites=(), reasons=())
+    one_passes = {"segmentation": good, "detection": refusal("worse for site-a: 0.9 to 0.8")}
+    monkeypatch.setattr(training, "judge_recognizer", lambda _bags, _choice, v, *_, **__: one_passes[v.manifest.task])
+    part = train_candidate(learner.store, learner.registry, live, settings=settings)
+    assert set(part.shares) == set(BOTH)
+    assert part.verdict.passed
+    assert [v.passed for v in part.verdicts.values()] == [True, False]
+    new, same = (part.package.view(t).file(RECOGNIZER).read_bytes() for t in BOTH)
+    before = [live.view(t).file(RECOGNIZER).read_bytes() for t in BOTH]
+    assert new != before[0]
+    assert same == before[1]
+    assert part.package.manifest.heads == live.manifest.heads, "its calibration stays, too"
+    assert part.package.manifest.lineage.records["site-a"] == chosen.records["site-a"] < part.records["site-a"]
+    learner.registry.promote(part.package.digest.hex())
     learner.control.close()
 
 
 def test_a_task_that_does_not_pass_does_not_hold_the_others_back() -> None:
     good = Verdict(passed=True, probability=0.95, sites=(), reasons=())
-    verdict = together({"segmentation": good, "detection": refusal("worse for a")})
+    verdict = judged_together({Task.SEGMENTATION: good, Task.DETECTION: refusal("worse for a")})
     assert (verdict.passed, verdict.probability, verdict.reasons) == (True, 0.95, ("detection: worse for a",))
-    assert not together({"segmentation": refusal("x"), "detection": refusal("y")}).passed
-    assert together({"segmentation": good}) is good
+    assert not judged_together({Task.SEGMENTATION: refusal("x"), Task.DETECTION: refusal("y")}).passed
+    assert judged_together({Task.SEGMENTATION: good}) is good
 
 
 def test_a_task_is_added_on_the_same_extractor(founded: Founded, images: Path, tmp_path: Path) -> None:
@@ -247,9 +284,43 @@ def test_a_task_is_added_on_the_same_extractor(founded: Founded, images: Path, t
     assert adopt(learner, founded.package).package.digest == founded.package.digest
     assert adopt(learner, added.package).package.digest == added.package.digest, "the live one with a further task"
     assert adopt(learner, founded.package).package.digest == added.package.digest, "an earlier one changes nothing"
+    live = learner.registry.rollback(added.package.line)
+    assert adopt(learner, added.package).package.digest == live.digest, "what was rolled back stays so at a restart"
     learner.control.close()
     with pytest.raises(InputError, match="recognizes classification already"):
         add_task(added.package, folder, folder.items, tmp_path / "P2", settings=TINY)
+
+
+def test_a_task_that_is_named_twice_is_refused_before_anything_is_trained(images: Path, tmp_path: Path) -> None:
+    folder = open_labelled(images)
+    with pytest.raises(InputError, match="the task segmentation is named twice"):
+        found_package(folder, folder.items, tmp_path / "P", settings=TINY, further=[(folder, folder.items)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_calibrates_one_task_is_learned_from_by_none(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels that name other images than the masks are split differently."""
+
+    class _StoppedError(Exception):
+        pass
+
+    def stop(train: list[Frame], **_: object) -> None:
+        learned.update(str(frame.group) for frame in train)
+        raise _StoppedError
+
+    learned: set[str] = set()
+    monkeypatch.setattr(founding, "train_networks", stop)
+    masks = open_labelled(images)
+    labels = replace(masks, task=Task.MULTILABEL, classes=("a",))
+    fewer = [replace(item, labels=(True,)) for item in masks.items if item.group != masks.items[0].group]
+    with pytest.raises(_StoppedError):
+        found_package(masks, masks.items, tmp_path / "P", settings=TINY, further=[(labels, fewer)])
+    sides = [split(i, hold_out=founding.CALIBRATION_SHARE, seed=TINY.seed)[1] for i in (masks.items, fewer)]
+    first, second = ({item.group for item in side} for side in sides)
+    assert first != second
+    assert learned == {item.group for item in masks.items} - first - second
 
 
 def test_positions_cannot_be_recognized_from_one_vector(images: Path, tmp_path: Path) -> None:
@@ -270,18 +341,6 @@ def test_positions_cannot_be_recognized_from_one_vector(images: Path, tmp_path: 
             replay_versions=0,
         )
     assert not (tmp_path / "P").exists()
-
-
-def test_a_folder_serves_every_task_that_it_is_labelled_for(images: Path) -> None:
-    folder = open_for_tasks(images, {Task.SEGMENTATION: ("lesion",), Task.DETECTION: ("polyp",)})
-    (frame,) = (f for f in folder.frames(folder.items[:1]) if isinstance(f, Frame))
-    assert frame.truth is not None
-    assert frame.truth.mask is not None
-    assert frame.truth.boxes
-    alone = open_for_tasks(images, {Task.CLASSIFICATION: ("a", "b"), Task.SEGMENTATION: ("lesion",)})
-    assert (alone.task, alone.also) == (Task.SEGMENTATION, ())
-    with pytest.raises(InputError, match="no labelled folder"):
-        open_for_tasks(images, {Task.CLASSIFICATION: ("a", "b")})
 
 
 def test_each_view_recognizes_what_the_package_does(package: Package, images: Path) -> None:

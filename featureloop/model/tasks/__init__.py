@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Task, UInt8
@@ -39,3 +39,16 @@ def true_rows(frame: Frame, *, task: Task, labels: int, grid: int) -> UInt8:
     if rows is None:
         raise InputError(rules.missing(frame))
     return rows
+
+
+def check_distinct(tasks: Sequence[Task]) -> None:
+    """Refuse a task that is named twice.
+
+    Raises
+    ------
+    InputError
+        Which one.
+    """
+    for i, task in enumerate(tasks):
+        if task in tasks[:i]:
+            raise InputError(f"the task {task} is named twice: name each task once")
