@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featureloop.core.types import Task
 from featureloop.learner.evaluation import Evaluation
 from featureloop.learner.figures import matched_scores
+from featureloop.learner.intervals import equal_bins, risks
 
 ACCENT = "#0b7a75"
 SOFT = "#9bb0ae"
@@ -52,10 +53,9 @@ def _chart(figure: Any, text: str) -> Chart:
 
 
 def _reliability(found: Evaluation) -> Chart:
-    """Reliability against quality, in bins of equally many frames."""
+    """Reliability against quality, in the bins of the calibration error."""
     trust, values = found.reliabilities, np.array([s.promised for s in found.seen])
-    order = np.argsort(trust, kind="stable")
-    bins = [b for b in np.array_split(order, min(10, max(1, len(order) // 5))) if len(b)]
+    bins = equal_bins(trust)
     figure, axes = _axes("reliability", "quality")
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--")
     axes.scatter(trust, values, s=6, color=SOFT, alpha=0.5)
@@ -67,10 +67,9 @@ def _reliability(found: Evaluation) -> Chart:
 
 def _risk_coverage(found: Evaluation) -> Chart:
     """Mean loss of the most reliable share of the frames."""
-    order = np.argsort(-found.reliabilities, kind="stable")
-    risk = np.cumsum(1 - found.values[order]) / np.arange(1, len(order) + 1)
+    risk = risks(found.reliabilities, 1 - found.values)
     figure, axes = _axes("share of the frames, the most reliable first", "mean loss (1 - quality)")
-    axes.plot(np.arange(1, len(order) + 1) / len(order), risk, color=ACCENT)
+    axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=ACCENT)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, None)
     return _chart(figure, f"Risk against coverage: area {float(risk.mean()):.3f}.")

@@ -69,8 +69,51 @@ def ratio_of(parts: Float64, wholes: Float64) -> Statistic:
     return statistic
 
 
+def equal_bins(trust: Float64) -> list[NDArray[np.intp]]:
+    """Frame numbers in bins of about equally many frames, from the least reliability on.
+
+    Reliability has plateaus (isotonic regression makes them). Frames of one
+    reliability share a bin, that of the middle one of them: which frame comes
+    first decides nothing. A bin may be larger than others then, or missing.
+
+    Parameters
+    ----------
+    trust
+        float64 (M,).
+    """
+    if not len(trust):
+        return []
+    bins = min(BINS, max(1, len(trust) // 5))
+    _, member, count = np.unique(trust, return_inverse=True, return_counts=True)
+    middle = np.cumsum(count) - count / 2
+    bin_of = np.floor(middle * bins / len(trust)).astype(np.intp)[member]
+    return [np.flatnonzero(bin_of == k) for k in np.unique(bin_of)]
+
+
 def calibration_error(trust: Float64, values: Float64) -> float:
-    """Mean distance of reliability and quality over bins of equally many frames (Naeini et al. 2015)."""
-    order = np.argsort(trust, kind="stable")
-    bins = [b for b in np.array_split(order, min(BINS, max(1, len(order) // 5))) if len(b)]
-    return float(sum(len(b) * abs(trust[b].mean() - values[b].mean()) for b in bins) / len(order))
+    """Mean distance of reliability and quality over bins of about equally many frames (Naeini et al. 2015).
+
+    Parameters
+    ----------
+    trust, values
+        Per frame, float64 (M,) in [0, 1].
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN without a frame.
+    """
+    if not len(trust):
+        return float("nan")
+    bins = equal_bins(trust)
+    return float(sum(len(b) * abs(trust[b].mean() - values[b].mean()) for b in bins) / len(trust))
+
+
+def risks(trust: Float64, losses: Float64) -> Float64:
+    """Mean loss of the 1, 2, ... M most reliable frames, float64 (M,) of the same.
+
+    Of frames of one reliability none comes first: each counts with their mean loss.
+    """
+    _, member, count = np.unique(-trust, return_inverse=True, return_counts=True)
+    mean = np.bincount(member, weights=losses) / count
+    return np.asarray(np.cumsum(np.repeat(mean, count)) / np.arange(1, len(trust) + 1), np.float64)
