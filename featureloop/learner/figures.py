@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.boxes import Box
-from featureloop.core.components import SPECK, lesion_boxes
+from featureloop.core.components import SPECK
 from featureloop.core.types import Bool, Frame, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import Precisions, average_precisions, right_boxes
 from featureloop.learner.class_figures import one_label_figures, several_label_figures
@@ -132,19 +132,32 @@ def _quality_of_mask(seen: Seen) -> float:
 
 
 def compare_masks(mask: Bool, truth: Bool) -> Masks:
-    """Compare two masks bool (H, W)."""
+    """Compare two masks bool (H, W); their parts touch by sides or corners."""
+    from scipy.ndimage import label
 
-    def cut(picture: Bool, box: Box) -> tuple[slice, slice]:
-        h, w = picture.shape
-        x0, y0, x1, y1 = box.corners()
-        return slice(round(y0 * h), round(y1 * h)), slice(round(x0 * w), round(x1 * w))
+    def parts(picture: Bool) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """Every pixel's part, from 1 on, and the parts that are no specks."""
+        numbered = np.empty(picture.shape, np.int32)
+        label(picture, structure=np.ones((3, 3)), output=numbered)
+        return numbered, _beyond_specks(numbered)
 
-    there = [cut(truth, box) for box in lesion_boxes(truth, least=SPECK)]
-    found = sum((mask & truth)[at].sum() >= MARKED * truth[at].sum() for at in there)
-    false = sum(not truth[cut(mask, box)].any() for box in lesion_boxes(mask, least=SPECK))
+    lesions, there = parts(truth)
+    marks, marked = parts(mask)
+    area, seen = (np.bincount(lesions[at], minlength=lesions.max(initial=0) + 1) for at in (truth, mask))
+    right = np.bincount(marks[truth], minlength=marks.max(initial=0) + 1)
+    found, false = (seen[there] >= MARKED * area[there]).sum(), (right[marked] == 0).sum()
     total = int(mask.sum()) + int(truth.sum())
     dice = 1.0 if total == 0 else 2.0 * int((mask & truth).sum()) / total
     return Masks(dice, int(found), len(there), int(false))
+
+
+def _beyond_specks(numbered: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Which numbered parts int32 (H, W) have boxes of at least `SPECK` of the frame."""
+    from scipy.ndimage import find_objects
+
+    boxes = find_objects(numbered)
+    sizes = np.array([(y.stop - y.start) * (x.stop - x.start) for y, x in boxes])
+    return np.flatnonzero(sizes >= SPECK * numbered.size) + 1
 
 
 def _detection(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
