@@ -16,7 +16,7 @@ from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledFolder
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.figures import Seen, figures_of, quality_of, see
-from featureloop.learner.intervals import Figure
+from featureloop.learner.intervals import Figure, cautions
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows
@@ -57,6 +57,11 @@ class Evaluation:
         return len({s.group for s in self.seen})
 
     @property
+    def cautions(self) -> tuple[str, ...]:
+        """What must be said of the intervals: of too few groups, they are too narrow, or not determined."""
+        return cautions(self.figures)
+
+    @property
     def values(self) -> NDArray[np.float64]:
         """Per frame: Dice, F1 of the boxes, or 1 where the class is right; float64 (M,)."""
         return np.array([quality_of(s) for s in self.seen])
@@ -78,9 +83,10 @@ class Evaluation:
             "frames": self.frames,
             "groups": self.groups,
             "figures": {
-                f.name: {k: _finite(v) for k, v in (("value", f.value), ("low", f.low), ("high", f.high))}
+                f.name: {"value": _finite(f.value), "low": _finite(f.low), "high": _finite(f.high), "groups": f.groups}
                 for f in self.figures
             },
+            "cautions": list(self.cautions),
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
         }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from featureloop.images.labelled import LabelledFolder
 from featureloop.learner.charts import charts_of
 from featureloop.learner.evaluation import Evaluation
 from featureloop.learner.figures import Seen, lesion_mask
-from featureloop.learner.intervals import Figure
 from featureloop.model.package import Package, write_atomically
 
 CASES = 6
@@ -50,7 +48,8 @@ def write_report(found: Evaluation, package: Package, folder: LabelledFolder, ou
         frames=found.frames,
         groups=found.groups,
         skipped=found.skipped,
-        figures=[{"name": f.name, "value": _number(f.value), "interval": _interval(f)} for f in found.figures],
+        figures=found.figures,
+        cautions=found.cautions,
         charts=charts_of(found),
         best=_cases(best, package, folder),
         worst=_cases(worst, package, folder),
@@ -63,15 +62,6 @@ def write_report(found: Evaluation, package: Package, folder: LabelledFolder, ou
     write_atomically(out / "report.html", page.encode())
     write_atomically(out / "evaluation.json", json.dumps(data, indent=1).encode())
     return out / "report.html"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "not determined"
-
-
-def _interval(figure: Figure) -> str:
-    known = math.isfinite(figure.low) and math.isfinite(figure.high)
-    return f"{figure.low:.3f} to {figure.high:.3f}" if known else "not determined"
 
 
 def _cases(chosen: Sequence[Seen], package: Package, folder: LabelledFolder) -> list[dict[str, str]]:

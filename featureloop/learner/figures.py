@@ -122,7 +122,7 @@ def _segmentation(frames: Sequence[Seen], _labels: Sequence[str], figure: MakeFi
     return [
         figure("dice", mean_of(dice)),
         figure("iou", mean_of(dice / (2 - dice))),
-        figure("lesion sensitivity", ratio_of(lesions[:, 0], lesions[:, 1])),
+        figure("lesion sensitivity", ratio_of(lesions[:, 0], lesions[:, 1]), needs=[lesions[:, 1] > 0]),
         figure("false lesions per frame", mean_of(lesions[:, 2])),
     ]
 
@@ -164,16 +164,21 @@ def _detection(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure
     counts = np.array([_matched(f.boxes(), f.truth.boxes or ()) for f in frames], np.float64)
     right, shown, there = counts.T
     precisions = average_precisions([f.recognition.boxes() for f in frames], [f.truth.boxes or () for f in frames])
+    holds = [np.array([any(b.label == k for b in f.truth.boxes or ()) for f in frames]) for k in range(len(labels))]
+    present = [kind for kind in holds if kind.any()]
     found = [
         figure("f1 of frames", mean_of(np.array([quality_of(f) for f in frames]))),
-        figure("ap50", partial(_one, precisions, "ap50")),
-        figure("ap50:95", partial(_one, precisions, "ap50:95")),
-        figure("f1", ratio_of(2 * right, shown + there)),
-        figure("precision", ratio_of(right, shown)),
-        figure("sensitivity", ratio_of(right, there)),
+        figure("ap50", partial(_one, precisions, "ap50"), needs=present),
+        figure("ap50:95", partial(_one, precisions, "ap50:95"), needs=present),
+        figure("f1", ratio_of(2 * right, shown + there), needs=[shown + there > 0]),
+        figure("precision", ratio_of(right, shown), needs=[shown > 0]),
+        figure("sensitivity", ratio_of(right, there), needs=[there > 0]),
     ]
     if len(labels) > 1:
-        found += [figure(f"ap50 of {name}", partial(_one, precisions, f"ap50 {k}")) for k, name in enumerate(labels)]
+        found += [
+            figure(f"ap50 of {name}", partial(_one, precisions, f"ap50 {k}"), needs=[holds[k]])
+            for k, name in enumerate(labels)
+        ]
     return found
 
 

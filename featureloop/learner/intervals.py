@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featureloop.core.types import Bool
 
 Float64 = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.intp]], float]
 """Of frames by their numbers; NaN where they don't determine it."""
 RESAMPLES = 400
+LEAST_RESAMPLES = 100
+"""Resamples that must determine a figure, for its interval to be read from them."""
+FEW = 10
+"""Groups below which resampling gives intervals that are too narrow."""
 BINS = 10
+UNKNOWN = "not determined"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A value with its 95% interval, resampled by group."""
+    """A value with its 95% interval, resampled by group.
+
+    Attributes
+    ----------
+    value, low, high
+        NaN where the frames don't determine it: an interval needs two groups.
+    groups
+        Of how many groups the frames are that decide it; of its rarest kind of frames, where it needs several.
+    """
 
     name: str
     value: float
     low: float
     high: float
+    groups: int
+
+    @property
+    def value_text(self) -> str:
+        """For people: `0.812`, or that it is not determined."""
+        return f"{self.value:.3f}" if math.isfinite(self.value) else UNKNOWN
+
+    @property
+    def interval_text(self) -> str:
+        """For people: `0.774 to 0.846`, or that it is not determined."""
+        known = math.isfinite(self.low) and math.isfinite(self.high)
+        return f"{self.low:.3f} to {self.high:.3f}" if known else UNKNOWN
 
 
-MakeFigure = Callable[[str, Statistic], Figure]
+class MakeFigure(Protocol):
+    """Makes a figure of a name and a statistic."""
+
+    def __call__(self, name: str, statistic: Statistic, *, needs: Sequence[Bool] = ()) -> Figure:
+        """Frames of each kind in `needs`, bool (M,), decide it; of all frames, where there is none."""
+        ...
 
 
 def figure_maker(groups: NDArray[np.str_], *, seed: int) -> MakeFigure:
@@ -33,19 +67,43 @@ def figure_maker(groups: NDArray[np.str_], *, seed: int) -> MakeFigure:
     names, member = np.unique(groups, return_inverse=True)
     order = np.argsort(member, kind="stable")
     members = np.split(order, np.searchsorted(member[order], np.arange(1, len(names))))
-    return lambda name, statistic: _figure(name, statistic, members, seed)
+
+    def figure(name: str, statistic: Statistic, *, needs: Sequence[Bool] = ()) -> Figure:
+        count = min((len(np.unique(member[kind])) for kind in needs), default=len(names))
+        low, high = _interval(statistic, members, seed) if count > 1 else (np.nan, np.nan)
+        return Figure(name, statistic(np.arange(len(groups))), low, high, count)
+
+    return figure
 
 
-def _figure(name: str, statistic: Statistic, members: Sequence[NDArray[np.intp]], seed: int) -> Figure:
-    """A statistic of frame numbers with its interval."""
+def _interval(statistic: Statistic, members: Sequence[NDArray[np.intp]], seed: int) -> tuple[float, float]:
+    """Between which values 95% of the resamples are that determine a statistic of frame numbers."""
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(RESAMPLES):
         at = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
         drawn.append(statistic(at))
     kept = np.array(drawn)[np.isfinite(drawn)]
-    low, high = np.quantile(kept, [0.025, 0.975]) if len(kept) else (np.nan, np.nan)
-    return Figure(name, statistic(np.concatenate(members)), float(low), float(high))
+    low, high = np.quantile(kept, [0.025, 0.975]) if len(kept) >= LEAST_RESAMPLES else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def cautions(figures: Sequence[Figure]) -> tuple[str, ...]:
+    """What must be said of figures' intervals, in sentences; none where all are of enough groups."""
+    most = max(f.groups for f in figures)
+    if most < 2:
+        return ("All frames are of one group (a patient or an examination): intervals need at least two.",)
+    said = []
+    if any(math.isfinite(f.value) and not math.isfinite(f.low) for f in figures):
+        said.append(
+            f"An interval is {UNKNOWN} where the frames that decide the figure are of one group, "
+            "or are missing from most resamples."
+        )
+    few = [f.name for f in figures if 1 < f.groups < FEW]
+    if few:
+        which = f"all frames are of {most}" if most < FEW else ", ".join(few)
+        said.append(f"Intervals of fewer than {FEW} groups (patients or examinations) are too narrow: {which}.")
+    return tuple(said)
 
 
 def mean_of(values: Float64) -> Statistic:
