@@ -49,6 +49,8 @@ def evaluate(
         with progress_bars() as progress:
             one = found[folder.task] = run(by_task[folder.task], folder, items, seed=seed, progress=progress)
         tell_skipped(one.skipped)
+        for caution in one.cautions:
+            tell(caution)
         if out is not None:
             place = out if len(folders) == 1 else out / str(folder.task)
             _write_report(one, by_task[folder.task], folder, place)
@@ -71,7 +73,7 @@ def _figures(package: Package, found: Mapping[Task, Evaluation]) -> Group:
     tables = []
     for task, one in found.items():
         of = f", {task}," if len(found) > 1 else ""
-        rows = [(f.name, f"{f.value:.3f}", f"{f.low:.3f} to {f.high:.3f}") for f in one.figures]
+        rows = [(f.name, f.value_text, f.interval_text) for f in one.figures]
         title = (
             f"package {package.short}{of} on {one.frames} frames of {one.groups} groups ({len(one.skipped)} skipped)"
         )
