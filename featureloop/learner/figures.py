@@ -62,8 +62,8 @@ class Seen:
         How the recognized mask compares with the true one; None but in a segmentation.
     reliability, promised
         In [0, 1], and the quality that it promises: calculated like it, over rows of targets.
-    name, group
-        The frame's; an image without a group is its own.
+    name, index, group
+        The frame's: its file, its number inside it from 0, its group; an image without a group is its own.
     """
 
     recognition: Recognition
@@ -72,6 +72,7 @@ class Seen:
     reliability: float
     promised: float
     name: str
+    index: int
     group: str
 
     def boxes(self) -> tuple[Box, ...]:
@@ -88,7 +89,8 @@ def see(frame: Frame, recognition: Recognition, *, reliability: float, rows: UIn
         masks = compare_masks(lesion_mask(recognition, grid, height=height, width=width) > 0, truth.mask)
     kept = replace(truth, mask=None)
     promised = RULES[recognition.task].quality(recognition, rows)
-    return Seen(recognition, kept, masks, reliability, promised, frame.name, frame.group or frame.name)
+    group = frame.group or frame.name
+    return Seen(recognition, kept, masks, reliability, promised, frame.name, frame.index, group)
 
 
 def lesion_mask(recognition: Recognition, grid: int, *, height: int, width: int) -> UInt8:

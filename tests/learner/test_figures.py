@@ -162,11 +162,9 @@ def test_dice_and_iou_of_masks_agree_with_monai_and_torchmetrics(seed: int) -> N
     rng = np.random.default_rng(seed)
     shares = rng.choice([0.0, 0.01, 0.3], 2)
     masks = [rng.random((30, 40)) < share for share in shares]
-    frame = Frame(np.zeros((30, 40, 3), np.uint8), name="a", truth=Truth(mask=masks[1]))
     found = compare_masks(*masks)
-    seen = Seen(
-        Recognition(Task.SEGMENTATION, np.zeros((1, 1), np.float32)), frame.truth or Truth(), found, 0.5, 0.5, "a", "a"
-    )
+    nothing = Recognition(Task.SEGMENTATION, np.zeros((1, 1), np.float32))
+    seen = Seen(nothing, Truth(), found, 0.5, 0.5, name="a", index=0, group="a")
     values = {f.name: f.value for f in figures_of([seen], labels=("lesion",), seed=1)}
     a, b = (torch.from_numpy(m)[None, None] for m in masks)
     empty = not a.any() and not b.any()
