@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.types import Task
+from featureloop.learner.class_figures import confusion_matrix, label_confusions
 from featureloop.learner.evaluation import Evaluation
-from featureloop.learner.figures import matched_scores
+from featureloop.learner.figures import class_truths, label_truths, matched_scores
 from featureloop.learner.intervals import equal_bins, risks
 
 ACCENT = "#0b7a75"
@@ -105,17 +106,14 @@ def _detection(found: Evaluation) -> list[Chart]:
 
 
 def _classification(found: Evaluation) -> list[Chart]:
-    from sklearn.metrics import confusion_matrix
-
-    p = np.stack([s.recognition.probabilities[0] for s in found.seen])
-    true = np.array([-1 if s.truth.label is None else s.truth.label for s in found.seen])
-    matrix = confusion_matrix(true, p.argmax(axis=1), labels=range(len(found.labels)))
-    return [_confusion(matrix, found.labels), *_curves(p, true[:, None] == np.arange(p.shape[1]), found.labels)]
+    p, true = class_truths(found.seen)
+    shown = true[:, None] == np.arange(p.shape[1])
+    return [_confusion(confusion_matrix(p, true), found.labels), *_curves(p, shown, found.labels)]
 
 
 def _multilabel(found: Evaluation) -> list[Chart]:
-    p = np.stack([s.recognition.probabilities[0] for s in found.seen])
-    return _curves(p, np.array([s.truth.labels for s in found.seen], np.bool_), found.labels)
+    p, true = label_truths(found.seen)
+    return [_confusions(label_confusions(p, true), found.labels), *_curves(p, true, found.labels)]
 
 
 def _curves(p: NDArray[np.float32], true: NDArray[np.bool_], labels: Sequence[str]) -> list[Chart]:
@@ -169,6 +167,25 @@ def _confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> Chart:
     axes.set_xlabel("recognized")
     axes.set_ylabel("true")
     return _chart(figure, "Confusion matrix: frames by their true and their recognized class.")
+
+
+def _confusions(matrices: NDArray[np.int64], labels: Sequence[str]) -> Chart:
+    """A line for each of several labels: its confusion matrix (K, 2, 2), laid flat."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 0.42 * len(labels) + 1.3), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    counts = matrices[:, [1, 1, 0, 0], [1, 0, 1, 0]]
+    share = counts / np.maximum(1, np.repeat(matrices.sum(axis=2)[:, ::-1], 2, axis=1))
+    axes.imshow(share, cmap="GnBu", vmin=0, vmax=1, aspect="auto")
+    for i, j in np.ndindex(*counts.shape):
+        axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="white" if share[i, j] > 0.6 else "black")
+    axes.axvline(1.5, color="white", linewidth=3)
+    axes.set_xticks(
+        range(4), ["there,\nrecognized", "there,\nmissed", "not there,\nrecognized", "not there,\nnot told"]
+    )
+    axes.set_yticks(range(len(labels)), labels)
+    return _chart(figure, "Confusion of each label: frames that show it and frames that don't, by what was recognized.")
 
 
 _CHARTS: Mapping[Task, Callable[[Evaluation], list[Chart]]] = {

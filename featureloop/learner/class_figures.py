@@ -89,3 +89,31 @@ def _mean_within(values: Float64, kinds: Sequence[Bool], at: NDArray[np.intp]) -
 def _mean(values: Sequence[float]) -> float:
     """NaN where one is: a mean over fewer classes would be another figure."""
     return float(np.mean(values)) if values else float("nan")
+
+
+def confusion_matrix(p: Float32, true: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Frames by their true (rows) and their recognized class, int64 (K, K), of p (M, K) and labels (M,)."""
+    from sklearn.metrics import confusion_matrix as confusion
+
+    return np.asarray(confusion(true, p.argmax(axis=1), labels=range(p.shape[1])), np.int64)
+
+
+def label_confusions(p: Float32, true: Bool) -> NDArray[np.int64]:
+    """For each of several labels, frames by whether they show it (rows) and whether it was recognized.
+
+    Parameters
+    ----------
+    p, true
+        Probabilities float32 (M, K) and flags bool (M, K).
+
+    Returns
+    -------
+    NDArray[np.int64]
+        (K, 2, 2), index 0 for no and 1 for yes, as scikit-learn's.
+    """
+    from sklearn.metrics import multilabel_confusion_matrix
+
+    # Label by label: a single column would be taken for one label of two values.
+    each = zip(true.T, (p >= 0.5).T, strict=True)
+    found = [multilabel_confusion_matrix(mine, told, labels=[True])[0] for mine, told in each]
+    return np.array(found, np.int64).reshape(-1, 2, 2)

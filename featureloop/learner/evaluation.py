@@ -15,7 +15,8 @@ from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledFolder
 from featureloop.images.truths import LabelledItem
-from featureloop.learner.figures import Seen, figures_of, quality_of, see
+from featureloop.learner.class_figures import confusion_matrix, label_confusions
+from featureloop.learner.figures import Seen, class_truths, figures_of, label_truths, quality_of, see
 from featureloop.learner.intervals import Figure, cautions
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
@@ -87,8 +88,17 @@ class Evaluation:
                 for f in self.figures
             },
             "cautions": list(self.cautions),
+            **self._confusion(),
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
         }
+
+    def _confusion(self) -> dict[str, Any]:
+        """Of classes: frames by true and recognized class; of several labels: for each, by no and yes."""
+        if self.task is Task.CLASSIFICATION:
+            return {"confusion": confusion_matrix(*class_truths(self.seen)).tolist(), "labels": list(self.labels)}
+        if self.task is Task.MULTILABEL:
+            return {"confusion": label_confusions(*label_truths(self.seen)).tolist(), "labels": list(self.labels)}
+        return {}
 
 
 def _finite(value: float) -> float | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featureloop.core.boxes import Box
 from featureloop.core.components import SPECK
-from featureloop.core.types import Bool, Frame, Recognition, Task, Truth, UInt8
+from featureloop.core.types import Bool, Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import Precisions, average_precisions, right_boxes
 from featureloop.learner.class_figures import one_label_figures, several_label_figures
 from featureloop.learner.intervals import Figure, MakeFigure, calibration_error, figure_maker, mean_of, ratio_of
@@ -210,15 +210,24 @@ def _quality_of_boxes(seen: Seen) -> float:
     return 1.0 if shown + there == 0 else 2 * right / (shown + there)
 
 
-def _classification(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
+def class_truths(frames: Sequence[Seen]) -> tuple[Float32, NDArray[np.intp]]:
+    """Probabilities float32 (M, K) and true labels (M,) of frames of one class each."""
     p = np.stack([f.recognition.probabilities[0] for f in frames])
-    true = np.array([-1 if f.truth.label is None else f.truth.label for f in frames])
-    return one_label_figures(p, true, labels, figure)
+    return p, np.array([-1 if f.truth.label is None else f.truth.label for f in frames])
+
+
+def label_truths(frames: Sequence[Seen]) -> tuple[Float32, Bool]:
+    """Probabilities float32 (M, K) and true flags bool (M, K) of frames of several labels."""
+    p = np.stack([f.recognition.probabilities[0] for f in frames])
+    return p, np.array([f.truth.labels for f in frames], np.bool_)
+
+
+def _classification(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
+    return one_label_figures(*class_truths(frames), labels, figure)
 
 
 def _multilabel(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
-    p = np.stack([f.recognition.probabilities[0] for f in frames])
-    return several_label_figures(p, np.array([f.truth.labels for f in frames], np.bool_), labels, figure)
+    return several_label_figures(*label_truths(frames), labels, figure)
 
 
 def _quality_of_labels(seen: Seen) -> float:

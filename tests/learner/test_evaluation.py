@@ -69,7 +69,9 @@ def test_every_task_is_evaluated_and_its_page_is_written(
     assert set(data["figures"]) == {f.name for f in found.figures}
     for name in data["figures"]:
         assert name in page
-    charts = {Task.SEGMENTATION: 3, Task.DETECTION: 4, Task.CLASSIFICATION: 5, Task.MULTILABEL: 4}
+    shapes = {Task.CLASSIFICATION: (3, 3), Task.MULTILABEL: (3, 2, 2)}
+    assert np.shape(data.get("confusion", 0)) == shapes.get(task, ())
+    charts = {Task.SEGMENTATION: 3, Task.DETECTION: 4, Task.CLASSIFICATION: 5, Task.MULTILABEL: 5}
     assert page.count("data:image/png") == charts[task]
     assert page.count("data:image/jpeg") == 8
     assert "broken.png" in page
