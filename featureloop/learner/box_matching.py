@@ -35,7 +35,10 @@ def average_precisions(found: Sequence[Sequence[Box]], true: Sequence[Sequence[B
     Returns
     -------
     Precisions
-        Frame numbers to `ap50`, `ap50:95`, and `ap50 k` of each label k that is there.
+        Frame numbers to `ap50`, `ap50:95`, and `ap50 k` of each label k that is
+        recognized or true anywhere. NaN for a label without a true box among
+        these frames, and for the means where a label is missing that other
+        frames have.
     """
     from monai.apps.detection.metrics.coco import COCOMetric
     from monai.apps.detection.metrics.matching import matching_batch
@@ -67,7 +70,16 @@ def average_precisions(found: Sequence[Sequence[Box]], true: Sequence[Sequence[B
     everywhere = {index[b.label] for each in true for b in each}
     names = ("ap50", "ap50:95", *(f"ap50 {k}" for k in labels))
 
+    known: dict[bytes, Mapping[str, float]] = {}
+
     def precisions(at: NDArray[np.intp]) -> Mapping[str, float]:
+        # Every figure asks for the same resamples.
+        key = at.tobytes()
+        if key not in known:
+            known[key] = calculated(at)
+        return known[key]
+
+    def calculated(at: NDArray[np.intp]) -> Mapping[str, float]:
         chosen = [matches[i] for i in at if matches[i]]
         present = {index[b.label] for i in at for b in true[i]}
         unknown = dict.fromkeys(names, float("nan"))

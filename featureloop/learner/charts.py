@@ -15,7 +15,7 @@ from featureloop.core.types import Task
 from featureloop.learner.class_figures import confusion_matrix, label_confusions
 from featureloop.learner.evaluation import Evaluation
 from featureloop.learner.figures import class_truths, label_truths, matched_scores
-from featureloop.learner.intervals import equal_bins, risks
+from featureloop.learner.intervals import Float64, equal_bins, risks
 
 ACCENT = "#0b7a75"
 SOFT = "#9bb0ae"
@@ -86,23 +86,41 @@ def _detection(found: Evaluation) -> list[Chart]:
     scores, right, there = matched_scores(found.seen)
     if not there:
         return []
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(right[order])
-    precision, recall = hits / np.arange(1, len(order) + 1), hits / there
+    hits, false = hits_and_false(scores, right)
     figure, axes = _axes("sensitivity", "precision")
-    axes.plot(recall, precision, color=ACCENT)
-    shown = int((scores >= 0.5).sum())
-    if shown:
-        axes.scatter(recall[shown - 1], precision[shown - 1], color=COLOURS[1], zorder=3)
+    axes.plot(hits / there, hits / np.maximum(1, hits + false), color=ACCENT)
+    shown = scores >= 0.5
+    if shown.any():
+        axes.scatter(right[shown].sum() / there, right[shown].mean(), color=COLOURS[1], zorder=3)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.03)
     free, per_frame = _axes("false boxes per frame", "sensitivity")
-    per_frame.plot((np.arange(1, len(order) + 1) - hits) / found.frames, recall, color=ACCENT)
+    per_frame.plot(false / found.frames, hits / there, color=ACCENT)
     per_frame.set_ylim(0, 1.03)
     return [
         _chart(figure, "Precision against sensitivity at an overlap of one half; the dot is what is shown."),
         _chart(free, "Free-response curve: sensitivity against false boxes."),
     ]
+
+
+def hits_and_false(scores: Float64, right: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Right and false boxes from every score on, the highest first; no threshold parts boxes of one score.
+
+    Parameters
+    ----------
+    scores, right
+        Of all boxes, float64 and bool (B,).
+
+    Returns
+    -------
+    tuple[NDArray[np.intp], NDArray[np.intp]]
+        One of each for every distinct score.
+    """
+    _, member = np.unique(-scores, return_inverse=True)
+    hits, false = (
+        np.cumsum(np.bincount(member[kind], minlength=member.max(initial=-1) + 1)) for kind in (right, ~right)
+    )
+    return hits, false
 
 
 def _classification(found: Evaluation) -> list[Chart]:
