@@ -121,10 +121,14 @@ def _segmentation(frames: Sequence[Seen], _labels: Sequence[str], figure: MakeFi
     dice = np.array([_quality_of_mask(f) for f in frames])
     none = Masks(0.0, 0, 0, 0)
     lesions = np.array([(m.found, m.lesions, m.false) for m in (f.masks or none for f in frames)], np.float64)
+    shown = lesions[:, 1] > 0
+    found = [figure("dice", mean_of(dice)), figure("iou", mean_of(dice / (2 - dice)))]
+    if not shown.all():
+        # Frames of nothing are wholly right or wholly wrong, and can hide how lesions are outlined.
+        found.append(figure("dice of frames with lesions", mean_of(np.where(shown, dice, np.nan)), needs=[shown]))
     return [
-        figure("dice", mean_of(dice)),
-        figure("iou", mean_of(dice / (2 - dice))),
-        figure("lesion sensitivity", ratio_of(lesions[:, 0], lesions[:, 1]), needs=[lesions[:, 1] > 0]),
+        *found,
+        figure("lesion sensitivity", ratio_of(lesions[:, 0], lesions[:, 1]), needs=[shown]),
         figure("false lesions per frame", mean_of(lesions[:, 2])),
     ]
 

@@ -17,6 +17,7 @@ from featureloop.core.components import SPECK, lesion_boxes
 from featureloop.core.types import Frame, Recognition, Task, Truth
 from featureloop.learner.box_matching import average_precisions
 from featureloop.learner.figures import (
+    Masks,
     Seen,
     compare_masks,
     figures_of,
@@ -225,6 +226,18 @@ def test_lesions_are_counted_as_in_the_boxes_that_are_drawn_around_them(seed: in
     """Detection from masks and sensitivity per lesion speak of the same lesions."""
     truth = np.random.default_rng(seed).random((110, 100)) < 0.1
     assert compare_masks(truth, truth).lesions == len(lesion_boxes(truth, least=SPECK))
+
+
+def test_frames_without_a_lesion_are_told_apart_in_dice() -> None:
+    """Nine empty frames that stay empty make a Dice of 0.95 of one lesion that is half outlined."""
+    nothing = Recognition(Task.SEGMENTATION, np.zeros((1, 1), np.float32))
+    masks = [Masks(1.0, 0, 0, 0)] * 9 + [Masks(0.5, 1, 1, 0)]
+    seen = [Seen(nothing, Truth(), m, 0.5, 0.5, name=f"{i}", index=0, group=f"{i}") for i, m in enumerate(masks)]
+    found = {f.name: f for f in figures_of(seen, labels=("lesion",), seed=1)}
+    assert found["dice"].value == pytest.approx(0.95)
+    assert found["dice of frames with lesions"].value == 0.5
+    assert found["dice of frames with lesions"].groups == 1
+    assert "dice of frames with lesions" not in {f.name for f in figures_of(seen[9:], labels=("lesion",), seed=1)}
 
 
 def test_a_detection_is_as_right_as_its_boxes() -> None:
