@@ -129,8 +129,10 @@ def evaluate(
     runtime = Runtime(package)
     seen: list[Seen] = []
     skipped: list[Skipped] = []
-    for i, item in enumerate(folder.frames([by_name[item.name] for item in items])):
-        progress("evaluating", i + 1, len(items))
+    begun: set[str] = set()
+    for item in folder.frames([by_name[item.name] for item in items]):
+        begun.add(item.name)
+        progress("evaluating", len(begun), len(items))
         if isinstance(item, Skipped):
             skipped.append(item)
             continue

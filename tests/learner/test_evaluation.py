@@ -106,7 +106,14 @@ def test_a_case_of_a_film_shows_its_own_frame(tmp_path: Path, monkeypatch: pytes
     films(tmp_path / "in")
     folder = open_labelled(tmp_path / "in")
     package = tiny_package(tmp_path / "P", task="classification")
-    found = evaluate(package, replace(folder, classes=CLASSES[:2]), folder.items)
+    told: list[tuple[int, int]] = []
+    found = evaluate(
+        package,
+        replace(folder, classes=CLASSES[:2]),
+        folder.items,
+        progress=lambda _, done, of: told.append((done, of)),
+    )
+    assert max(told) == (2, 2)
     assert [s.index for s in found.seen] == [*range(6), *range(6)]
     drawn: list[tuple[str, int, float]] = []
 
