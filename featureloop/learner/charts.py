@@ -191,7 +191,7 @@ def _confusions(matrices: NDArray[np.int64], labels: Sequence[str]) -> Chart:
     """A line for each of several labels: its confusion matrix (K, 2, 2), laid flat."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 0.42 * len(labels) + 1.3), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.2, 0.42 * len(labels) + 1.3), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     counts = matrices[:, [1, 1, 0, 0], [1, 0, 1, 0]]
     share = counts / np.maximum(1, np.repeat(matrices.sum(axis=2)[:, ::-1], 2, axis=1))
@@ -199,9 +199,7 @@ def _confusions(matrices: NDArray[np.int64], labels: Sequence[str]) -> Chart:
     for i, j in np.ndindex(*counts.shape):
         axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="white" if share[i, j] > 0.6 else "black")
     axes.axvline(1.5, color="white", linewidth=3)
-    axes.set_xticks(
-        range(4), ["there,\nrecognized", "there,\nmissed", "not there,\nrecognized", "not there,\nnot told"]
-    )
+    axes.set_xticks(range(4), ["there,\nfound", "there,\nmissed", "not there,\nfound", "not there,\nnot found"])
     axes.set_yticks(range(len(labels)), labels)
     return _chart(figure, "Confusion of each label: frames that show it and frames that don't, by what was recognized.")
 

@@ -21,6 +21,7 @@ LEAST_RESAMPLES = 100
 FEW = 10
 """Groups below which resampling gives intervals that are too narrow."""
 BINS = 10
+ROUNDING = 1e-9
 UNKNOWN = "not determined"
 
 
@@ -57,8 +58,8 @@ class Figure:
 class MakeFigure(Protocol):
     """Makes a figure of a name and a statistic."""
 
-    def __call__(self, name: str, statistic: Statistic, *, needs: Sequence[Bool] = ()) -> Figure:
-        """Frames of each kind in `needs`, bool (M,), decide it; of all frames, where there is none."""
+    def __call__(self, name: str, statistic: Statistic, *, needs: Sequence[Bool] = (), most: float = 1.0) -> Figure:
+        """Frames of each kind in `needs`, bool (M,), decide it, or all; it is from 0 to `most`."""
         ...
 
 
@@ -68,15 +69,18 @@ def figure_maker(groups: NDArray[np.str_], *, seed: int) -> MakeFigure:
     order = np.argsort(member, kind="stable")
     members = np.split(order, np.searchsorted(member[order], np.arange(1, len(names))))
 
-    def figure(name: str, statistic: Statistic, *, needs: Sequence[Bool] = ()) -> Figure:
+    def figure(name: str, statistic: Statistic, *, needs: Sequence[Bool] = (), most: float = 1.0) -> Figure:
         count = min((len(np.unique(member[kind])) for kind in needs), default=len(names))
-        low, high = _interval(statistic, members, seed) if count > 1 else (np.nan, np.nan)
-        return Figure(name, statistic(np.arange(len(groups))), low, high, count)
+        value = statistic(np.arange(len(groups)))
+        low, high = _resampled(statistic, members, seed) if count > 1 else (np.nan, np.nan)
+        if high - low < ROUNDING:
+            low, high = _unanimous(value, count, most)
+        return Figure(name, value, low, high, count)
 
     return figure
 
 
-def _interval(statistic: Statistic, members: Sequence[NDArray[np.intp]], seed: int) -> tuple[float, float]:
+def _resampled(statistic: Statistic, members: Sequence[NDArray[np.intp]], seed: int) -> tuple[float, float]:
     """Between which values 95% of the resamples are that determine a statistic of frame numbers."""
     rng = np.random.default_rng(seed)
     drawn = []
@@ -88,6 +92,19 @@ def _interval(statistic: Statistic, members: Sequence[NDArray[np.intp]], seed: i
     return float(low), float(high)
 
 
+def _unanimous(value: float, groups: int, most: float) -> tuple[float, float]:
+    """The interval of a value at its bound, where all groups agree and resampling tells nothing.
+
+    As of so many trials with one outcome (Clopper & Pearson 1934); NaN inside the bounds, which it doesn't cover.
+    """
+    least = 0.025 ** (1 / groups)
+    if value > most - ROUNDING:
+        return most * least, most
+    if value < ROUNDING and math.isfinite(most):
+        return 0.0, most * (1 - least)
+    return float("nan"), float("nan")
+
+
 def cautions(figures: Sequence[Figure]) -> tuple[str, ...]:
     """What must be said of figures' intervals, in sentences; none where all are of enough groups."""
     most = max(f.groups for f in figures)
@@ -97,7 +114,7 @@ def cautions(figures: Sequence[Figure]) -> tuple[str, ...]:
     if any(math.isfinite(f.value) and not math.isfinite(f.low) for f in figures):
         said.append(
             f"An interval is {UNKNOWN} where the frames that decide the figure are of one group, "
-            "or are missing from most resamples."
+            "are missing from most resamples, or give the same in all."
         )
     few = [f.name for f in figures if 1 < f.groups < FEW]
     if few:

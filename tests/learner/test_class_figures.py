@@ -23,7 +23,7 @@ LABELS = ("a", "b", "c")
 def value_alone(frames: int) -> MakeFigure:
     """Figures without their intervals: these are looked at elsewhere, and take time."""
 
-    def figure(name: str, statistic: Statistic, *, needs: object = ()) -> Figure:
+    def figure(name: str, statistic: Statistic, *, needs: object = (), most: float = 1.0) -> Figure:
         return Figure(name, statistic(np.arange(frames)), float("nan"), float("nan"), frames)
 
     return figure

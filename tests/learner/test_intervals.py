@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from featureloop.learner.class_figures import one_label_figures
 from featureloop.learner.intervals import Figure, cautions, figure_maker, mean_of, ratio_of
@@ -28,7 +29,7 @@ def test_frames_of_one_group_give_no_interval_and_it_is_said_why() -> None:
 
 
 def test_intervals_of_few_groups_are_called_too_narrow_and_of_many_not() -> None:
-    right = np.arange(60) % 2.0
+    right = np.random.default_rng(1).random(60)
     few, many = (figure_maker(groups_of(60, n), seed=1)("accuracy", mean_of(right)) for n in (3, 20))
     assert cautions([few]) == (
         "Intervals of fewer than 10 groups (patients or examinations) are too narrow: all frames are of 3.",
@@ -47,16 +48,29 @@ def test_a_class_of_one_group_has_no_interval_though_the_frames_have_many_groups
         assert np.isfinite(found[name].value)
         assert (found[name].interval_text, found[name].groups) == ("not determined", 1)
     assert found["sensitivity of common"].groups == 27
-    assert "of one group, or are missing from most resamples" in cautions(list(found.values()))[0]
+    assert "the frames that decide the figure are of one group" in cautions(list(found.values()))[0]
 
 
 def test_a_mean_over_classes_is_resampled_with_all_of_them() -> None:
     """A resample without the harder class would tell of another figure: the interval would reach beyond."""
     true = np.r_[np.zeros(20), np.ones(2)].astype(np.intp)
-    p = np.where(np.arange(22)[:, None] < 20, [1.0, 0.0], [0.9, 0.1]).astype(np.float32)
+    p = np.where((np.arange(22) < 4)[:, None], [0.1, 0.9], [0.9, 0.1]).astype(np.float32)
     figure = figure_maker(np.arange(22).astype(str), seed=1)
     found = {f.name: f for f in one_label_figures(p, true, ("a", "b"), figure)}["balanced accuracy"]
-    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert found.value == 0.4
+    assert 0.2 < found.low < 0.35
+    assert 0.4 < found.high <= 0.5
+
+
+def test_groups_that_all_agree_give_what_so_many_trials_tell() -> None:
+    """Twenty right of twenty don't prove that all are: Clopper and Pearson's interval, from 0.832 on."""
+    figure = figure_maker(np.repeat(np.arange(20), 3).astype(str), seed=1)
+    sure, never = figure("right", mean_of(np.ones(60))), figure("wrong", mean_of(np.zeros(60)))
+    oracle = binomtest(20, 20).proportion_ci(0.95, method="exact")
+    assert (sure.low, sure.high) == (pytest.approx(oracle.low), 1.0)
+    assert (never.low, never.high) == (0.0, pytest.approx(1 - oracle.low))
+    assert figure("dice", mean_of(np.full(60, 0.5))).interval_text == "not determined"
+    assert figure("false ones", mean_of(np.zeros(60)), most=np.inf).interval_text == "not determined"
 
 
 def test_a_figure_that_hardly_any_resample_determines_has_no_interval() -> None:
