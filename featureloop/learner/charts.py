@@ -72,7 +72,7 @@ def _risk_coverage(found: Evaluation) -> Chart:
     figure, axes = _axes("share of the frames, the most reliable first", "mean loss (1 - quality)")
     axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=ACCENT)
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, max(0.05, 1.05 * float(risk.max())))
     return _chart(figure, f"Risk against coverage: area {float(risk.mean()):.3f}.")
 
 
