@@ -10,7 +10,7 @@ import typer
 from rich.console import Group
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
-from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_skipped
+from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_notes, tell_skipped
 from featureloop.core.types import Task
 from featureloop.images.several import folders_for
 from featureloop.model.manifest import Manifest, ReleasedForm
@@ -43,6 +43,7 @@ def evaluate(
     views = loaded.views if task is None else (loaded.view(task),)
     by_task = {Task(view.manifest.task): view for view in views}
     folders = folders_for(images, {t: view.manifest.labels for t, view in by_task.items()})
+    tell_notes(folders)
     found: dict[Task, Evaluation] = {}
     for folder in folders:
         items = part_of(folder.items, part, hold_out=hold_out, seed=seed)

@@ -17,7 +17,7 @@ from shutil import copytree, ignore_patterns
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Progress
 from featureloop.core.types import Frame, Skipped, Task
-from featureloop.images.labelled import LabelledFolder, split
+from featureloop.images.labelled import LabelledFolder
 from featureloop.images.several import held_groups
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.assembly import described, next_version, plain_form, write_card, write_recognizer
@@ -99,18 +99,17 @@ def found_package(
         spec = recognizer_spec(some.task, len(some.classes), _suiting(given, some.task))
         check_suits(some.task, spec.anonymizer, first=first)
     parts = (items, *(its_items for _, its_items in further))
-    held = held_groups(parts, hold_out=CALIBRATION_SHARE, seed=settings.seed)
-    own, bad = _read(folder, items, settings, around.progress, held=held)
+    held = _calibrating(parts, seed=settings.seed)
+    own, bad = _read(folder, items, around.progress, held=held)
     others, others_bad = [], []
     for some, its_items in further:
-        read, its_bad = _read(some, its_items, settings, around.progress, held=held)
+        read, its_bad = _read(some, its_items, around.progress, held=held)
         others.append(read)
         others_bad += its_bad
     checkpoint = open_checkpoint(
         out,
         [frame for one in (own, *others) for frame in (*one.train, *one.held)],
-        task=folder.task,
-        classes=folder.classes,
+        tasks=[(some.task, some.classes) for some in (folder, *(labelled for labelled, _ in further))],
         settings=settings,
         backbone=DEFAULT if backbone is None else backbone.name,
     )
@@ -169,7 +168,8 @@ def add_task(
     check_new(package.manifest, folder.task)
     beside = founding_records_path(package.path)
     earlier = load_records(beside) if beside.exists() else []
-    own, bad = _read(folder, items, settings, around.progress)
+    held = _calibrating([items], seed=settings.seed)
+    own, bad = _read(folder, items, around.progress, held=held)
     with _written(out) as work:
         copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))
         lineage = replace(package.manifest.lineage, parent=package.digest.hex())
@@ -186,17 +186,16 @@ def add_task(
 def _read(
     folder: LabelledFolder,
     items: Sequence[LabelledItem],
-    settings: FoundingSettings,
     progress: Progress,
     *,
-    held: frozenset[str] = frozenset(),
+    held: frozenset[str],
 ) -> tuple[Further, list[Skipped]]:
     """The frames to learn from and those held for calibration, and what could not be read.
 
     Parameters
     ----------
     held
-        Groups that another task holds: not to be learned from either.
+        The groups to calibrate on (`_calibrating`).
 
     Raises
     ------
@@ -205,8 +204,8 @@ def _read(
     """
     bad: list[Skipped] = []
     read: list[list[Frame]] = []
-    rest, own_held = split(items, hold_out=CALIBRATION_SHARE, seed=settings.seed)
-    for part in ([item for item in rest if item.group not in held], own_held):
+    for wanted in (False, True):
+        part = [item for item in items if (item.group in held) is wanted]
         frames: list[Frame] = []
         for i, item in enumerate(folder.frames(part)):
             (bad if isinstance(item, Skipped) else frames).append(item)  # type: ignore[arg-type]  # one list per kind
@@ -221,9 +220,21 @@ def _read(
     return Further(folder.task, folder.classes, train, calibrating), bad
 
 
+def _calibrating(parts: Sequence[Sequence[LabelledItem]], *, seed: int) -> frozenset[str]:
+    """The groups of several tasks' items that all of them calibrate on: none that alone shows a class."""
+    groups_of: dict[int, set[str]] = {}
+    for item in (item for items in parts for item in items):
+        if item.label is not None:
+            groups_of.setdefault(item.label, set()).add(item.group)
+    alone = {group for groups in groups_of.values() if len(groups) == 1 for group in groups}
+    return held_groups(parts, hold_out=CALIBRATION_SHARE, seed=seed) - alone
+
+
 def _suiting(settings: FoundingSettings, task: Task) -> FoundingSettings:
-    """The settings for one of several tasks: a form and a pooling are meant for those of the whole frame."""
-    return settings if RULES[task].form == "global" else replace(settings, form=None, pooling=())
+    """The settings for one of several tasks: a form and a pooling are meant for whole frames, heads for rows."""
+    if RULES[task].form != "global":
+        return replace(settings, form=None, pooling=())
+    return settings if settings.form == "attention" else replace(settings, heads=0)
 
 
 @contextmanager
