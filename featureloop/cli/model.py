@@ -144,7 +144,15 @@ def train(
     with progress_bars() as progress, curves.tensorboard(tensorboard) as log:
         around = Surroundings(compute=place, log=log, progress=progress)
         founded = found_package(
-            folder, items, out, settings=settings, further=parts[1:], backbone=made, risk=risk, around=around
+            folder,
+            items,
+            out,
+            settings=settings,
+            further=parts[1:],
+            backbone=made,
+            risk=risk,
+            hold_out=hold_out,
+            around=around,
         )
     _report_founded(founded, started=started, as_json=as_json)
 

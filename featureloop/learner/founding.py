@@ -63,6 +63,7 @@ def found_package(
     backbone: Backbone | None = None,
     replay_versions: int = 1,
     risk: float | None = None,
+    hold_out: float | None = None,
     around: Surroundings = ALONE,
 ) -> Founded:
     """Train a founding package on the labelled items, and write it to the new directory `out`.
@@ -80,6 +81,8 @@ def found_package(
         Augmented versions of every founding frame that are kept for replay, besides the original.
     risk
         Mean loss that results above the threshold may have; None takes what the task's rules say.
+    hold_out
+        Share of the groups that was split off by the settings' seed before, for the lineage to say.
     around
         Who watches the training, and where it calculates.
 
@@ -125,7 +128,8 @@ def found_package(
         around=around,
     )
     with _written(out) as work:
-        package = _first(networks, work, own, risk=risk, progress=around.progress)
+        lineage = Lineage(records={FOUNDING_SITE: len(own.train)}, hold_out=hold_out, seed=settings.seed)
+        package = _first(networks, work, own, lineage=lineage, risk=risk, progress=around.progress)
         for one in others:
             package = add_head(package, one, settings=_suiting(given, one.task), risk=risk, around=kept)
     package = Package(out, package.manifest, package.digest)
@@ -262,7 +266,9 @@ def _records(
     return founding_records(view, own.train, own.held, settings=settings, versions=versions, progress=progress)
 
 
-def _first(networks: Networks, work: Path, own: Further, *, risk: float | None, progress: Progress) -> Package:
+def _first(
+    networks: Networks, work: Path, own: Further, *, lineage: Lineage, risk: float | None, progress: Progress
+) -> Package:
     """Write the networks of the first task into `work`, count the codec's tables, calibrate, and seal."""
     networks.backbone.write_extractor(networks.neck, work / EXTRACTOR, size=networks.preprocessing.size)
     rules, spec = RULES[networks.task], networks.spec
@@ -276,7 +282,7 @@ def _first(networks: Networks, work: Path, own: Further, *, risk: float | None, 
         recognizer=spec,
         released=plain_form(spec.anonymizer, networks.levels, networks.pooling, flags=flags),
         calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
-        lineage=Lineage(records={FOUNDING_SITE: len(own.train)}),
+        lineage=lineage,
     )
     write_recognizer(networks.recognizer, work, form=spec.form, channels=draft.released.channels)
     write_card(draft, work)

@@ -53,13 +53,21 @@ def test_training_writes_the_package_that_was_asked_for_and_its_curves(trained: 
 
 def test_an_evaluation_writes_a_report_with_pictures_a_task(trained: Path, images: Path, tmp_path: Path) -> None:
     command = ("model", "evaluate", trained, "--images", images, "--part", "held-out", "--out", tmp_path, "--json")
-    done = featureloop(*command).data
+    ran = featureloop(*command)
+    done = ran.data
+    assert "learned from some" not in ran.said
     assert {task: found["frames"] for task, found in done["tasks"].items()} == {"segmentation": 6, "detection": 6}
     for task in done["tasks"]:
         page = (tmp_path / task / "report.html").read_text()
         assert "data:image" in page
         kept = json.loads((tmp_path / task / "evaluation.json").read_text())
         assert kept["figures"] == done["tasks"][task]["figures"]
+
+
+def test_an_evaluation_says_where_a_package_may_have_learned_from_the_images(trained: Path, images: Path) -> None:
+    for options in ((), ("--part", "held-out", "--seed", "2")):
+        ran = featureloop("model", "evaluate", trained, "--images", images, "--task", "detection", *options)
+        assert "learned from some of them; what it didn't: --part held-out --hold-out 0.2 --seed 1" in ran.said
 
 
 def test_a_package_goes_through_a_bundle_unchanged(trained: Path, tmp_path: Path) -> None:
