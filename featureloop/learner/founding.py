@@ -36,6 +36,7 @@ from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.loop import ALONE, Surroundings
 from featureloop.model.manifest import Lineage, Manifest, uncalibrated
 from featureloop.model.package import EXTRACTOR, SIGNATURE, Package, seal_package
+from featureloop.model.preprocess import resize_frame
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import RULES, check_distinct
 from featureloop.sharing.record import Record
@@ -103,10 +104,10 @@ def found_package(
         check_suits(some.task, spec.anonymizer, first=first)
     parts = (items, *(its_items for _, its_items in further))
     held = _calibrating(parts, seed=settings.seed)
-    own, bad = _read(folder, items, around.progress, held=held)
+    own, bad = _read(folder, items, around.progress, size=settings.size, held=held)
     others, others_bad = [], []
     for some, its_items in further:
-        read, its_bad = _read(some, its_items, around.progress, held=held)
+        read, its_bad = _read(some, its_items, around.progress, size=settings.size, held=held)
         others.append(read)
         others_bad += its_bad
     checkpoint = open_checkpoint(
@@ -173,7 +174,7 @@ def add_task(
     beside = founding_records_path(package.path)
     earlier = load_records(beside) if beside.exists() else []
     held = _calibrating([items], seed=settings.seed)
-    own, bad = _read(folder, items, around.progress, held=held)
+    own, bad = _read(folder, items, around.progress, size=settings.size, held=held)
     with _written(out) as work:
         copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))
         lineage = replace(package.manifest.lineage, parent=package.digest.hex())
@@ -192,12 +193,15 @@ def _read(
     items: Sequence[LabelledItem],
     progress: Progress,
     *,
+    size: int,
     held: frozenset[str],
 ) -> tuple[Further, list[Skipped]]:
     """The frames to learn from and those held for calibration, and what could not be read.
 
     Parameters
     ----------
+    size
+        Pixels per side of the extractor's input.
     held
         The groups to calibrate on (`_calibrating`).
 
@@ -212,7 +216,10 @@ def _read(
         part = [item for item in items if (item.group in held) is wanted]
         frames: list[Frame] = []
         for i, item in enumerate(folder.frames(part)):
-            (bad if isinstance(item, Skipped) else frames).append(item)  # type: ignore[arg-type]  # one list per kind
+            if isinstance(item, Skipped):
+                bad.append(item)
+            else:  # Small, as training and recognition take it: all of them stay in memory.
+                frames.append(replace(item, pixels=resize_frame(item.pixels, size)))
             progress("reading images", i + 1, len(part))
         read.append(frames)
     train, calibrating = read
