@@ -73,7 +73,7 @@ class ZeroPadded(nn.Module):
 
 
 def bundle_backbone(path: Path) -> TorchBackbone:
-    """The feature part of a bundle's network, kept as it is.
+    """The feature part of a bundle's network: kept as it is, or tuned as a whole where founding's profile is `full`.
 
     Fits: two-dimensional networks with one or three input channels of the classes in `FITTING`. Of one that
     classifies, it is all before the pooling; of one that segments, the encoder with its deepest layer.

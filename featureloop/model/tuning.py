@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Frame, Task, UInt8
 from featureloop.model.augment import augment, augmentation_for
-from featureloop.model.backbones import Backbone
+from featureloop.model.backbones import Backbone, check_whole
 from featureloop.model.early_cache import EarlyCache, square_truth
 from featureloop.model.fit import batches_of
 from featureloop.model.founding_features import frame_shares, pool_map, to_vectors
@@ -79,10 +79,13 @@ def tune_whole(
     ------
     InputError
         A frame lacks the label that the task needs, or the backbone can't be tuned as a whole.
+    PackageError
+        The backbone doesn't make what it declares.
     """
     whole = backbone.whole
     if whole is None:
         raise InputError(f"the backbone '{backbone.name}' can't be tuned; train with the profile fast")
+    check_whole(backbone, whole, settings.size)
     squares = Squares(frames, task=task, classes=classes, settings=settings, stride=backbone.stride)
     draw = Draw(frame_shares(squares.truths(), task=task), size=settings.batch, seed=settings.seed)
     others = Squares(held, task=task, classes=classes, settings=settings, stride=backbone.stride)
