@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from featureloop.core.errors import InputError, PackageError
@@ -185,6 +187,27 @@ def test_a_package_is_founded_on_a_backbone_made_elsewhere(kind: str, task: Task
     vectors = runtime.extract(frame.pixels)
     assert np.abs(vectors).max() <= 1
     assert np.isfinite(runtime.recognize(vectors).probabilities).all()
+
+
+@pytest.mark.parametrize(("task", "profile"), [(Task.SEGMENTATION, "fast"), (Task.CLASSIFICATION, "full")])
+def test_the_same_seed_gives_the_same_package(task: Task, profile: str, tmp_path: Path) -> None:
+    """On a CPU with as many threads, to the bit: the digest is that of every file."""
+    layout = "images" if task is Task.SEGMENTATION else "classes"
+    if task is Task.SEGMENTATION:
+        write_phantom_folder(tmp_path / layout, HOSPITAL_A, seed=1, sequences=12, frames_each=2, size=(SIZE, SIZE))
+    else:
+        for i in range(24):
+            path = tmp_path / layout / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(phantom_frame(HOSPITAL_A, seed=i, size=(SIZE, SIZE)).pixels).save(path)
+    folder, digests = open_labelled(tmp_path / layout, task=task), []
+    for i in range(2):
+        settings = replace(TINY, profile=profile, augmentations=1)
+        backbone, out = module_backbone(plain(3), name="plain", channels=12, stride=16), tmp_path / f"P{i}"
+        founded = found_package(folder, folder.items, out, settings=settings, backbone=backbone, replay_versions=0)
+        digests.append(founded.package.digest)
+        torch.rand(3)  # what else a process draws is nothing to it
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The training loop: what it keeps, when it stops, and that nothing is lost when it is killed."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -280,3 +281,18 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     assert int(np.argmax(rates)) in (9, 10)
     assert rates[0] == pytest.approx(0.1)
     assert 0 < rates[-1] < 0.001
+
+
+def test_a_gpu_is_asked_to_calculate_alike_and_a_cpu_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, bool]] = []
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what is set here is taken back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(
+        "torch.use_deterministic_algorithms", lambda mode, *, warn_only: asked.append((mode, warn_only))
+    )
+    monkeypatch.setattr("torch.zeros", lambda *_, **__: None)
+    assert compute_on("cpu") == Compute()
+    assert asked == []
+    assert compute_on("cuda:1") == Compute("cuda:1", mixed=True)
+    assert asked == [(True, True)]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
