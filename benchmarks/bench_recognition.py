@@ -127,7 +127,7 @@ def folds(folder: LabelledFolder, work: Path, *, name: str, size: int) -> Result
         found.append(evaluate(package, folder, [folder.items[i] for i in held]))
     whole = figures_of([s for e in found for s in e.seen], labels=folder.classes, seed=SEED)
     each = [next(f.value for f in e.figures if f.name == "balanced accuracy") for e in found]
-    mean = Figure("mean of the folds' balanced accuracies", float(np.mean(each)), min(each), max(each))
+    mean = Figure("mean of the folds' balanced accuracies", float(np.mean(each)), min(each), max(each), len(each))
     return [(name, (*whole, mean))]
 
 

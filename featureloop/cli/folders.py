@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from featureloop.cli.console import tell
+from featureloop.core.errors import InputError
 from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledFolder
 from featureloop.images.several import held_groups
@@ -46,12 +47,30 @@ def part_of(
     ----------
     among
         Folders of several tasks: what the split of one of them holds out is held out of all.
+
+    Raises
+    ------
+    InputError
+        No item is on that side.
     """
     if part is Part.ALL:
         return items
     parts = [folder.items for folder in among]
     held = held_groups(parts or [items], hold_out=hold_out, seed=seed)
-    return tuple(item for item in items if (item.group in held) is (part is Part.HELD_OUT))
+    found = tuple(item for item in items if (item.group in held) is (part is Part.HELD_OUT))
+    if not found:
+        groups = len({item.group for item in items})
+        raise InputError(
+            f"of {groups} groups a hold-out of {hold_out:g} leaves none on the side '{part}': give another --hold-out, "
+            "or --part all"
+        )
+    return found
+
+
+def tell_notes(folders: Sequence[LabelledFolder]) -> None:
+    """Say what people should know of folders' labels, once."""
+    for note in dict.fromkeys(note for folder in folders for note in folder.notes):
+        tell(note)
 
 
 def tell_skipped(skipped: Sequence[Skipped]) -> None:

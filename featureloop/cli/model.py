@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
-from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_rare, tell_skipped
+from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_notes, tell_rare, tell_skipped
 from featureloop.cli.model_package import evaluate, export, import_, show
 from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from featureloop.learner.founding import Founded
     from featureloop.model.backbones import Backbone
 
+FURTHER = "Further"
+"""The panel of the options that few need."""
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
 
 
@@ -64,6 +66,27 @@ def train(
     profile: Annotated[
         Profile, typer.Option(help="'fast' caches the early stages; 'full' tunes the whole backbone, for a GPU.")
     ] = Profile.FAST,
+    width: Annotated[int, typer.Option(min=4, max=1024, help="Of the recognizer.", rich_help_panel=FURTHER)] = 128,
+    blocks: Annotated[int, typer.Option(min=1, max=32, help="Of a set's recognizer.", rich_help_panel=FURTHER)] = 3,
+    bits_per_vector: Annotated[
+        float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
+    ] = 66.0,
+    augmentations: Annotated[
+        int, typer.Option(min=0, max=64, help="Changed versions of every frame, 'fast'.", rich_help_panel=FURTHER)
+    ] = 5,
+    recognizer_epochs: Annotated[
+        float | None, typer.Option(min=0.1, help="Passes of the recognizer's own training.", rich_help_panel=FURTHER)
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Frames of a step.", rich_help_panel=FURTHER)] = 16,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-7, max=1.0, help="Of AdamW, at its highest.", rich_help_panel=FURTHER)
+    ] = 1e-3,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=1.0, help="Mean loss that results above the threshold may have.", rich_help_panel=FURTHER
+        ),
+    ] = None,
     compute: Annotated[str, typer.Option(help="Where to calculate: auto (a GPU where there is one), cpu or cuda.")] = (
         "auto"
     ),
@@ -93,6 +116,7 @@ def train(
     if backbone is not None:
         made = bundle_backbone(backbone) if backbone.is_dir() else read_backbone(backbone)
     folders = [open_labelled(images, task=t) for t in task] if task else [open_labelled(images)]
+    tell_notes(folders)
     parts = [(f, part_of(f.items, Part.REST, hold_out=hold_out, seed=seed, among=folders)) for f in folders]
     folder, items = parts[0]
     statistics = None if pooling is None else tuple(name.strip() for name in pooling.split(","))
@@ -103,6 +127,13 @@ def train(
         "form": form,
         "pooling": statistics,
         "heads": heads,
+        "width": width,
+        "blocks": blocks,
+        "bits_per_vector": bits_per_vector,
+        "augmentations": augmentations,
+        "recognizer_epochs": recognizer_epochs,
+        "batch": batch,
+        "learning_rate": learning_rate,
         "augmentation": augmentation,
         "profile": profile.value,
     }
@@ -112,7 +143,17 @@ def train(
         tell_rare(labelled, some)
     with progress_bars() as progress, curves.tensorboard(tensorboard) as log:
         around = Surroundings(compute=place, log=log, progress=progress)
-        founded = found_package(folder, items, out, settings=settings, further=parts[1:], backbone=made, around=around)
+        founded = found_package(
+            folder,
+            items,
+            out,
+            settings=settings,
+            further=parts[1:],
+            backbone=made,
+            risk=risk,
+            hold_out=hold_out,
+            around=around,
+        )
     _report_founded(founded, started=started, as_json=as_json)
 
 
@@ -138,6 +179,7 @@ def add_task(
 
     started = time.perf_counter()
     loaded, folder = load_package(package), open_labelled(images, task=task)
+    tell_notes([folder])
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
     tell_rare(folder, items)
     settings = FoundingSettings(size=loaded.manifest.preprocessing.size, seed=seed)

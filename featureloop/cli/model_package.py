@@ -10,10 +10,10 @@ import typer
 from rich.console import Group
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
-from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_skipped
+from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_notes, tell_skipped
 from featureloop.core.types import Task
 from featureloop.images.several import folders_for
-from featureloop.model.manifest import Manifest, ReleasedForm
+from featureloop.model.manifest import Lineage, Manifest, ReleasedForm
 from featureloop.model.package import Package, load_package
 
 if TYPE_CHECKING:
@@ -43,12 +43,16 @@ def evaluate(
     views = loaded.views if task is None else (loaded.view(task),)
     by_task = {Task(view.manifest.task): view for view in views}
     folders = folders_for(images, {t: view.manifest.labels for t, view in by_task.items()})
+    tell_notes(folders)
+    _tell_split(loaded.manifest.lineage, part, hold_out=hold_out, seed=seed)
     found: dict[Task, Evaluation] = {}
     for folder in folders:
         items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
         with progress_bars() as progress:
             one = found[folder.task] = run(by_task[folder.task], folder, items, seed=seed, progress=progress)
         tell_skipped(one.skipped)
+        for caution in one.cautions:
+            tell(caution)
         if out is not None:
             place = out if len(folders) == 1 else out / str(folder.task)
             _write_report(one, by_task[folder.task], folder, place)
@@ -58,6 +62,16 @@ def evaluate(
     else:
         data["tasks"] = {str(t): one.as_dict() for t, one in found.items()}
     report(data, as_json=as_json, show=lambda: _figures(loaded, found))
+
+
+def _tell_split(lineage: Lineage, part: Part, *, hold_out: float, seed: int) -> None:
+    """Say where a package may have learned from what it is measured on."""
+    if not lineage.hold_out or (part is Part.HELD_OUT and (hold_out, seed) == (lineage.hold_out, lineage.seed)):
+        return
+    tell(
+        "if these are the package's founding images, it learned from some of them; what it didn't: "
+        f"--part held-out --hold-out {lineage.hold_out:g} --seed {lineage.seed}"
+    )
 
 
 def _write_report(found: Evaluation, view: Package, folder: LabelledFolder, out: Path) -> None:
@@ -71,7 +85,7 @@ def _figures(package: Package, found: Mapping[Task, Evaluation]) -> Group:
     tables = []
     for task, one in found.items():
         of = f", {task}," if len(found) > 1 else ""
-        rows = [(f.name, f"{f.value:.3f}", f"{f.low:.3f} to {f.high:.3f}") for f in one.figures]
+        rows = [(f.name, f.value_text, f.interval_text) for f in one.figures]
         title = (
             f"package {package.short}{of} on {one.frames} frames of {one.groups} groups ({len(one.skipped)} skipped)"
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from featureloop.core.boxes import Box, box_between
 from featureloop.core.errors import InputError
-from featureloop.images.sidecar import look_up, read_rows, read_text
+from featureloop.images.sidecar import look_up, names_of, read_rows, read_text
 
 ANNOTATIONS: Final = "annotations.json"
 BOXES: Final = "boxes.csv"
@@ -52,6 +52,23 @@ class BoxTable:
         if boxes is None and self._unlisted is not None:
             raise InputError(self._unlisted)
         return boxes or ()
+
+    def check_names(self, images: Iterable[str]) -> None:
+        """Refuse a table of which rows are for images that aren't there: theirs would count as showing no lesion.
+
+        Raises
+        ------
+        InputError
+            How many, and one of them. A table that must name every image may name others too.
+        """
+        if self._unlisted is not None:
+            return
+        there = {name for image in images for name in names_of(image)}
+        if lost := [name for name in (*self._boxes, *self._faults) if name not in there]:
+            raise InputError(
+                f"{BOXES} has boxes of {len(lost)} images that aren't in the folder, {lost[0]!r} for one: name images "
+                "by path, file name or stem, or take those lines out"
+            )
 
 
 def has_boxes(root: Path) -> bool:

@@ -86,15 +86,15 @@ def read_mask(path: Path) -> Bool:
     Raises
     ------
     InputError
-        As `still_frames`; and where the mask holds classes (0 and 1, say)
-        instead of black and white.
+        As `still_frames`; and where something is in the mask, but nothing above
+        127: classes (0 and 1, say) instead of black and white, or a lesion in grey.
     """
     pages = still_frames(path, name=path.name)
     pixels = next(pages).pixels
     values = np.maximum(np.maximum(pixels[:, :, 0], pixels[:, :, 1]), pixels[:, :, 2])  # max(axis=2) is 30 times slower
     pages.close()  # type: ignore[attr-defined]
     top = int(values.max())
-    if 0 < top <= 127 and len(np.unique(values)) <= top + 1 <= 16:
+    if 0 < top <= 127:
         raise InputError(
             f"the mask's largest value is {top}, so nothing in it is above 127: save lesions as 255 and the rest as 0"
         )

@@ -50,12 +50,15 @@ class LabelledFolder:
         The images, in natural order.
     also
         Further tasks that the frames' truth is to serve.
+    notes
+        What people should know of the labels, in sentences.
     """
 
     task: Task
     classes: tuple[str, ...]
     items: tuple[LabelledItem, ...]
     also: tuple[Task, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def frames(self, items: Sequence[LabelledItem] | None = None) -> Iterator[Frame | Skipped]:
         """Decode items (all of them where None), one frame at a time, with their truth.
@@ -73,7 +76,8 @@ class LabelledFolder:
     def with_classes(self, classes: Sequence[str]) -> LabelledFolder:
         """The same images with labels that count in the order of other class names, such as a package's.
 
-        Where both sides know one class only, it is the same one, whatever it is called.
+        Where both sides know one class only, and one of them has no name of its own for it but `lesion`, it is
+        the same one, and a note says so.
 
         Raises
         ------
@@ -82,7 +86,8 @@ class LabelledFolder:
         """
         if self.classes == tuple(classes):
             return self
-        single = len(self.classes) == len(classes) == 1 and self.task is not Task.CLASSIFICATION
+        alone = len(self.classes) == len(classes) == 1 and self.task is not Task.CLASSIFICATION
+        single = alone and LESION in (self.classes, tuple(classes))
         unknown = [] if single else [name for name in self.classes if name not in classes]
         if unknown:
             raise InputError(
@@ -94,10 +99,11 @@ class LabelledFolder:
             raise InputError(f"{LABELS} has no column for {', '.join(missing)}, which the package recognizes: add it")
         numbers = [0] if single else [list(classes).index(name) for name in self.classes]
         items = tuple(item.with_labels(numbers) for item in self.items)
-        return replace(self, classes=tuple(classes), items=items)
+        said = (f"'{self.classes[0]}' of the images is taken for '{classes[0]}'",) if single else ()
+        return replace(self, classes=tuple(classes), items=items, notes=(*self.notes, *said))
 
 
-def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
+def open_labelled(path: Path, *, task: Task | None = None, known: Sequence[str] = ()) -> LabelledFolder:
     """Recognize a labelled folder's layout and list its images.
 
     Parameters
@@ -105,6 +111,9 @@ def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
     task
         What to read the labels for, where they are good for several: boxes are
         read from a table of boxes, or drawn around the parts of masks.
+    known
+        Names of classes: a single folder of one of them is a class too, where
+        others need a second one to be recognized.
 
     Groups come from `groups.csv` (image,group) or `sequences.csv`
     (frame,sequence); without them a DICOM file's Patient ID is its group, and
@@ -113,19 +122,42 @@ def open_labelled(path: Path, *, task: Task | None = None) -> LabelledFolder:
     Raises
     ------
     InputError
-        The folder is missing or of no known layout, or a table is malformed.
+        The folder is missing or of no known layout, or a table is malformed or
+        of other images.
     """
     if not path.is_dir():
         raise InputError(f"{path} is no folder: name a folder that has {_LAYOUTS}")
     groups = read_groups(path)
     chosen = natural_task(path) if task is None else task
     if chosen is Task.DETECTION:
-        return _detection(path, groups)
-    if chosen is Task.SEGMENTATION:
-        return _segmentation(path, groups)
-    if chosen is Task.MULTILABEL:
-        return _multilabel(path, groups)
-    return _classification(path, groups)
+        found = _detection(path, groups)
+    elif chosen is Task.SEGMENTATION:
+        found = _segmentation(path, groups)
+    elif chosen is Task.MULTILABEL:
+        found = _multilabel(path, groups)
+    else:
+        found = _classification(path, groups, known)
+    return found if groups is None else _grouped(found, groups)
+
+
+def _grouped(folder: LabelledFolder, groups: Groups) -> LabelledFolder:
+    """Look at what the table of groups says of the images.
+
+    Raises
+    ------
+    InputError
+        It names none of them: patients would stand on both sides of a split.
+    """
+    unlisted = [item.name for item in folder.items if groups(item.name) is None]
+    if len(unlisted) == len(folder.items):
+        raise InputError(
+            f"the table of groups names none of the {len(unlisted)} images, '{unlisted[0]}' for one: name images by "
+            "path, file name or stem (sequences.csv: by number), or remove the table"
+        )
+    if not unlisted:
+        return folder
+    said = f"{len(unlisted)} images are in no group, '{unlisted[0]}' for one: each counts as its own"
+    return replace(folder, notes=(*folder.notes, said))
 
 
 def natural_task(path: Path) -> Task:
@@ -191,6 +223,7 @@ def _detection(root: Path, groups: Groups | None) -> LabelledFolder:
             items.append(LabelledItem(found.name, group, found.path, boxes=table.of))
     if not items:
         raise InputError(f"{root} holds no image: put the images beside the table of boxes")
+    table.check_names(item.name for item in items)
     return LabelledFolder(Task.DETECTION, table.classes, tuple(items))
 
 
@@ -212,24 +245,28 @@ def _multilabel(root: Path, groups: Groups | None) -> LabelledFolder:
     if not (root / LABELS).is_file():
         raise InputError(f"{root} is not labelled for several labels: it must have {_LAYOUTS}; found {_found(root)}")
     classes, table = read_labels(root / LABELS)
-    items = []
+    items, unlisted = [], []
     for found in walk(root):
-        labels = look_up(table, found.name) if isinstance(found, Found) else None
-        if isinstance(found, Found) and labels is not None:
-            group = _group(found.name, found.path, groups)
-            items.append(LabelledItem(found.name, group, found.path, labels=labels))
+        if not isinstance(found, Found):
+            continue
+        labels = look_up(table, found.name)
+        if labels is None:
+            unlisted.append(found.name)
+            continue
+        items.append(LabelledItem(found.name, _group(found.name, found.path, groups), found.path, labels=labels))
     if not items:
         raise InputError(f"{LABELS} names no image that is in {root}: name images by path, name or stem")
-    return LabelledFolder(Task.MULTILABEL, classes, tuple(items))
+    said = [f"{LABELS} doesn't name {len(unlisted)} images, '{at}' for one: they are left out" for at in unlisted[:1]]
+    return LabelledFolder(Task.MULTILABEL, classes, tuple(items), notes=tuple(said))
 
 
-def _classification(root: Path, groups: Groups | None) -> LabelledFolder:
+def _classification(root: Path, groups: Groups | None, known: Sequence[str]) -> LabelledFolder:
     found = [file for file in walk(root) if isinstance(file, Found)]
     inside = [file for file in found if "/" in file.name]
     direct = {file.name.split("/")[0] for file in inside if file.name.count("/") == 1}
     # DIR/train/<class>/* is a split of a data set, whose folders must not become classes.
     nested = {file.name.split("/")[0] for file in inside} - direct
-    if len(direct) < 2 or nested:
+    if nested or not direct or (len(direct) < 2 and not direct <= set(known)):
         wanting = (
             "no labelled folder" if natural_task(root) is Task.CLASSIFICATION else "not labelled for classification"
         )

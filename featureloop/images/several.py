@@ -26,8 +26,9 @@ def folders_for(path: Path, labels: Mapping[Task, Sequence[str]]) -> tuple[Label
     InputError
         It is labelled for none of them, has a class that is not among a task's, or a table is malformed.
     """
-    tasks = [task for task in labels if path.is_dir() and _is_labelled_for(path, task, labels[task])]
-    return tuple(open_labelled(path, task=t).with_classes(labels[t]) for t in tasks or list(labels)[:1])
+    suited = [task for task in labels if path.is_dir() and _is_labelled_for(path, task, labels[task])]
+    tasks = suited or list(labels)[:1]
+    return tuple(open_labelled(path, task=task, known=labels[task]).with_classes(labels[task]) for task in tasks)
 
 
 def together(folders: Sequence[LabelledFolder]) -> LabelledFolder:

@@ -120,9 +120,14 @@ def _walk(folder: Path, root: Path, above: frozenset[str]) -> Iterator[Found | S
 
 def look_up(by_image: Mapping[str, Value], name: str) -> Value | None:
     """What a table says of an image: by its path relative to the folder or to `images`, its name, or its stem."""
+    return next((by_image[key] for key in names_of(name) if key in by_image), None)
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """By what a table may name an image: its path relative to the folder or to `images`, its name, or its stem."""
     path = PurePosixPath(name)
     inside = PurePosixPath(*path.parts[1:]).as_posix() if path.parts[0] == IMAGES else name
-    return next((by_image[key] for key in (name, inside, path.name, path.stem) if key in by_image), None)
+    return name, inside, path.name, path.stem
 
 
 def _number(text: str) -> str:
@@ -152,7 +157,7 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[bool, ...]
     Raises
     ------
     InputError
-        It can't be read, has no class, or holds anything but 0 and 1.
+        It can't be read, has no class, holds anything but 0 and 1, or says two things of one image.
     """
     table: dict[str, tuple[bool, ...]] = {}
     classes: tuple[str, ...] = ()
@@ -163,7 +168,9 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[bool, ...]
             raise InputError(
                 f"{path.name}, line {line}: {values} must be 0 or 1 for each of the classes {list(classes)}"
             )
-        table[row["image"].replace("\\", "/")] = tuple(value == "1" for value in values)
+        name, said = row["image"].replace("\\", "/"), tuple(value == "1" for value in values)
+        if table.setdefault(name, said) != said:
+            raise InputError(f"{path.name}, line {line}: {name!r} has other labels than in a line before: keep one")
     if not table:
         raise InputError(f"{path.name} names no image: give one line per image")
     return classes, table

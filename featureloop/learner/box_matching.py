@@ -35,7 +35,10 @@ def average_precisions(found: Sequence[Sequence[Box]], true: Sequence[Sequence[B
     Returns
     -------
     Precisions
-        Frame numbers to `ap50`, `ap50:95`, and `ap50 k` of each label k that is there.
+        Frame numbers to `ap50`, `ap50:95`, and `ap50 k` of each label k that is
+        recognized or true anywhere. NaN for a label without a true box among
+        these frames, and for the means where a label is missing that other
+        frames have.
     """
     from monai.apps.detection.metrics.coco import COCOMetric
     from monai.apps.detection.metrics.matching import matching_batch
@@ -64,16 +67,29 @@ def average_precisions(found: Sequence[Sequence[Box]], true: Sequence[Sequence[B
         gt_classes=t_labels,
     )
 
+    everywhere = {index[b.label] for each in true for b in each}
+    names = ("ap50", "ap50:95", *(f"ap50 {k}" for k in labels))
+
+    known: dict[bytes, Mapping[str, float]] = {}
+
     def precisions(at: NDArray[np.intp]) -> Mapping[str, float]:
+        # Every figure asks for the same resamples.
+        key = at.tobytes()
+        if key not in known:
+            known[key] = calculated(at)
+        return known[key]
+
+    def calculated(at: NDArray[np.intp]) -> Mapping[str, float]:
         chosen = [matches[i] for i in at if matches[i]]
         present = {index[b.label] for i in at for b in true[i]}
-        if not chosen or not present:
-            return dict.fromkeys(("ap50", "ap50:95", *(f"ap50 {k}" for k in labels)), float("nan"))
+        unknown = dict.fromkeys(names, float("nan"))
+        if not present:
+            return unknown
         every = metric(chosen)[0]
-        each = {k: float(every[f"{k}_AP_IoU_0.50_MaxDet_100"]) for k in map(str, labels) if index[int(k)] in present}
+        each = {k: float(every[f"{k}_AP_IoU_0.50_MaxDet_100"]) for k in labels if index[k] in present}
         wide = [float(every[f"{k}_mAP_IoU_0.50_0.95_0.05_MaxDet_100"]) for k in each]
-        absent = {f"ap50 {k}": float("nan") for k in labels}
-        means = {"ap50": float(np.mean(list(each.values()))), "ap50:95": float(np.mean(wide))}
-        return means | absent | {f"ap50 {k}": v for k, v in each.items()}
+        if present == everywhere:
+            unknown |= {"ap50": float(np.mean(list(each.values()))), "ap50:95": float(np.mean(wide))}
+        return unknown | {f"ap50 {k}": v for k, v in each.items()}
 
     return precisions

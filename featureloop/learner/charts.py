@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.types import Task
+from featureloop.learner.class_figures import confusion_matrix, label_confusions
 from featureloop.learner.evaluation import Evaluation
-from featureloop.learner.figures import matched_scores
+from featureloop.learner.figures import class_truths, label_truths, matched_scores
+from featureloop.learner.intervals import Float64, equal_bins, risks
 
 ACCENT = "#0b7a75"
 SOFT = "#9bb0ae"
@@ -52,10 +54,9 @@ def _chart(figure: Any, text: str) -> Chart:
 
 
 def _reliability(found: Evaluation) -> Chart:
-    """Reliability against quality, in bins of equally many frames."""
+    """Reliability against quality, in the bins of the calibration error."""
     trust, values = found.reliabilities, np.array([s.promised for s in found.seen])
-    order = np.argsort(trust, kind="stable")
-    bins = [b for b in np.array_split(order, min(10, max(1, len(order) // 5))) if len(b)]
+    bins = equal_bins(trust)
     figure, axes = _axes("reliability", "quality")
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--")
     axes.scatter(trust, values, s=6, color=SOFT, alpha=0.5)
@@ -67,12 +68,11 @@ def _reliability(found: Evaluation) -> Chart:
 
 def _risk_coverage(found: Evaluation) -> Chart:
     """Mean loss of the most reliable share of the frames."""
-    order = np.argsort(-found.reliabilities, kind="stable")
-    risk = np.cumsum(1 - found.values[order]) / np.arange(1, len(order) + 1)
+    risk = risks(found.reliabilities, 1 - found.values)
     figure, axes = _axes("share of the frames, the most reliable first", "mean loss (1 - quality)")
-    axes.plot(np.arange(1, len(order) + 1) / len(order), risk, color=ACCENT)
+    axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=ACCENT)
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, max(0.05, 1.05 * float(risk.max())))
     return _chart(figure, f"Risk against coverage: area {float(risk.mean()):.3f}.")
 
 
@@ -86,18 +86,16 @@ def _detection(found: Evaluation) -> list[Chart]:
     scores, right, there = matched_scores(found.seen)
     if not there:
         return []
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(right[order])
-    precision, recall = hits / np.arange(1, len(order) + 1), hits / there
+    hits, false = hits_and_false(scores, right)
     figure, axes = _axes("sensitivity", "precision")
-    axes.plot(recall, precision, color=ACCENT)
-    shown = int((scores >= 0.5).sum())
-    if shown:
-        axes.scatter(recall[shown - 1], precision[shown - 1], color=COLOURS[1], zorder=3)
+    axes.plot(hits / there, hits / np.maximum(1, hits + false), color=ACCENT)
+    shown = scores >= 0.5
+    if shown.any():
+        axes.scatter(right[shown].sum() / there, right[shown].mean(), color=COLOURS[1], zorder=3)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.03)
     free, per_frame = _axes("false boxes per frame", "sensitivity")
-    per_frame.plot((np.arange(1, len(order) + 1) - hits) / found.frames, recall, color=ACCENT)
+    per_frame.plot(false / found.frames, hits / there, color=ACCENT)
     per_frame.set_ylim(0, 1.03)
     return [
         _chart(figure, "Precision against sensitivity at an overlap of one half; the dot is what is shown."),
@@ -105,18 +103,35 @@ def _detection(found: Evaluation) -> list[Chart]:
     ]
 
 
-def _classification(found: Evaluation) -> list[Chart]:
-    from sklearn.metrics import confusion_matrix
+def hits_and_false(scores: Float64, right: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Right and false boxes from every score on, the highest first; no threshold parts boxes of one score.
 
-    p = np.stack([s.recognition.probabilities[0] for s in found.seen])
-    true = np.array([-1 if s.truth.label is None else s.truth.label for s in found.seen])
-    matrix = confusion_matrix(true, p.argmax(axis=1), labels=range(len(found.labels)))
-    return [_confusion(matrix, found.labels), *_curves(p, true[:, None] == np.arange(p.shape[1]), found.labels)]
+    Parameters
+    ----------
+    scores, right
+        Of all boxes, float64 and bool (B,).
+
+    Returns
+    -------
+    tuple[NDArray[np.intp], NDArray[np.intp]]
+        One of each for every distinct score.
+    """
+    _, member = np.unique(-scores, return_inverse=True)
+    hits, false = (
+        np.cumsum(np.bincount(member[kind], minlength=member.max(initial=-1) + 1)) for kind in (right, ~right)
+    )
+    return hits, false
+
+
+def _classification(found: Evaluation) -> list[Chart]:
+    p, true = class_truths(found.seen)
+    shown = true[:, None] == np.arange(p.shape[1])
+    return [_confusion(confusion_matrix(p, true), found.labels), *_curves(p, shown, found.labels)]
 
 
 def _multilabel(found: Evaluation) -> list[Chart]:
-    p = np.stack([s.recognition.probabilities[0] for s in found.seen])
-    return _curves(p, np.array([s.truth.labels for s in found.seen], np.bool_), found.labels)
+    p, true = label_truths(found.seen)
+    return [_confusions(label_confusions(p, true), found.labels), *_curves(p, true, found.labels)]
 
 
 def _curves(p: NDArray[np.float32], true: NDArray[np.bool_], labels: Sequence[str]) -> list[Chart]:
@@ -170,6 +185,23 @@ def _confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> Chart:
     axes.set_xlabel("recognized")
     axes.set_ylabel("true")
     return _chart(figure, "Confusion matrix: frames by their true and their recognized class.")
+
+
+def _confusions(matrices: NDArray[np.int64], labels: Sequence[str]) -> Chart:
+    """A line for each of several labels: its confusion matrix (K, 2, 2), laid flat."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 0.42 * len(labels) + 1.3), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    counts = matrices[:, [1, 1, 0, 0], [1, 0, 1, 0]]
+    share = counts / np.maximum(1, np.repeat(matrices.sum(axis=2)[:, ::-1], 2, axis=1))
+    axes.imshow(share, cmap="GnBu", vmin=0, vmax=1, aspect="auto")
+    for i, j in np.ndindex(*counts.shape):
+        axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="white" if share[i, j] > 0.6 else "black")
+    axes.axvline(1.5, color="white", linewidth=3)
+    axes.set_xticks(range(4), ["there,\nfound", "there,\nmissed", "not there,\nfound", "not there,\nnot found"])
+    axes.set_yticks(range(len(labels)), labels)
+    return _chart(figure, "Confusion of each label: frames that show it and frames that don't, by what was recognized.")
 
 
 _CHARTS: Mapping[Task, Callable[[Evaluation], list[Chart]]] = {

@@ -15,8 +15,9 @@ from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledFolder
 from featureloop.images.truths import LabelledItem
-from featureloop.learner.figures import Seen, figures_of, quality_of, see
-from featureloop.learner.intervals import Figure
+from featureloop.learner.class_figures import confusion_matrix, label_confusions
+from featureloop.learner.figures import Seen, class_truths, figures_of, label_truths, quality_of, see
+from featureloop.learner.intervals import Figure, cautions
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows
@@ -57,6 +58,11 @@ class Evaluation:
         return len({s.group for s in self.seen})
 
     @property
+    def cautions(self) -> tuple[str, ...]:
+        """What must be said of the intervals: of too few groups, they are too narrow, or not determined."""
+        return cautions(self.figures)
+
+    @property
     def values(self) -> NDArray[np.float64]:
         """Per frame: Dice, F1 of the boxes, or 1 where the class is right; float64 (M,)."""
         return np.array([quality_of(s) for s in self.seen])
@@ -78,11 +84,21 @@ class Evaluation:
             "frames": self.frames,
             "groups": self.groups,
             "figures": {
-                f.name: {k: _finite(v) for k, v in (("value", f.value), ("low", f.low), ("high", f.high))}
+                f.name: {"value": _finite(f.value), "low": _finite(f.low), "high": _finite(f.high), "groups": f.groups}
                 for f in self.figures
             },
+            "cautions": list(self.cautions),
+            **self._confusion(),
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
         }
+
+    def _confusion(self) -> dict[str, Any]:
+        """Of classes: frames by true and recognized class; of several labels: for each, by no and yes."""
+        if self.task is Task.CLASSIFICATION:
+            return {"confusion": confusion_matrix(*class_truths(self.seen)).tolist(), "labels": list(self.labels)}
+        if self.task is Task.MULTILABEL:
+            return {"confusion": label_confusions(*label_truths(self.seen)).tolist(), "labels": list(self.labels)}
+        return {}
 
 
 def _finite(value: float) -> float | None:
@@ -113,8 +129,10 @@ def evaluate(
     runtime = Runtime(package)
     seen: list[Seen] = []
     skipped: list[Skipped] = []
-    for i, item in enumerate(folder.frames([by_name[item.name] for item in items])):
-        progress("evaluating", i + 1, len(items))
+    begun: set[str] = set()
+    for item in folder.frames([by_name[item.name] for item in items]):
+        begun.add(item.name)
+        progress("evaluating", len(begun), len(items))
         if isinstance(item, Skipped):
             skipped.append(item)
             continue

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ from PIL import Image, ImageDraw
 
 from featureloop.core.boxes import Box
 from featureloop.core.errors import StorageError
-from featureloop.core.types import Frame, Task, UInt8
+from featureloop.core.types import Frame, Skipped, Task, UInt8
 from featureloop.images.labelled import LabelledFolder
 from featureloop.learner.charts import charts_of
 from featureloop.learner.evaluation import Evaluation
 from featureloop.learner.figures import Seen, lesion_mask
-from featureloop.learner.intervals import Figure
 from featureloop.model.package import Package, write_atomically
 
 CASES = 6
@@ -29,6 +29,16 @@ LONGEST = 480
 """Pixels of a drawn case's longer side."""
 TRUE = (255, 210, 60)
 FOUND = (60, 230, 120)
+Place = tuple[str, int]
+"""A frame's file, and its number inside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A drawn frame as a data URL, and what it shows."""
+
+    image: str
+    text: str
 
 
 def write_report(found: Evaluation, package: Package, folder: LabelledFolder, out: Path) -> Path:
@@ -42,6 +52,8 @@ def write_report(found: Evaluation, package: Package, folder: LabelledFolder, ou
     order = np.argsort(-found.values, kind="stable")
     n = min(CASES, len(order) // 2)
     best, worst = ([found.seen[i] for i in at] for at in (order[:n], order[::-1][:n]))
+    films = frozenset(name for name, count in Counter(found.names).items() if count > 1)
+    cases = _cases([*best, *worst], package, folder, films)
     environment = Environment(loader=PackageLoader("featureloop.learner"), autoescape=select_autoescape())
     page = environment.get_template("evaluation.html").render(
         package=package.short,
@@ -50,10 +62,11 @@ def write_report(found: Evaluation, package: Package, folder: LabelledFolder, ou
         frames=found.frames,
         groups=found.groups,
         skipped=found.skipped,
-        figures=[{"name": f.name, "value": _number(f.value), "interval": _interval(f)} for f in found.figures],
+        figures=found.figures,
+        cautions=found.cautions,
         charts=charts_of(found),
-        best=_cases(best, package, folder),
-        worst=_cases(worst, package, folder),
+        best=[cases[s.name, s.index] for s in best if (s.name, s.index) in cases],
+        worst=[cases[s.name, s.index] for s in worst if (s.name, s.index) in cases],
     )
     data = {"package": package.digest.hex(), **found.as_dict()}
     try:
@@ -65,25 +78,29 @@ def write_report(found: Evaluation, package: Package, folder: LabelledFolder, ou
     return out / "report.html"
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "not determined"
+def _cases(
+    chosen: Sequence[Seen], package: Package, folder: LabelledFolder, films: frozenset[str]
+) -> dict[Place, Case]:
+    """Frames with their truth and their result drawn on them, and a line of text; `films` are files of many frames.
 
-
-def _interval(figure: Figure) -> str:
-    known = math.isfinite(figure.low) and math.isfinite(figure.high)
-    return f"{figure.low:.3f} to {figure.high:.3f}" if known else "not determined"
-
-
-def _cases(chosen: Sequence[Seen], package: Package, folder: LabelledFolder) -> list[dict[str, str]]:
-    """Frames with their truth and their result drawn on them, and a line of text."""
-    by_name = {item.name: item for item in folder.items}
-    cases = []
-    for seen in chosen:
-        items = [by_name[seen.name]] if seen.name in by_name else []
-        frame = next((f for f in folder.frames(items) if isinstance(f, Frame)), None)
-        if frame is not None:
-            drawn = _DRAWN[seen.recognition.task](frame, seen, package)
-            cases.append({"image": _data_url(drawn), "text": f"{seen.name}: {_words(seen, package)}"})
+    Every file is decoded once, as far as its last case, and only what is drawn is kept.
+    """
+    wanted = {(seen.name, seen.index): seen for seen in chosen}
+    last: dict[str, int] = {}
+    for name, index in wanted:
+        last[name] = max(index, last.get(name, 0))
+    cases = {}
+    for item in folder.items:
+        for frame in folder.frames([item]) if item.name in last else ():
+            if isinstance(frame, Skipped):
+                continue
+            seen = wanted.get((item.name, frame.index))
+            if seen is not None:
+                drawn = _DRAWN[seen.recognition.task](frame, seen, package)
+                which = f"{seen.name}, frame {seen.index}" if seen.index or seen.name in films else seen.name
+                cases[seen.name, seen.index] = Case(_data_url(drawn), f"{which}: {_words(seen, package)}")
+            if frame.index >= last[item.name]:
+                break
     return cases
 
 

@@ -7,6 +7,7 @@ precisions MONAI's (COCO's definition).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.boxes import Box
-from featureloop.core.components import SPECK, lesion_boxes
-from featureloop.core.types import Bool, Frame, Recognition, Task, Truth, UInt8
+from featureloop.core.components import SPECK
+from featureloop.core.types import Bool, Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import Precisions, average_precisions, right_boxes
 from featureloop.learner.class_figures import one_label_figures, several_label_figures
 from featureloop.learner.intervals import Figure, MakeFigure, calibration_error, figure_maker, mean_of, ratio_of
@@ -62,8 +63,8 @@ class Seen:
         How the recognized mask compares with the true one; None but in a segmentation.
     reliability, promised
         In [0, 1], and the quality that it promises: calculated like it, over rows of targets.
-    name, group
-        The frame's; an image without a group is its own.
+    name, index, group
+        The frame's: its file, its number inside it from 0, its group; an image without a group is its own.
     """
 
     recognition: Recognition
@@ -72,6 +73,7 @@ class Seen:
     reliability: float
     promised: float
     name: str
+    index: int
     group: str
 
     def boxes(self) -> tuple[Box, ...]:
@@ -88,7 +90,8 @@ def see(frame: Frame, recognition: Recognition, *, reliability: float, rows: UIn
         masks = compare_masks(lesion_mask(recognition, grid, height=height, width=width) > 0, truth.mask)
     kept = replace(truth, mask=None)
     promised = RULES[recognition.task].quality(recognition, rows)
-    return Seen(recognition, kept, masks, reliability, promised, frame.name, frame.group or frame.name)
+    group = frame.group or frame.name
+    return Seen(recognition, kept, masks, reliability, promised, frame.name, frame.index, group)
 
 
 def lesion_mask(recognition: Recognition, grid: int, *, height: int, width: int) -> UInt8:
@@ -119,11 +122,15 @@ def _segmentation(frames: Sequence[Seen], _labels: Sequence[str], figure: MakeFi
     dice = np.array([_quality_of_mask(f) for f in frames])
     none = Masks(0.0, 0, 0, 0)
     lesions = np.array([(m.found, m.lesions, m.false) for m in (f.masks or none for f in frames)], np.float64)
+    shown = lesions[:, 1] > 0
+    found = [figure("dice", mean_of(dice)), figure("iou", mean_of(dice / (2 - dice)))]
+    if not shown.all():
+        # Frames of nothing are wholly right or wholly wrong, and can hide how lesions are outlined.
+        found.append(figure("dice of frames with lesions", mean_of(np.where(shown, dice, np.nan)), needs=[shown]))
     return [
-        figure("dice", mean_of(dice)),
-        figure("iou", mean_of(dice / (2 - dice))),
-        figure("lesion sensitivity", ratio_of(lesions[:, 0], lesions[:, 1])),
-        figure("false lesions per frame", mean_of(lesions[:, 2])),
+        *found,
+        figure("lesion sensitivity", ratio_of(lesions[:, 0], lesions[:, 1]), needs=[shown]),
+        figure("false lesions per frame", mean_of(lesions[:, 2]), most=math.inf),
     ]
 
 
@@ -132,35 +139,53 @@ def _quality_of_mask(seen: Seen) -> float:
 
 
 def compare_masks(mask: Bool, truth: Bool) -> Masks:
-    """Compare two masks bool (H, W)."""
+    """Compare two masks bool (H, W); their parts touch by sides or corners."""
+    from scipy.ndimage import label
 
-    def cut(picture: Bool, box: Box) -> tuple[slice, slice]:
-        h, w = picture.shape
-        x0, y0, x1, y1 = box.corners()
-        return slice(round(y0 * h), round(y1 * h)), slice(round(x0 * w), round(x1 * w))
+    def parts(picture: Bool) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """Every pixel's part, from 1 on, and the parts that are no specks."""
+        numbered = np.empty(picture.shape, np.int32)
+        label(picture, structure=np.ones((3, 3)), output=numbered)
+        return numbered, _beyond_specks(numbered)
 
-    there = [cut(truth, box) for box in lesion_boxes(truth, least=SPECK)]
-    found = sum((mask & truth)[at].sum() >= MARKED * truth[at].sum() for at in there)
-    false = sum(not truth[cut(mask, box)].any() for box in lesion_boxes(mask, least=SPECK))
+    lesions, there = parts(truth)
+    marks, marked = parts(mask)
+    area, seen = (np.bincount(lesions[at], minlength=lesions.max(initial=0) + 1) for at in (truth, mask))
+    right = np.bincount(marks[truth], minlength=marks.max(initial=0) + 1)
+    found, false = (seen[there] >= MARKED * area[there]).sum(), (right[marked] == 0).sum()
     total = int(mask.sum()) + int(truth.sum())
     dice = 1.0 if total == 0 else 2.0 * int((mask & truth).sum()) / total
     return Masks(dice, int(found), len(there), int(false))
+
+
+def _beyond_specks(numbered: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Which numbered parts int32 (H, W) have boxes of at least `SPECK` of the frame."""
+    from scipy.ndimage import find_objects
+
+    boxes = find_objects(numbered)
+    sizes = np.array([(y.stop - y.start) * (x.stop - x.start) for y, x in boxes])
+    return np.flatnonzero(sizes >= SPECK * numbered.size) + 1
 
 
 def _detection(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
     counts = np.array([_matched(f.boxes(), f.truth.boxes or ()) for f in frames], np.float64)
     right, shown, there = counts.T
     precisions = average_precisions([f.recognition.boxes() for f in frames], [f.truth.boxes or () for f in frames])
+    holds = [np.array([any(b.label == k for b in f.truth.boxes or ()) for f in frames]) for k in range(len(labels))]
+    present = [kind for kind in holds if kind.any()]
     found = [
         figure("f1 of frames", mean_of(np.array([quality_of(f) for f in frames]))),
-        figure("ap50", partial(_one, precisions, "ap50")),
-        figure("ap50:95", partial(_one, precisions, "ap50:95")),
-        figure("f1", ratio_of(2 * right, shown + there)),
-        figure("precision", ratio_of(right, shown)),
-        figure("sensitivity", ratio_of(right, there)),
+        figure("ap50", partial(_one, precisions, "ap50"), needs=present),
+        figure("ap50:95", partial(_one, precisions, "ap50:95"), needs=present),
+        figure("f1", ratio_of(2 * right, shown + there), needs=[shown + there > 0]),
+        figure("precision", ratio_of(right, shown), needs=[shown > 0]),
+        figure("sensitivity", ratio_of(right, there), needs=[there > 0]),
     ]
     if len(labels) > 1:
-        found += [figure(f"ap50 of {name}", partial(_one, precisions, f"ap50 {k}")) for k, name in enumerate(labels)]
+        found += [
+            figure(f"ap50 of {name}", partial(_one, precisions, f"ap50 {k}"), needs=[holds[k]])
+            for k, name in enumerate(labels)
+        ]
     return found
 
 
@@ -190,15 +215,24 @@ def _quality_of_boxes(seen: Seen) -> float:
     return 1.0 if shown + there == 0 else 2 * right / (shown + there)
 
 
-def _classification(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
+def class_truths(frames: Sequence[Seen]) -> tuple[Float32, NDArray[np.intp]]:
+    """Probabilities float32 (M, K) and true labels (M,) of frames of one class each."""
     p = np.stack([f.recognition.probabilities[0] for f in frames])
-    true = np.array([-1 if f.truth.label is None else f.truth.label for f in frames])
-    return one_label_figures(p, true, labels, figure)
+    return p, np.array([-1 if f.truth.label is None else f.truth.label for f in frames])
+
+
+def label_truths(frames: Sequence[Seen]) -> tuple[Float32, Bool]:
+    """Probabilities float32 (M, K) and true flags bool (M, K) of frames of several labels."""
+    p = np.stack([f.recognition.probabilities[0] for f in frames])
+    return p, np.array([f.truth.labels for f in frames], np.bool_)
+
+
+def _classification(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
+    return one_label_figures(*class_truths(frames), labels, figure)
 
 
 def _multilabel(frames: Sequence[Seen], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:
-    p = np.stack([f.recognition.probabilities[0] for f in frames])
-    return several_label_figures(p, np.array([f.truth.labels for f in frames], np.bool_), labels, figure)
+    return several_label_figures(*label_truths(frames), labels, figure)
 
 
 def _quality_of_labels(seen: Seen) -> float:

@@ -17,7 +17,7 @@ from shutil import copytree, ignore_patterns
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Progress
 from featureloop.core.types import Frame, Skipped, Task
-from featureloop.images.labelled import LabelledFolder, split
+from featureloop.images.labelled import LabelledFolder
 from featureloop.images.several import held_groups
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.assembly import described, next_version, plain_form, write_card, write_recognizer
@@ -63,6 +63,7 @@ def found_package(
     backbone: Backbone | None = None,
     replay_versions: int = 1,
     risk: float | None = None,
+    hold_out: float | None = None,
     around: Surroundings = ALONE,
 ) -> Founded:
     """Train a founding package on the labelled items, and write it to the new directory `out`.
@@ -80,6 +81,8 @@ def found_package(
         Augmented versions of every founding frame that are kept for replay, besides the original.
     risk
         Mean loss that results above the threshold may have; None takes what the task's rules say.
+    hold_out
+        Share of the groups that was split off by the settings' seed before, for the lineage to say.
     around
         Who watches the training, and where it calculates.
 
@@ -99,18 +102,17 @@ def found_package(
         spec = recognizer_spec(some.task, len(some.classes), _suiting(given, some.task))
         check_suits(some.task, spec.anonymizer, first=first)
     parts = (items, *(its_items for _, its_items in further))
-    held = held_groups(parts, hold_out=CALIBRATION_SHARE, seed=settings.seed)
-    own, bad = _read(folder, items, settings, around.progress, held=held)
+    held = _calibrating(parts, seed=settings.seed)
+    own, bad = _read(folder, items, around.progress, held=held)
     others, others_bad = [], []
     for some, its_items in further:
-        read, its_bad = _read(some, its_items, settings, around.progress, held=held)
+        read, its_bad = _read(some, its_items, around.progress, held=held)
         others.append(read)
         others_bad += its_bad
     checkpoint = open_checkpoint(
         out,
         [frame for one in (own, *others) for frame in (*one.train, *one.held)],
-        task=folder.task,
-        classes=folder.classes,
+        tasks=[(some.task, some.classes) for some in (folder, *(labelled for labelled, _ in further))],
         settings=settings,
         backbone=DEFAULT if backbone is None else backbone.name,
     )
@@ -126,7 +128,8 @@ def found_package(
         around=around,
     )
     with _written(out) as work:
-        package = _first(networks, work, own, risk=risk, progress=around.progress)
+        lineage = Lineage(records={FOUNDING_SITE: len(own.train)}, hold_out=hold_out, seed=settings.seed)
+        package = _first(networks, work, own, lineage=lineage, risk=risk, progress=around.progress)
         for one in others:
             package = add_head(package, one, settings=_suiting(given, one.task), risk=risk, around=kept)
     package = Package(out, package.manifest, package.digest)
@@ -169,7 +172,8 @@ def add_task(
     check_new(package.manifest, folder.task)
     beside = founding_records_path(package.path)
     earlier = load_records(beside) if beside.exists() else []
-    own, bad = _read(folder, items, settings, around.progress)
+    held = _calibrating([items], seed=settings.seed)
+    own, bad = _read(folder, items, around.progress, held=held)
     with _written(out) as work:
         copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))
         lineage = replace(package.manifest.lineage, parent=package.digest.hex())
@@ -186,17 +190,16 @@ def add_task(
 def _read(
     folder: LabelledFolder,
     items: Sequence[LabelledItem],
-    settings: FoundingSettings,
     progress: Progress,
     *,
-    held: frozenset[str] = frozenset(),
+    held: frozenset[str],
 ) -> tuple[Further, list[Skipped]]:
     """The frames to learn from and those held for calibration, and what could not be read.
 
     Parameters
     ----------
     held
-        Groups that another task holds: not to be learned from either.
+        The groups to calibrate on (`_calibrating`).
 
     Raises
     ------
@@ -205,8 +208,8 @@ def _read(
     """
     bad: list[Skipped] = []
     read: list[list[Frame]] = []
-    rest, own_held = split(items, hold_out=CALIBRATION_SHARE, seed=settings.seed)
-    for part in ([item for item in rest if item.group not in held], own_held):
+    for wanted in (False, True):
+        part = [item for item in items if (item.group in held) is wanted]
         frames: list[Frame] = []
         for i, item in enumerate(folder.frames(part)):
             (bad if isinstance(item, Skipped) else frames).append(item)  # type: ignore[arg-type]  # one list per kind
@@ -221,9 +224,21 @@ def _read(
     return Further(folder.task, folder.classes, train, calibrating), bad
 
 
+def _calibrating(parts: Sequence[Sequence[LabelledItem]], *, seed: int) -> frozenset[str]:
+    """The groups of several tasks' items that all of them calibrate on: none that alone shows a class."""
+    groups_of: dict[int, set[str]] = {}
+    for item in (item for items in parts for item in items):
+        if item.label is not None:
+            groups_of.setdefault(item.label, set()).add(item.group)
+    alone = {group for groups in groups_of.values() if len(groups) == 1 for group in groups}
+    return held_groups(parts, hold_out=CALIBRATION_SHARE, seed=seed) - alone
+
+
 def _suiting(settings: FoundingSettings, task: Task) -> FoundingSettings:
-    """The settings for one of several tasks: a form and a pooling are meant for those of the whole frame."""
-    return settings if RULES[task].form == "global" else replace(settings, form=None, pooling=())
+    """The settings for one of several tasks: a form and a pooling are meant for whole frames, heads for rows."""
+    if RULES[task].form != "global":
+        return replace(settings, form=None, pooling=())
+    return settings if settings.form == "attention" else replace(settings, heads=0)
 
 
 @contextmanager
@@ -251,7 +266,9 @@ def _records(
     return founding_records(view, own.train, own.held, settings=settings, versions=versions, progress=progress)
 
 
-def _first(networks: Networks, work: Path, own: Further, *, risk: float | None, progress: Progress) -> Package:
+def _first(
+    networks: Networks, work: Path, own: Further, *, lineage: Lineage, risk: float | None, progress: Progress
+) -> Package:
     """Write the networks of the first task into `work`, count the codec's tables, calibrate, and seal."""
     networks.backbone.write_extractor(networks.neck, work / EXTRACTOR, size=networks.preprocessing.size)
     rules, spec = RULES[networks.task], networks.spec
@@ -265,7 +282,7 @@ def _first(networks: Networks, work: Path, own: Further, *, risk: float | None, 
         recognizer=spec,
         released=plain_form(spec.anonymizer, networks.levels, networks.pooling, flags=flags),
         calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
-        lineage=Lineage(records={FOUNDING_SITE: len(own.train)}),
+        lineage=lineage,
     )
     write_recognizer(networks.recognizer, work, form=spec.form, channels=draft.released.channels)
     write_card(draft, work)

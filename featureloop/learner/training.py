@@ -126,7 +126,7 @@ def train_candidate(
     if not trained:
         raise RecordError("no site has provided a record under this package line yet; nothing to learn from")
     counts = _counts(trained)
-    lineage = Lineage(live.digest.hex(), version, counts)
+    lineage = replace(live.manifest.lineage, parent=live.digest.hex(), store_version=version, records=counts)
     with tempfile.TemporaryDirectory() as folder:
         draft = _write_candidate(live, trained, Path(folder) / "all", lineage)
         verdicts = {x.task: _judged(x, draft, trained, settings.gate) for x in trained}

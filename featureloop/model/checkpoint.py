@@ -179,29 +179,34 @@ def open_checkpoint(
     package: Path,
     frames: Sequence[Frame],
     *,
-    task: Task,
-    classes: Sequence[str],
+    tasks: Sequence[tuple[Task, Sequence[str]]],
     settings: FoundingSettings,
     backbone: str,
 ) -> Checkpoint:
-    """The checkpoint of the training that makes a package of these frames; errors as of `Checkpoint`."""
-    follows = fingerprint(frames, task=task, classes=classes, settings=settings, backbone=backbone)
+    """The checkpoint of the training that makes a package of these frames; errors as of `Checkpoint`.
+
+    Parameters
+    ----------
+    tasks
+        Each with its class names, in their order.
+    """
+    follows = fingerprint(frames, tasks=tasks, settings=settings, backbone=backbone)
     return Checkpoint(checkpoint_path(package), follows)
 
 
 def fingerprint(
-    frames: Sequence[Frame], *, task: Task, classes: Sequence[str], settings: FoundingSettings, backbone: str
+    frames: Sequence[Frame], *, tasks: Sequence[tuple[Task, Sequence[str]]], settings: FoundingSettings, backbone: str
 ) -> str:
     """What a training follows from, as hexadecimal digits: its frames with their truths, and its settings."""
     digest = hashlib.sha256()
-    said = {"task": str(task), "classes": list(classes), "backbone": backbone, **asdict(settings)}
+    said = {"tasks": [(str(task), list(classes)) for task, classes in tasks], "backbone": backbone, **asdict(settings)}
     digest.update(json.dumps(said, sort_keys=True).encode())
     for frame in frames:
         digest.update(f"{frame.name}:{frame.index}:{frame.pixels.shape}".encode())
         digest.update(frame.pixels.tobytes())
         truth = frame.truth
         if truth is not None:
-            digest.update(repr((truth.label, truth.boxes)).encode())
+            digest.update(repr((truth.label, truth.boxes, truth.labels)).encode())
             if truth.mask is not None:
                 digest.update(np.packbits(truth.mask).tobytes())
     return digest.hexdigest()

@@ -51,7 +51,7 @@ def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> Rec
     Raises
     ------
     InputError
-        The form that the settings ask for doesn't suit it, or the pooling doesn't suit the form.
+        The form that the settings ask for doesn't suit it, or the pooling or the heads don't suit the form.
     """
     rules = RULES[task]
     suitable = ("global", "attention") if rules.form == "global" else (rules.form,)
@@ -60,9 +60,13 @@ def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> Rec
         raise InputError(f"a recognizer of the form '{form}' doesn't suit {task}; choose {' or '.join(suitable)}")
     if settings.pooling and form != "global":
         raise InputError(f"a recognizer of the form '{form}' takes vectors that aren't pooled; leave the pooling out")
+    if settings.heads and form == "global":
+        raise InputError(
+            f"a recognizer of the form 'global' sees one vector, so {settings.heads} heads of attention among rows "
+            "have nothing to look at; leave the heads out, or choose the form 'attention'"
+        )
     blocks = 2 if form == "global" else settings.blocks
-    heads = 0 if form == "global" else settings.heads
-    return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes), heads)
+    return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes), settings.heads)
 
 
 def train_networks(

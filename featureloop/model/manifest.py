@@ -186,11 +186,15 @@ class Lineage:
         Version of the learner's store that it was trained on.
     records
         Records per site that it was trained on; founding frames are site `founding`.
+    hold_out, seed
+        Of the split that kept a part of the founding images away; None where it isn't known.
     """
 
     parent: str | None = None
     store_version: int | None = None
     records: dict[str, int] = field(default_factory=dict)
+    hold_out: float | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

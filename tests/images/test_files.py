@@ -279,8 +279,12 @@ def test_one_bit_and_sixteen_bit_masks_read_like_eight_bit_ones(tmp_path):
 def test_mask_of_classes_is_refused_and_an_empty_one_is_not(tmp_path):
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "classes.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "empty.png")
-    with pytest.raises(InputError, match="largest value is 1"):
+    with pytest.raises(InputError, match="largest value is 1,"):
         read_mask(tmp_path / "classes.png")
+    for grey in (20, 100, 127):
+        Image.fromarray(np.eye(8, dtype=np.uint8) * np.uint8(grey)).save(tmp_path / "grey.png")
+        with pytest.raises(InputError, match=f"largest value is {grey},"):
+            read_mask(tmp_path / "grey.png")
     assert not read_mask(tmp_path / "empty.png").any()
 
 

@@ -188,10 +188,65 @@ def test_boxes_and_several_labels_count_in_the_order_of_the_packages_classes(tmp
     (tmp_path / "labels.csv").write_text("image,polyp,blood\na.png,1,0\n")
     (frame,) = open_labelled(tmp_path, task=Task.DETECTION).with_classes(("artery", "vein")).frames()
     assert [b.label for b in frame.truth.boxes] == [1]
-    (frame,) = open_labelled(tmp_path, task=Task.DETECTION).with_classes(("vessel",)).frames()
+    (frame,) = open_labelled(tmp_path, task=Task.DETECTION).with_classes(("lesion",)).frames()
     assert [b.label for b in frame.truth.boxes] == [0]
     several = open_labelled(tmp_path, task=Task.MULTILABEL)
     (frame,) = several.with_classes(("blood", "polyp")).frames()
     assert frame.truth.labels == (False, True)
     with pytest.raises(InputError, match="no column for ulcer"):
         several.with_classes(("blood", "polyp", "ulcer"))
+
+
+def test_a_table_of_groups_that_names_no_image_is_refused_and_one_that_lacks_some_is_told(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"images/{i}.png")
+        save(tmp_path / f"masks/{i}.png")
+    (tmp_path / "groups.csv").write_text("image,group\npolyp-0,p\npolyp-1,p\n")
+    with pytest.raises(InputError, match=r"names none of the 3 images, 'images/0\.png' for one"):
+        open_labelled(tmp_path)
+    (tmp_path / "groups.csv").write_text("image,group\n0,p\n1,p\n")
+    assert open_labelled(tmp_path).notes == (
+        "1 images are in no group, 'images/2.png' for one: each counts as its own",
+    )
+    (tmp_path / "groups.csv").write_text("image,group\n0,p\n1,p\n2,q\n")
+    assert open_labelled(tmp_path).notes == ()
+
+
+def test_boxes_of_images_that_are_not_there_are_refused(tmp_path):
+    """Else the images that were meant would count as showing nothing."""
+    for i in range(2):
+        save(tmp_path / f"polyp_{i}.png")
+    one = "image,x_center,y_center,width,height\npolyp_0,.5,.5,.2,.2\n"
+    (tmp_path / "boxes.csv").write_text(f"{one}polyp1,.5,.5,.2,.2\n")
+    with pytest.raises(InputError, match="boxes of 1 images that aren't in the folder, 'polyp1' for one"):
+        open_labelled(tmp_path, task=Task.DETECTION)
+    (tmp_path / "boxes.csv").write_text(one)
+    assert [len(f.truth.boxes) for f in open_labelled(tmp_path, task=Task.DETECTION).frames()] == [1, 0]
+
+
+def test_labels_of_several_classes_are_said_once_and_what_they_leave_out_is_told(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"{i}.png")
+    (tmp_path / "labels.csv").write_text("image,blood\n0,1\n0.png,0\n1,0\n")
+    folder = open_labelled(tmp_path, task=Task.MULTILABEL)
+    assert folder.notes == ("labels.csv doesn't name 1 images, '2.png' for one: they are left out",)
+    (tmp_path / "labels.csv").write_text("image,blood\n0,1\n1,0\n0,0\n")
+    with pytest.raises(InputError, match="line 4: '0' has other labels"):
+        open_labelled(tmp_path, task=Task.MULTILABEL)
+
+
+def test_one_class_of_two_names_is_taken_for_the_other_only_where_one_has_no_name_of_its_own(tmp_path):
+    save(tmp_path / "0.png")
+    (tmp_path / "boxes.csv").write_text("image,x_center,y_center,width,height,label\n0,.5,.5,.2,.2,instrument\n")
+    folder = open_labelled(tmp_path, task=Task.DETECTION)
+    assert folder.with_classes(("lesion",)).notes == ("'instrument' of the images is taken for 'lesion'",)
+    with pytest.raises(InputError, match="labelled instrument, which the package doesn't know; it knows polyp"):
+        folder.with_classes(("polyp",))
+
+
+def test_a_single_class_folder_is_a_class_where_its_name_is_known(tmp_path):
+    save(tmp_path / "bleeding/1.png")
+    with pytest.raises(InputError, match="no labelled folder"):
+        open_labelled(tmp_path, task=Task.CLASSIFICATION)
+    folder = open_labelled(tmp_path, task=Task.CLASSIFICATION, known=("bleeding", "normal"))
+    assert [f.truth.label for f in folder.with_classes(("normal", "bleeding")).frames()] == [1]

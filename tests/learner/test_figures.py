@@ -7,14 +7,17 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from featureloop.core.boxes import Box, box_between, code_distances, positions
+from featureloop.core.components import SPECK, lesion_boxes
 from featureloop.core.types import Frame, Recognition, Task, Truth
 from featureloop.learner.box_matching import average_precisions
 from featureloop.learner.figures import (
+    Masks,
     Seen,
     compare_masks,
     figures_of,
@@ -153,17 +156,27 @@ def test_an_interval_resamples_groups_and_not_frames() -> None:
 
 
 @given(st.integers(0, 2**31))
-def test_dice_and_iou_of_masks_agree_with_monai(seed: int) -> None:
-    import torch
-    from monai.metrics import DiceMetric
+def test_dice_and_iou_of_masks_agree_with_monai_and_torchmetrics(seed: int) -> None:
+    from monai.metrics import DiceMetric, MeanIoU
+    from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
     rng = np.random.default_rng(seed)
-    a, b = rng.random((2, 30, 40)) < 0.3
-    found = compare_masks(a, b)
-    metric = DiceMetric(include_background=True)(
-        torch.from_numpy(a)[None, None].float(), torch.from_numpy(b)[None, None].float()
-    )
-    assert found.dice == pytest.approx(metric.item(), abs=1e-6)
+    shares = rng.choice([0.0, 0.01, 0.3], 2)
+    masks = [rng.random((30, 40)) < share for share in shares]
+    found = compare_masks(*masks)
+    nothing = Recognition(Task.SEGMENTATION, np.zeros((1, 1), np.float32))
+    seen = Seen(nothing, Truth(), found, 0.5, 0.5, name="a", index=0, group="a")
+    values = {f.name: f.value for f in figures_of([seen], labels=("lesion",), seed=1)}
+    a, b = (torch.from_numpy(m)[None, None] for m in masks)
+    empty = not a.any() and not b.any()
+    for name, metric, second in (
+        ("dice", DiceMetric(include_background=True, ignore_empty=False), binary_f1_score),
+        ("iou", MeanIoU(include_background=True, ignore_empty=False), binary_jaccard_index),
+    ):
+        assert values[name] == pytest.approx(metric(a.float(), b.float()).item(), abs=1e-6)
+        if not empty:
+            # The frame of nothing on either side is 0 in torchmetrics; here and in MONAI it is right.
+            assert values[name] == pytest.approx(second(a.int(), b.int()).item(), abs=1e-6)
 
 
 def test_lesions_are_found_one_by_one_and_false_marks_counted() -> None:
@@ -174,6 +187,57 @@ def test_lesions_are_found_one_by_one_and_false_marks_counted() -> None:
     assert (compare_masks(mask, truth).found, compare_masks(mask, truth).lesions) == (1, 2)
     assert compare_masks(mask, truth).false == 1
     assert compare_masks(np.zeros_like(mask), np.zeros_like(mask)).dice == 1.0
+
+
+def test_a_lesion_is_its_pixels_and_not_its_box() -> None:
+    """A blob inside the bow of a C is another lesion; marking the blob doesn't find the C."""
+    truth = np.zeros((100, 100), np.bool_)
+    truth[20:80, 20:80] = True
+    truth[23:77, 23:80] = False
+    blob = np.zeros_like(truth)
+    blob[30:70, 30:75] = True
+    found = compare_masks(blob, truth | blob)
+    assert (found.found, found.lesions, found.false) == (1, 2, 0)
+    found = compare_masks(truth | blob, truth)
+    assert (found.found, found.lesions, found.false) == (1, 1, 1)
+
+
+def test_a_false_ring_around_a_lesion_is_a_false_part() -> None:
+    truth, ring = np.zeros((2, 100, 100), np.bool_)
+    truth[40:60, 40:60] = ring[20:80, 20:80] = True
+    ring[30:70, 30:70] = False
+    found = compare_masks(ring, truth)
+    assert (found.found, found.lesions, found.false) == (0, 1, 1)
+    found = compare_masks(ring | truth, truth)
+    assert (found.found, found.lesions, found.false) == (1, 1, 1)
+
+
+def test_parts_touch_by_corners_and_specks_are_none() -> None:
+    truth = np.zeros((100, 100), np.bool_)
+    truth[10:20, 10:20] = truth[20:30, 20:30] = True
+    truth[50, 50] = True
+    assert (compare_masks(truth, truth).lesions, compare_masks(truth, truth).found) == (1, 1)
+    empty = np.zeros_like(truth)
+    assert (compare_masks(empty, truth).found, compare_masks(truth, empty).false) == (0, 1)
+
+
+@given(st.integers(0, 2**31))
+def test_lesions_are_counted_as_in_the_boxes_that_are_drawn_around_them(seed: int) -> None:
+    """Detection from masks and sensitivity per lesion speak of the same lesions."""
+    truth = np.random.default_rng(seed).random((110, 100)) < 0.1
+    assert compare_masks(truth, truth).lesions == len(lesion_boxes(truth, least=SPECK))
+
+
+def test_frames_without_a_lesion_are_told_apart_in_dice() -> None:
+    """Nine empty frames that stay empty make a Dice of 0.95 of one lesion that is half outlined."""
+    nothing = Recognition(Task.SEGMENTATION, np.zeros((1, 1), np.float32))
+    masks = [Masks(1.0, 0, 0, 0)] * 9 + [Masks(0.5, 1, 1, 0)]
+    seen = [Seen(nothing, Truth(), m, 0.5, 0.5, name=f"{i}", index=0, group=f"{i}") for i, m in enumerate(masks)]
+    found = {f.name: f for f in figures_of(seen, labels=("lesion",), seed=1)}
+    assert found["dice"].value == pytest.approx(0.95)
+    assert found["dice of frames with lesions"].value == 0.5
+    assert found["dice of frames with lesions"].groups == 1
+    assert "dice of frames with lesions" not in {f.name for f in figures_of(seen[9:], labels=("lesion",), seed=1)}
 
 
 def test_a_detection_is_as_right_as_its_boxes() -> None:

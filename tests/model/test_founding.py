@@ -1,5 +1,6 @@
 """Founding training on a handful of generated frames: what comes out is whole and consistent."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from featureloop.core.types import Frame, Task, Truth
 from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.backbones import TorchBackbone, module_backbone
-from featureloop.model.checkpoint import Checkpoint, open_checkpoint
-from featureloop.model.founding import Networks, train_networks
+from featureloop.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from featureloop.model.founding import Networks, recognizer_spec, train_networks
 from featureloop.model.founding_features import frame_shares
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.loop import Surroundings
@@ -78,7 +79,7 @@ def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
 
     def opened() -> Checkpoint:
         return open_checkpoint(
-            tmp_path / "P", given, task=Task.CLASSIFICATION, classes="abc", settings=settings, backbone="b"
+            tmp_path / "P", given, tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
         )
 
     undisturbed = train(None, Surroundings())
@@ -90,7 +91,7 @@ def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
         np.testing.assert_allclose(value.numpy(), again.recognizer.state_dict()[name].numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="another training"):
         open_checkpoint(
-            tmp_path / "P", given[1:], task=Task.CLASSIFICATION, classes="abc", settings=settings, backbone="b"
+            tmp_path / "P", given[1:], tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
         )
 
 
@@ -181,3 +182,22 @@ def test_few_frames_are_passed_over_more_often_unless_the_passes_are_given() -> 
     assert FoundingSettings().tuning_steps(8000) == 6000
     assert FoundingSettings(epochs=2.0).tuning_steps(40) == 5
     assert FoundingSettings().recognizer_steps(8000) == 8000
+
+
+def test_a_checkpoint_follows_from_every_label_and_every_task() -> None:
+    (frame,) = frames(1)
+    several = replace(frame, truth=Truth(labels=(True, False)))
+    corrected = replace(frame, truth=Truth(labels=(False, True)))
+    one, two = [(Task.MULTILABEL, "ab")], [(Task.MULTILABEL, "ab"), (Task.SEGMENTATION, ("lesion",))]
+
+    def of(given: Frame, tasks: list[tuple[Task, Sequence[str]]]) -> str:
+        return fingerprint([given], tasks=tasks, settings=TINY, backbone="b")
+
+    assert of(several, one) == of(replace(several), one)
+    assert len({of(several, one), of(corrected, one), of(several, two), of(several, [(Task.MULTILABEL, "ba")])}) == 4
+
+
+def test_heads_are_refused_where_one_vector_is_seen() -> None:
+    with pytest.raises(InputError, match="leave the heads out"):
+        recognizer_spec(Task.CLASSIFICATION, 3, replace(TINY, heads=2))
+    assert recognizer_spec(Task.CLASSIFICATION, 3, replace(TINY, heads=2, form="attention")).heads == 2
