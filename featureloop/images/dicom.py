@@ -70,8 +70,10 @@ def dicom_frames(path: Path, *, name: str, group: str | None = None) -> Iterator
 
     Grey values go through the Modality LUT or rescale, then the first VOI LUT
     or window; without either, values of up to 8 bits are shown by their whole
-    range and deeper ones from their smallest to their largest, frame by frame.
-    MONOCHROME1 is inverted, palettes are applied, YBR becomes RGB.
+    range, Hounsfield units from -1000 to 1000, and others from their smallest to
+    their largest but for one in a thousand, frame by frame. MONOCHROME1 and a
+    Presentation LUT Shape of INVERSE are inverted, palettes are applied, YBR
+    becomes RGB.
 
     Parameters
     ----------

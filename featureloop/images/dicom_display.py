@@ -1,7 +1,8 @@
 """From a DICOM frame's stored values to what a viewer shows, 8-bit RGB.
 
 Grey: Modality LUT or rescale (PS3.3 C.11.1), VOI LUT or window (PS3.3 C.11.2),
-MONOCHROME1 inverted (PS3.3 C.7.6.3.1.2). Colour: palette (PS3.3 C.7.9) or RGB.
+MONOCHROME1 or a Presentation LUT Shape of INVERSE inverted (PS3.3 C.7.6.3.1.2 and
+C.11.6; both together say the same, and invert once). Colour: palette (PS3.3 C.7.9) or RGB.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import UInt8
-from featureloop.images.scale import grey_to_rgb, stretch, to_uint8
+from featureloop.images.scale import grey_to_rgb, robust_range, stretch, to_uint8
 
 # Functional groups (PS3.3 C.7.6.16) that carry what older objects keep at the top level.
 _GROUPS: Final = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+
+_HOUNSFIELD: Final = (-1000.0, 1000.0)
+"""The window of CT that brings none: Hounsfield units mean the same in every image, so they are shown alike, from
+air to bone, 8 units a grey level."""
 
 
 def display(stored: NDArray[Any], photometric: str, header: Dataset, index: int) -> UInt8:
@@ -55,11 +60,12 @@ def display(stored: NDArray[Any], photometric: str, header: Dataset, index: int)
             "export the image as MONOCHROME2 or RGB"
         )
     grey = _grey(stored, _of_frame(header, index))
-    return grey_to_rgb(255 - grey if photometric == "MONOCHROME1" else grey)
+    inverse = photometric == "MONOCHROME1" or header.get("PresentationLUTShape") == "INVERSE"
+    return grey_to_rgb(255 - grey if inverse else grey)
 
 
 def _grey(stored: NDArray[Any], header: Dataset) -> UInt8:
-    """Rescale and window; without a window, 8 bits by their whole range and deeper values min..max."""
+    """Rescale and window; what is shown without a window is in docs/adr/009."""
     real = apply_modality_lut(stored, header)
     window = _window(header)
     if _has_lut(header):
@@ -67,21 +73,31 @@ def _grey(stored: NDArray[Any], header: Dataset) -> UInt8:
         return stretch(shown, 0, 2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     if window is not None:
         return stretch(_windowed(real, *window), 0, 1)
-    if stored.dtype.kind in "iu" and int(header.BitsStored) <= 8 and real is stored:
+    if stored.dtype.kind in "iu" and int(header.BitsStored) <= 8 and not header.get("ModalityLUTSequence"):
+        # A linear rescale changes no brightness: the whole range of the stored values is shown, as without it.
         low = -(2 ** (int(header.BitsStored) - 1)) if int(header.get("PixelRepresentation", 0) or 0) else 0
-        return stretch(real, low, low + 2 ** int(header.BitsStored) - 1)
-    return _from_min_to_max(real, stored, header)
+        ends = apply_modality_lut(np.array([low, low + 2 ** int(header.BitsStored) - 1]), header)
+        return stretch(real, float(ends.min()), float(ends.max()))
+    if _in_hounsfield_units(header):
+        return stretch(real, *_HOUNSFIELD)
+    return _by_range(real, stored, header)
 
 
-def _from_min_to_max(real: NDArray[Any], stored: NDArray[Any], header: Dataset) -> UInt8:
-    """Stretch, with padding outside the image (PS3.3 C.7.5.1.1.2) left out of the range."""
+def _in_hounsfield_units(header: Dataset) -> bool:
+    """Whether rescaled values are Hounsfield units (PS3.3 C.11.1.1.2: of CT, what Rescale Type doesn't say is HU)."""
+    rescaled = header.get("RescaleSlope") is not None and not header.get("ModalityLUTSequence")
+    return rescaled and header.get("Modality") == "CT" and str(header.get("RescaleType") or "HU").upper() == "HU"
+
+
+def _by_range(real: NDArray[Any], stored: NDArray[Any], header: Dataset) -> UInt8:
+    """From the smallest to the largest value but for outliers; padding (PS3.3 C.7.5.1.1.2) doesn't count."""
     padding = header.get("PixelPaddingValue")
     inside = np.isfinite(real) if real.dtype.kind == "f" else np.ones(real.shape, np.bool_)
     if not inside.all():
         raise InputError(f"{int((~inside).sum())} pixels are NaN or infinite: export the image again")
     if isinstance(padding, int) and (stored != padding).any():
         inside = stored != padding
-    return stretch(real, float(real[inside].min()), float(real[inside].max()))
+    return stretch(real, *robust_range(real[inside]))
 
 
 def _windowed(real: NDArray[Any], center: float, width: float, function: str) -> NDArray[np.float64]:
@@ -129,7 +145,7 @@ def _of_frame(header: Dataset, index: int) -> Dataset:
     if not items:
         return header
     merged = Dataset()
-    for keyword in ("BitsStored", "PixelRepresentation", "PixelPaddingValue"):
+    for keyword in ("BitsStored", "PixelRepresentation", "PixelPaddingValue", "Modality"):
         if keyword in header:
             merged[keyword] = header[keyword]
     for item in items:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, UInt8
 
-_DEPTHS: Final = (8, 12, 16)
+OUTLIERS: Final = 1000
+"""One of so many values may lie beyond either end of an image's range: a marker or a dead pixel darkens nothing."""
 
 
 def to_uint8(values: NDArray[Any]) -> UInt8:
@@ -20,11 +21,7 @@ def to_uint8(values: NDArray[Any]) -> UInt8:
 
     - bool: 0 and 255;
     - uint8: as they are;
-    - integers of 0 to 65535: linearly by the range of the smallest of 8, 12
-      and 16 bits that holds the largest value (cameras store 12 bits in 16);
-    - floats that all lie in [0, 1]: times 255;
-    - everything else (negative, wider, other floats): linearly from its
-      smallest to its largest value.
+    - the rest linearly over the range of `declared_range`, and clipped to it.
 
     Parameters
     ----------
@@ -50,12 +47,40 @@ def to_uint8(values: NDArray[Any]) -> UInt8:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = int(values.size - np.isfinite(values).sum())
         raise InputError(f"{bad} of {values.size} values are NaN or infinite: replace them before saving the image")
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        return stretch(values, 0.0, 1.0)
-    if values.dtype.kind != "f" and low >= 0 and high <= 65535:
-        return stretch(values, 0.0, float(2 ** next(d for d in _DEPTHS if high < 2**d) - 1))
-    return stretch(values, low, high)
+    return stretch(values, *declared_range(values))
+
+
+def declared_range(values: NDArray[Any]) -> tuple[float, float]:
+    """The values that become black and white in an image that says nothing of it; why so: docs/adr/009.
+
+    From the smallest to the largest value, but for outliers (`robust_range`). Where
+    none is negative, the range is at least that of 8 bits (of [0, 1] for floats), and
+    black is 0; unless the values are farther from 0 than from each other (CT stored
+    with an offset of 32768, say), for then they take the upper half of the range. All
+    of this is continuous: a little more or less light is a little more or less in the
+    picture, whatever the number of bits.
+
+    Parameters
+    ----------
+    values
+        Any shape, integer or floating, finite, not empty.
+    """
+    low, high = robust_range(values)
+    if low < 0:
+        return low, high
+    least = 1.0 if values.dtype.kind == "f" else 255.0
+    return max(0.0, min(2 * low - high, high - least)), max(least, high)
+
+
+def robust_range(values: NDArray[Any]) -> tuple[float, float]:
+    """The smallest and the largest of any values, one in `OUTLIERS` at either end left out; of all where one is left.
+
+    A constant picture with a few outliers has their range, so that they are seen.
+    """
+    drop = values.size // OUTLIERS
+    ordered = np.partition(values, (drop, values.size - 1 - drop), axis=None)
+    low, high = float(ordered[drop]), float(ordered[values.size - 1 - drop])
+    return (low, high) if low < high else (float(values.min()), float(values.max()))
 
 
 def stretch(values: NDArray[Any], low: float, high: float) -> UInt8:

@@ -7,7 +7,9 @@ points at elsewhere), and weights are read as tensors alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +23,60 @@ NETWORKS = "monai.networks.nets."
 CONFIGS = ("configs/inference.json", "configs/train.json", "configs/evaluate.json")
 METADATA = "configs/metadata.json"
 WEIGHTS = "models/model.pt"
+FITTING = (
+    "DenseNet, ResNet, SENet, EfficientNetBN, UNet, BasicUNet, DynUNet, FlexibleUNet, SegResNet, SegResNetDS, "
+    "and what inherits of them"
+)
 _PROBE = 256
-_RESNET = ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
+_IN_ORDER: Mapping[str, Sequence[str]] = {
+    "DenseNet": ("features", "class_layers.relu"),
+    "ResNet": ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+    "SENet": ("layer0", "layer1", "layer2", "layer3", "layer4"),
+    "EfficientNetBN": (
+        *("_conv_stem_padding", "_conv_stem", "_bn0", "_swish"),
+        *("_blocks", "_conv_head_padding", "_conv_head", "_bn1", "_swish"),
+    ),
+    "BasicUNet": ("conv_0", "down_1", "down_2", "down_3", "down_4"),
+    "DynUNet": ("input_block", "downsamples", "bottleneck"),
+}
+"""Parts that a network runs one after the other, up to its deepest map; `downsamples` is a list of such parts."""
 
 
-class Encoder(nn.Module):
-    """The deepest feature map of a network that has an `encode` method (SegResNet)."""
+class Deepest(nn.Module):
+    """The deepest of the maps that an encoder gives as a list."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, *, method: str, at: int) -> None:
         super().__init__()
-        self.network = network
+        self.encoder = encoder
+        self._method, self._at = method, at
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, inputs, S, S) to the feature map."""
-        found: Tensor = self.network.encode(image)[0]  # type: ignore[operator]  # a method of MONAI's networks
+        found: Tensor = getattr(self.encoder, self._method)(image)[self._at]
         return found
 
 
-def bundle_backbone(path: Path) -> TorchBackbone:
-    """The feature part of a bundle's network, kept as it is.
+class ZeroPadded(nn.Module):
+    """ResNet's shortcut of type A: every so many pixels, and zeros for the channels that are missing.
 
-    Fits: two-dimensional networks with one or three input channels that have `features` (DenseNet, EfficientNet's
-    relatives), `encode` (SegResNet), or residual layers up to a pooling (ResNet).
+    As MONAI's function of it, which takes the values out of the graph, so that it can't be exported.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, channels, H / stride, W / stride)."""
+        missing = self.channels - x.shape[1]
+        return nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, missing))
+
+
+def bundle_backbone(path: Path) -> TorchBackbone:
+    """The feature part of a bundle's network: kept as it is, or tuned as a whole where founding's profile is `full`.
+
+    Fits: two-dimensional networks with one or three input channels of the classes in `FITTING`. Of one that
+    classifies, it is all before the pooling; of one that segments, the encoder with its deepest layer.
 
     Raises
     ------
@@ -109,6 +143,8 @@ def _network(definition: Mapping[str, Any]) -> nn.Module:
     made = getattr(nets, name, None) if "." not in name else None
     if not (isinstance(made, type) and issubclass(made, nn.Module)):
         raise PackageError(f"the bundle's network is '{target}'; only networks of {NETWORKS}* are made")
+    if "pretrained" in signature(made).parameters:
+        arguments["pretrained"] = False  # the weights are the bundle's; nothing is to be downloaded
     try:
         return made(**arguments)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
@@ -126,14 +162,51 @@ def _load(network: nn.Module, path: Path) -> None:
 
 
 def _features(network: nn.Module) -> nn.Module:
-    if isinstance(getattr(network, "features", None), nn.Module):
-        return nn.Sequential(network.features, nn.ReLU())  # type: ignore[arg-type]  # checked just above
-    if callable(getattr(network, "encode", None)):
-        return Encoder(network)
-    layers = [
-        getattr(network, name, None)
-        for name in ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    ]
-    if all(isinstance(layer, nn.Module) for layer in layers):
-        return nn.Sequential(*(layer for layer in layers if layer is not None))
-    raise PackageError(f"the features of {type(network).__name__} are not known; DenseNet, SegResNet and ResNet fit")
+    """All of a network up to its deepest map.
+
+    Raises
+    ------
+    PackageError
+        It is none of `FITTING`.
+    """
+    found = _chosen(network)
+    if not found:
+        raise PackageError(f"the features of {type(network).__name__} are not known; known are {FITTING}")
+    for part in network.modules():
+        shortcut = getattr(part, "downsample", None)
+        if isinstance(shortcut, partial):
+            part.downsample = ZeroPadded(shortcut.keywords["planes"], shortcut.keywords["stride"])
+    return nn.Sequential(*found)
+
+
+def _chosen(network: nn.Module) -> Sequence[nn.Module]:
+    """The parts that make the deepest map, one after the other; none where the network isn't known."""
+    from monai.networks import nets
+
+    if isinstance(network, nets.FlexibleUNet):
+        return _chosen(network.encoder)
+    if isinstance(network, nets.EfficientNetBNFeatures):
+        return [Deepest(network, method="forward", at=-1)]
+    if isinstance(network, nets.SegResNetDS):
+        return [Deepest(network.encoder, method="forward", at=-1)]
+    if isinstance(network, nets.SegResNet):
+        return [Deepest(network, method="encode", at=0)]
+    if isinstance(network, nets.UNet):
+        return _down(network.model)
+    left_out = "maxpool" if getattr(network, "no_max_pool", False) else None
+    names = next((names for kind, names in _IN_ORDER.items() if isinstance(network, getattr(nets, kind))), ())
+    return [part for name in names if name != left_out for part in _parts(network.get_submodule(name))]
+
+
+def _parts(part: nn.Module) -> Sequence[nn.Module]:
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
+
+
+def _down(model: nn.Module) -> list[nn.Module]:
+    """The way down of a UNet: its levels are (down, skip over the next level, up), and the innermost is one part."""
+    from monai.networks.layers import SkipConnection
+
+    if isinstance(model, nn.Sequential) and len(model) == 3 and isinstance(model[1], SkipConnection):
+        below = _down(model[1].submodule)
+        return [model[0], *below] if below else []
+    return [] if any(isinstance(part, SkipConnection) for part in model.modules()) else [model]

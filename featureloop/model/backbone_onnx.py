@@ -21,6 +21,14 @@ from featureloop.model.backbones import Normalize, RunEarly, check_shape, check_
 from featureloop.model.export import OPSET, export_onnx
 from featureloop.model.runtime import open_session
 
+_DECLARATION = """\
+onnx = "{name}"
+channels = 1024  # of the feature map, the graph's first output
+stride = 32  # pixels between its positions
+inputs = 3  # 1 for the mean of red, green and blue
+mean = [0.485, 0.456, 0.406]  # the graph's input is (pixel / 255 - mean) / std
+std = [0.229, 0.224, 0.225]"""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OnnxBackbone:
@@ -83,9 +91,16 @@ class OnnxBackbone:
         try:
             graph = onnx.load_model(str(self.path))
             onnx.checker.check_model(graph)
-            graph = version_converter.convert_version(graph, OPSET)
         except Exception as error:  # onnx raises errors of many kinds for a damaged file
             raise PackageError(f"'{self.path}' is no ONNX graph that can be used: {str(error)[:200]}") from error
+        if _opset(graph) < OPSET:
+            try:
+                graph = version_converter.convert_version(graph, OPSET)
+            except Exception as error:  # onnx raises errors of many kinds here too
+                raise PackageError(
+                    f"'{self.path}' is of opset {_opset(graph)} and can't be converted to {OPSET} "
+                    f"({str(error)[:200]}): export it with opset {OPSET} or newer"
+                ) from error
         del graph.graph.output[1:]
         with tempfile.TemporaryDirectory() as folder:
             before = Path(folder) / "normalize.onnx"
@@ -114,8 +129,17 @@ def onnx_backbone(
     return OnnxBackbone(path.stem, channels, stride, path, Normalize(mean, std, inputs))
 
 
+def _opset(graph: Any) -> int:
+    """The version of ONNX's own operators that a graph is written in."""
+    return max((int(o.version) for o in graph.opset_import if o.domain in ("", "ai.onnx")), default=OPSET)
+
+
 def _join(first: Any, second: Any, source: str, result: str) -> Any:
-    """Two graphs one after the other, with these names outside."""
+    """Two graphs one after the other, with these names outside; the older one is converted to the newer's operators."""
+    newest = max(_opset(first), _opset(second))
+    first, second = (
+        g if _opset(g) == newest else version_converter.convert_version(g, newest) for g in (first, second)
+    )
     second.ir_version = first.ir_version = max(first.ir_version, second.ir_version)
     first, second = compose.add_prefix(first, "first/"), compose.add_prefix(second, "second/")
     weights = {w.name for w in second.graph.initializer}
@@ -138,10 +162,16 @@ def read_backbone(path: Path) -> OnnxBackbone:
     Raises
     ------
     InputError
-        The file is missing or malformed.
+        The file is missing, malformed, or the network itself.
     PackageError
         The declaration is impossible.
     """
+    if path.suffix.lower() == ".onnx":
+        example = _DECLARATION.format(name=path.name)
+        raise InputError(
+            f"'{path}' is a network, and a backbone is named by a TOML file that declares one: write "
+            f"'{path.with_suffix('.toml')}' with these lines (the numbers are an example), and name that\n{example}"
+        )
     try:
         declared = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

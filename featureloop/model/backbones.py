@@ -157,10 +157,7 @@ class TorchBackbone:
 
     def open_early(self, size: int) -> RunEarly:
         """The early part in ONNX Runtime, ten times faster on a CPU than torch."""
-        check_size(self, size)
-        with torch.no_grad():
-            found = tuple(self.late.eval()(self.early.eval()(torch.zeros(1, 3, size, size))).shape)
-        check_shape(self, found, size)
+        check_whole(self, self.whole, size)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "early.onnx"
             export_onnx(
@@ -205,7 +202,7 @@ def module_backbone(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     inputs: int = 3,
 ) -> TorchBackbone:
-    """A torch module made elsewhere, kept as it is.
+    """A torch module made elsewhere: kept as it is, or tuned as a whole where founding's profile is `full`.
 
     Parameters
     ----------
@@ -234,6 +231,25 @@ def check_shape(backbone: Backbone, found: tuple[int, ...], size: int) -> None:
             f"the backbone '{backbone.name}' gives {found} for an image of {size} pixels, it declares {declared}: "
             "correct channels or stride"
         )
+
+
+def check_whole(backbone: Backbone, whole: nn.Module, size: int) -> None:
+    """Try a backbone's whole network on a grey image of `size` pixels a side, before anything is trained.
+
+    Raises
+    ------
+    PackageError
+        It doesn't take it, or doesn't make what the backbone declares.
+    """
+    check_size(backbone, size)
+    try:
+        with torch.no_grad():
+            found = tuple(whole.eval()(torch.zeros(1, 3, size, size)).shape)
+    except (RuntimeError, ValueError) as error:
+        raise PackageError(
+            f"the backbone '{backbone.name}' takes no images of {size} x {size} pixels: {str(error)[:200]}"
+        ) from error
+    check_shape(backbone, found, size)
 
 
 def run_session(session: Any, images: Float32) -> Float32:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from featureloop.core.errors import InputError
 from featureloop.core.ports import Log, Progress, silent, unlogged
 from featureloop.core.types import Float32
+from featureloop.model.memory import enough_for, in_parts
 
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
@@ -27,6 +30,8 @@ LOOKS = 20
 """Looks at the held frames, and checkpoints, in a training."""
 PATIENCE = 5
 """Looks in a row that must be worse than the best before a training stops early."""
+BAD_STEPS = 5
+"""Steps in a row without a finite gradient after which a training is given up."""
 WEIGHT_DECAY = 1e-3
 
 _log = logging.getLogger(__name__)
@@ -78,18 +83,32 @@ class Compute:
 def compute_on(name: str) -> Compute:
     """A torch device by name; `auto` takes a GPU with mixed precision where there is one.
 
+    For a GPU, torch is told to calculate alike every time where it can, and warns where it can't.
+
     Raises
     ------
     InputError
         There is no such device.
     """
     if name == "auto":
-        return Compute("cuda", mixed=True) if torch.cuda.is_available() else Compute()
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"torch can't calculate on '{name}': {str(error)[:120]}; choose auto or cpu") from error
+    if name.startswith("cuda"):
+        _calculate_alike()
     return Compute(name, mixed=not name.startswith("cpu"))
+
+
+def _calculate_alike() -> None:
+    """What torch needs for algorithms on a GPU that give the same every time.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html; cuBLAS reads its setting when it is used first.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,6 +228,8 @@ def train(lesson: Lesson, *, pace: Pace, around: Surroundings = ALONE) -> int:
     earlier average was better by more than two standard errors, that one is. Once
     that has been so for `PATIENCE` looks in a row, the training stops.
 
+    A step whose loss or gradient is not finite changes no weight.
+
     Returns
     -------
     int
@@ -217,8 +238,14 @@ def train(lesson: Lesson, *, pace: Pace, around: Surroundings = ALONE) -> int:
     Raises
     ------
     InputError
-        The GPU's memory is too small for a single item.
+        The GPU's memory is too small for the networks or for a single item, or `BAD_STEPS` steps in a row have no
+        finite loss or gradient.
     """
+    with enough_for(f"the {lesson.name}'s weights and moments"):
+        return _train(lesson, pace, around)
+
+
+def _train(lesson: Lesson, pace: Pace, around: Surroundings) -> int:
     networks, device = lesson.networks.to(around.compute.device), around.compute.device
     _train_mode(networks)
     learning = [(list(part.parameters()), rate) for part, rate in lesson.rates]
@@ -229,19 +256,20 @@ def train(lesson: Lesson, *, pace: Pace, around: Surroundings = ALONE) -> int:
     state = State(0, _weights(networks), {}, np.array([]), 0, optimizer)
     if around.keeper is not None:
         state = around.keeper.restore(lesson, state)
-    every, parts = max(1, math.ceil(pace.steps / LOOKS)), 1
+    every, parts, bad = max(1, math.ceil(pace.steps / LOOKS)), 1, _Bad(lesson.name, min(BAD_STEPS, pace.steps))
     while state.step < pace.steps and state.worse < PATIENCE:
         for group, rate in zip(optimizer.param_groups, highest, strict=True):
             group["lr"] = rate * cosine(state.step, pace.steps)
-        torch.manual_seed(pace.seed * 1_000_003 + state.step)
-        loss, parts = _step(lesson, lesson.batch(state.step), optimizer, around.compute, parts)
+        seed = pace.seed * 1_000_003 + state.step
+        loss, parts, taken = _step(lesson, lesson.batch(state.step), optimizer, around.compute, parts, seed=seed)
+        bad.count(state.step, loss, taken=taken)
         _follow(state.average, networks, min(pace.average, state.step / (state.step + 1)))
         state.step += 1
         around.progress(f"{lesson.name}, loss {loss:.3f}", state.step, pace.steps)
         around.log(f"{lesson.name}/loss", loss, state.step)
         around.log(f"{lesson.name}/learning rate", optimizer.param_groups[0]["lr"], state.step)
         if state.step % every == 0 or state.step == pace.steps:
-            _look(lesson, state, around)
+            parts = _look(lesson, state, around, parts)
             if around.keeper is not None:
                 ended = state.step == pace.steps or state.worse >= PATIENCE
                 around.keeper.save(lesson, state, ended=ended)
@@ -261,25 +289,48 @@ def cosine(step: int, steps: int) -> float:
 
 
 def _step(
-    lesson: Lesson, batch: Batch, optimizer: torch.optim.Optimizer, compute: Compute, parts: int
-) -> tuple[float, int]:
-    """One step on a batch, in as many parts as fit into memory; returns its loss and the parts."""
-    while True:
-        try:
-            optimizer.zero_grad()
-            total = sum(_backward(lesson, piece, batch.weights.sum(), compute) for piece in batch.pieces(parts))
-        except torch.OutOfMemoryError as error:
-            if parts >= len(batch):
-                raise InputError(
-                    f"the GPU's memory is too small for one frame ({str(error)[:80]}); "
-                    "choose a smaller --size, or --compute cpu"
-                ) from error
-            parts = min(2 * parts, len(batch))
-            _log.warning("the GPU's memory is too small for %d frames at once; going on in %d parts", len(batch), parts)
-            continue
-        nn.utils.clip_grad_norm_(lesson.networks.parameters(), 1.0)
+    lesson: Lesson, batch: Batch, optimizer: torch.optim.Optimizer, compute: Compute, parts: int, *, seed: int
+) -> tuple[float, int, bool]:
+    """One step on a batch, in as many parts as fit into memory: its loss, the parts, and whether it was taken."""
+
+    def gradient(parts: int) -> float:
+        torch.manual_seed(seed)
+        optimizer.zero_grad()
+        return sum(_backward(lesson, piece, batch.weights.sum(), compute) for piece in batch.pieces(parts))
+
+    total, parts = in_parts(gradient, parts=parts, items=len(batch))
+    norm = nn.utils.clip_grad_norm_(lesson.networks.parameters(), 1.0)
+    finite = math.isfinite(total) and bool(torch.isfinite(norm))
+    if finite:
         optimizer.step()
-        return total, parts
+    return total, parts, finite
+
+
+class _Bad:
+    """Counts the steps that were not taken, and gives up after so many in a row."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name, self._most = name, most
+        self._in_all = self._in_a_row = 0
+
+    def count(self, step: int, loss: float, *, taken: bool) -> None:
+        """Count a step.
+
+        Raises
+        ------
+        InputError
+            There were too many in a row.
+        """
+        if taken:
+            self._in_a_row = 0
+            return
+        self._in_all, self._in_a_row = self._in_all + 1, self._in_a_row + 1
+        _log.warning("%s: step %d is left out, its gradient is not finite (%d so far)", self._name, step, self._in_all)
+        if self._in_a_row >= self._most:
+            raise InputError(
+                f"the {self._name} has had no finite loss or gradient for {self._in_a_row} steps in a row (at step "
+                f"{step}, the loss is {loss}): look for images with odd values, or take another backbone"
+            )
 
 
 def _backward(lesson: Lesson, piece: Batch, weight: float, compute: Compute) -> float:
@@ -297,25 +348,40 @@ def _losses(lesson: Lesson, batch: Batch, compute: Compute) -> Tensor:
         return lesson.loss(x, y).float()
 
 
-def _look(lesson: Lesson, state: State, around: Surroundings) -> None:
-    """Judge the averaged weights on what is held; remember them where they are the best so far."""
+def _look(lesson: Lesson, state: State, around: Surroundings, parts: int) -> int:
+    """Judge the averaged weights on what is held; remember them where they are the best so far.
+
+    Returns the parts that a batch was judged in, at least those given.
+    """
     if not lesson.held:
-        return
+        return parts
     learning = _weights(lesson.networks)
     _put(lesson.networks, state.average)
     lesson.networks.eval()
     with torch.no_grad():
-        losses = np.concatenate(
-            [_losses(lesson, batch, around.compute).cpu().numpy().astype(np.float64) for batch in lesson.held]
-        )
+        found = []
+        for batch in lesson.held:
+            judged, parts = in_parts(
+                partial(_held_losses, lesson, batch, around.compute), parts=parts, items=len(batch)
+            )
+            found.append(judged)
+        losses = np.concatenate(found)
     _put(lesson.networks, learning)
     _train_mode(lesson.networks)
     around.log(f"{lesson.name}/held loss", float(losses.mean()), state.step)
-    if not len(state.best_losses) or losses.mean() < state.best_losses.mean():
+    comparable = len(state.best_losses) and np.isfinite(state.best_losses).all()
+    if not comparable or losses.mean() < state.best_losses.mean():
         state.best = {k: v.clone() for k, v in state.average.items()}
         state.best_losses, state.worse = losses, 0
     else:
         state.worse = state.worse + 1 if clearly_worse(losses, state.best_losses) else 0
+    return parts
+
+
+def _held_losses(lesson: Lesson, batch: Batch, compute: Compute, parts: int) -> NDArray[np.float64]:
+    """Of every item of a held batch, float64 (B,)."""
+    found = [_losses(lesson, piece, compute).cpu().numpy() for piece in batch.pieces(parts)]
+    return np.concatenate(found).astype(np.float64)
 
 
 def clearly_worse(losses: NDArray[np.float64], best: NDArray[np.float64]) -> bool:

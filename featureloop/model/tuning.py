@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Frame, Task, UInt8
 from featureloop.model.augment import augment, augmentation_for
-from featureloop.model.backbones import Backbone
+from featureloop.model.backbones import Backbone, check_whole
 from featureloop.model.early_cache import EarlyCache, square_truth
 from featureloop.model.fit import batches_of
 from featureloop.model.founding_features import frame_shares, pool_map, to_vectors
@@ -22,6 +23,7 @@ from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.loop import Batch, Draw, Lesson, Pace, Surroundings, train
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import Preprocessing, RecognizerSpec
+from featureloop.model.memory import enough_for, in_parts
 from featureloop.model.preprocess import resize_frame, to_input
 from featureloop.model.recognizers import GlobalRecognizer
 from featureloop.model.tasks import RULES, true_rows
@@ -79,10 +81,13 @@ def tune_whole(
     ------
     InputError
         A frame lacks the label that the task needs, or the backbone can't be tuned as a whole.
+    PackageError
+        The backbone doesn't make what it declares.
     """
     whole = backbone.whole
     if whole is None:
         raise InputError(f"the backbone '{backbone.name}' can't be tuned; train with the profile fast")
+    check_whole(backbone, whole, settings.size)
     squares = Squares(frames, task=task, classes=classes, settings=settings, stride=backbone.stride)
     draw = Draw(frame_shares(squares.truths(), task=task), size=settings.batch, seed=settings.seed)
     others = Squares(held, task=task, classes=classes, settings=settings, stride=backbone.stride)
@@ -154,10 +159,18 @@ def _standardize(
     """Let a recognizer of pooled vectors know the vectors that it will get at first."""
     if not isinstance(head, GlobalRecognizer):
         return
-    network.to(around.compute.device).eval()
+    device, parts, pooled = around.compute.device, 1, []
+    with enough_for("the backbone"):
+        network.to(device).eval()
+
+    def maps(x: Float32, parts: int) -> Tensor:
+        pieces = np.array_split(x, min(parts, len(x)))
+        return torch.cat([pool_map(network(torch.from_numpy(p).to(device)).cpu(), settings.statistics) for p in pieces])
+
     with torch.no_grad():
-        maps = (network(torch.from_numpy(x).to(around.compute.device)).cpu() for x in inputs)
-        pooled = [pool_map(z, settings.statistics) for z in maps]
+        for x in inputs:
+            found, parts = in_parts(partial(maps, x), parts=parts, items=len(x))
+            pooled.append(found)
     head.standardize_by(torch.cat(pooled))
 
 

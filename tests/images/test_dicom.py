@@ -1,25 +1,33 @@
 """DICOM files as a viewer shows them, against pydicom's own files and computed values."""
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
 from featureloop.core.errors import InputError
-from featureloop.core.types import Frame, Skipped
+from featureloop.core.types import Frame, Skipped, Task
 from featureloop.images.codestream import encoded_size
 from featureloop.images.dicom import count_frames, dicom_frames, looks_like_dicom
 from featureloop.images.labelled import open_labelled
 from featureloop.images.source import open_source
-from featureloop.model.manifest import Preprocessing
-from featureloop.model.preprocess import to_input
+from featureloop.model.backbones import Backbone, RunEarly
+from featureloop.model.early_cache import fill_cache
+from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.package import EXTRACTOR
+from featureloop.model.runtime import Runtime, open_session
+from featureloop.model.tuning import Squares
+from featureloop.testing import tiny_package
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -157,6 +165,48 @@ def test_without_window_deep_values_go_from_min_to_max_without_the_padding(tmp_p
 def test_without_window_eight_bits_stay_as_they_are(tmp_path):
     values = np.arange(50, 114, dtype=np.uint8).reshape(8, 8)
     assert np.array_equal(one(write(tmp_path / "a.dcm", values))[:, :, 0], values)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [("1", "0"), ("2", "-100")])
+def test_a_linear_rescale_of_eight_bits_changes_no_brightness(tmp_path, slope, intercept):
+    values = np.arange(50, 114, dtype=np.uint8).reshape(8, 8)
+    path = write(tmp_path / "a.dcm", values, RescaleSlope=slope, RescaleIntercept=intercept)
+    assert np.array_equal(one(path)[:, :, 0], values)
+
+
+def test_one_bright_pixel_darkens_no_image_without_a_window(tmp_path):
+    values = np.random.default_rng(0).integers(100, 3000, (64, 64)).astype(np.uint16)
+    before = one(write(tmp_path / "a.dcm", values)).astype(int)
+    values[3, 4] = 60_000
+    after = one(write(tmp_path / "b.dcm", values))
+    assert after[3, 4, 0] == 255
+    values[3, 4] = 0
+    assert np.abs(after - before)[values > 0].max() <= 1
+
+
+def test_ct_without_a_window_shows_the_same_hounsfield_units_alike(tmp_path):
+    ct = {"Modality": "CT", "RescaleSlope": "1", "RescaleIntercept": "-1024"}
+    bone = RAMP.copy()
+    bone[0, 0] = 20_000
+    for name, values in (("a.dcm", RAMP), ("b.dcm", bone), ("c.dcm", RAMP[:8])):
+        shown = one(write(tmp_path / name, values, **ct))[:, :, 0]
+        wanted = np.clip((values.astype(float) - 1024 + 1000) / 2000, 0, 1) * 255
+        assert np.abs(shown - wanted).max() <= 0.51
+    unitless = one(write(tmp_path / "d.dcm", RAMP, RescaleType="US", **ct))
+    assert unitless.max() == 255
+    assert not np.array_equal(unitless, one(tmp_path / "a.dcm"))
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_an_inverse_presentation_lut_is_honoured_once(tmp_path, photometric):
+    """With MONOCHROME1 (as digital X-ray has it, PS3.3 C.8.11.3) it says the same again."""
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    path = write(
+        tmp_path / "a.dcm", values, PhotometricInterpretation=photometric, PresentationLUTShape="INVERSE", Modality="DX"
+    )
+    assert np.array_equal(one(path)[:, :, 0], 255 - values)
+    identity = write(tmp_path / "b.dcm", values, PresentationLUTShape="IDENTITY")
+    assert np.array_equal(one(identity)[:, :, 0], values)
 
 
 def test_monochrome1_is_inverted(tmp_path):
@@ -320,17 +370,70 @@ def test_all_broken_files_give_frames_or_a_clear_error(data):
             assert frames_of(path), path.name
 
 
+@dataclass
+class Heard(Backbone):
+    """A backbone that remembers what it is given, and gives one feature of it."""
+
+    heard: list[np.ndarray] = field(default_factory=list)
+    name: str = "heard"
+    channels: int = 1
+    stride: int = 16
+
+    def open_early(self, size: int) -> RunEarly:  # noqa: ARG002  It takes images of any size.
+        """Remember, and give every 16th pixel."""
+
+        def run(images: np.ndarray) -> np.ndarray:
+            self.heard.extend(images)
+            return images[:, :1, :: self.stride, :: self.stride]
+
+        return run
+
+
+class HeardSession:
+    """An extractor's session that remembers what it is given."""
+
+    def __init__(self, session: Any) -> None:
+        self.heard: list[np.ndarray] = []
+        self.get_inputs, self._session = session.get_inputs, session
+
+    def run(self, names: Any, given: dict[str, np.ndarray]) -> Any:
+        """As ONNX Runtime's."""
+        self.heard.extend(given["image"])
+        return self._session.run(names, given)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "window", "no window", "rescaled", "CT"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_training_and_device_see_the_same_tensor(tmp_path, photometric, bits):
-    """The labelled folder that training reads and the source that the device reads: bit by bit the same input."""
-    values = np.random.default_rng(bits).integers(0, 2**bits, (50, 70)).astype(np.uint8 if bits == 8 else np.uint16)
+def test_training_and_device_give_the_extractor_the_same_tensor(tmp_path, kind, photometric, bits):
+    """Training by the labelled folder, its cache and its tuning; the device by its source and runtime: bit by bit."""
+    tags = {
+        "window": {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2 ** (bits - 1)},
+        "rescaled": {"RescaleSlope": "0.5", "RescaleIntercept": "-3"},
+        "CT": {"RescaleSlope": "1", "RescaleIntercept": "-1024", "Modality": "CT"},
+    }.get(kind, {})
+    rng, images = np.random.default_rng(bits), tmp_path / "images"
     for name in ("one", "two"):
-        window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2 ** (bits - 1)}
-        (tmp_path / name).mkdir()
-        write(tmp_path / name / "a.dcm", values, PhotometricInterpretation=photometric, BitsStored=bits, **window)
-    learned = [to_input(f.pixels, Preprocessing(64)) for f in open_labelled(tmp_path).frames()]
-    seen = [to_input(f.pixels, Preprocessing(64)) for f in open_source(tmp_path)]
-    assert len(learned) == len(seen) == 2
-    np.testing.assert_array_equal(learned, seen)
-    assert np.ptp(learned[0]) > 0.5
+        (images / name).mkdir(parents=True)
+        for i in range(2):
+            values = rng.integers(0, 2**bits, (50, 70)).astype(np.uint8 if bits == 8 else np.uint16)
+            if kind in ("png", "tif"):
+                Image.fromarray(values).save(images / name / f"{i}.{kind}")
+            else:
+                path = images / name / f"{i}.dcm"
+                write(path, values, **{"PhotometricInterpretation": photometric, "BitsStored": bits, **tags})
+    frames = [f for f in open_labelled(images).frames() if isinstance(f, Frame)]
+    learner = Heard()
+    fill_cache(frames, learner, task=Task.CLASSIFICATION, classes=2, size=64, augmentations=0, seed=1)
+    training = FoundingSettings(size=64)
+    squares = Squares(frames, task=Task.CLASSIFICATION, classes=2, settings=training, stride=16)
+    package = tiny_package(tmp_path / "package", task=Task.CLASSIFICATION)
+    session = HeardSession(open_session(package.file(EXTRACTOR)))
+    runtime = Runtime(package, extractor=session)
+    for frame in open_source(images):
+        assert isinstance(frame, Frame)
+        runtime.extract(frame.pixels)
+    assert len(session.heard) == len(frames) == 4
+    np.testing.assert_array_equal(session.heard, learner.heard[1:])  # the first was a trial
+    np.testing.assert_array_equal(session.heard, squares.batch(range(4)).x)
+    assert np.ptp(session.heard[0]) > 0.5

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from featureloop.core.errors import InputError, PackageError
@@ -112,6 +114,52 @@ def test_an_onnx_file_made_elsewhere_gives_in_the_package_what_it_gave_there(gra
     assert backbone.open_early(SIZE)(images).shape == (3, 12, 4, 4)
 
 
+@pytest.mark.parametrize(("operator", "opset"), [("Gelu", 20), ("GroupNormalization", 21), ("Relu", 18), ("Relu", 22)])
+def test_a_graph_of_newer_operators_is_run_as_it_is(operator: str, opset: int, tmp_path: Path) -> None:
+    """Gelu came with opset 20, and group normalization by channel with 21: neither can be converted down."""
+    from onnx import TensorProto, helper, numpy_helper, save_model
+
+    convolution = nn.Conv2d(3, 12, 16, 16)
+    after = {"Gelu": nn.GELU(), "GroupNormalization": nn.GroupNorm(3, 12), "Relu": nn.ReLU()}[operator]
+    weights = {k: v.detach().numpy() for k, v in convolution.named_parameters()}
+    weights |= {"one": np.ones(12, np.float32), "zero": np.zeros(12, np.float32)}
+    given, said = (["one", "zero"], {"num_groups": 3}) if operator == "GroupNormalization" else ([], {})
+    made = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "weight", "bias"], ["1"], strides=[16, 16]),
+            helper.make_node(operator, ["1", *given], ["y"], **said),
+        ],
+        "newer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 12, 4, 4])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )
+    path = tmp_path / "newer.onnx"
+    save_model(helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), str(path))
+    neck, network = Neck(12, 5).eval(), nn.Sequential(convolution, after).eval()
+    found = written(onnx_backbone(path, channels=12, stride=16, **IMAGENET), neck, tmp_path / "extractor.onnx")
+    np.testing.assert_allclose(found, expected(network, Normalize(*IMAGENET.values(), 3), neck), atol=1e-4)
+
+
+def test_a_graph_that_can_not_be_converted_says_which_opset_to_export_with(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("No Adapter To Version $16 for Identity")
+
+    monkeypatch.setattr("featureloop.model.backbone_onnx.version_converter.convert_version", refuse)
+    with pytest.raises(PackageError, match=r"of opset 13 .*No Adapter.* export it with opset 18 or newer"):
+        onnx_backbone(graph, channels=12, stride=16).open_early(SIZE)
+
+
+def test_a_network_in_its_declarations_place_is_told_what_to_write(graph: Path) -> None:
+    with pytest.raises(InputError, match=r"elsewhere\.toml") as told:
+        read_backbone(graph)
+    written = str(told.value).split("\n", 1)[1]
+    graph.with_suffix(".toml").write_text(written)
+    assert read_backbone(graph.with_suffix(".toml")).channels == 1024
+
+
 @pytest.mark.parametrize("inputs", [1, 3])
 def test_a_pixel_is_normalized_as_the_network_was_trained(inputs: int) -> None:
     mean, std = (0.4, 0.5, 0.6)[:inputs], (0.1, 0.2, 0.3)[:inputs]
@@ -139,6 +187,27 @@ def test_a_package_is_founded_on_a_backbone_made_elsewhere(kind: str, task: Task
     vectors = runtime.extract(frame.pixels)
     assert np.abs(vectors).max() <= 1
     assert np.isfinite(runtime.recognize(vectors).probabilities).all()
+
+
+@pytest.mark.parametrize(("task", "profile"), [(Task.SEGMENTATION, "fast"), (Task.CLASSIFICATION, "full")])
+def test_the_same_seed_gives_the_same_package(task: Task, profile: str, tmp_path: Path) -> None:
+    """On a CPU with as many threads, to the bit: the digest is that of every file."""
+    layout = "images" if task is Task.SEGMENTATION else "classes"
+    if task is Task.SEGMENTATION:
+        write_phantom_folder(tmp_path / layout, HOSPITAL_A, seed=1, sequences=12, frames_each=2, size=(SIZE, SIZE))
+    else:
+        for i in range(24):
+            path = tmp_path / layout / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(phantom_frame(HOSPITAL_A, seed=i, size=(SIZE, SIZE)).pixels).save(path)
+    folder, digests = open_labelled(tmp_path / layout, task=task), []
+    for i in range(2):
+        settings = replace(TINY, profile=profile, augmentations=1)
+        backbone, out = module_backbone(plain(3), name="plain", channels=12, stride=16), tmp_path / f"P{i}"
+        founded = found_package(folder, folder.items, out, settings=settings, backbone=backbone, replay_versions=0)
+        digests.append(founded.package.digest)
+        torch.rand(3)  # what else a process draws is nothing to it
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import nn
 
 from featureloop.core.errors import PackageError
 from featureloop.core.types import UInt8
@@ -147,3 +148,15 @@ def test_an_extractor_with_repeated_edges_is_exported(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = Chain(made.early, made.late, neck).eval()(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_module_that_onnx_cannot_say_is_a_package_error(tmp_path: Path) -> None:
+    class Undecided(nn.Module):
+        """What it does depends on what it sees."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            """The image, or its opposite."""
+            return image if image.sum() > 0 else -image
+
+    with pytest.raises(PackageError, match="can't be written as ONNX"):
+        export_onnx(Undecided(), torch.zeros(1, 3, 8, 8), tmp_path / "a.onnx", source="x", result="y", dynamic={})

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from featureloop.core.errors import InputError
+from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Frame, Task, Truth
 from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
-from featureloop.model.backbones import TorchBackbone
+from featureloop.model.backbones import TorchBackbone, module_backbone
 from featureloop.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from featureloop.model.founding import Networks, recognizer_spec, train_networks
 from featureloop.model.founding_features import frame_shares
@@ -104,6 +104,52 @@ def test_the_profile_full_tunes_the_early_stages_too() -> None:
     )
     assert any(not torch.equal(v, before[k]) for k, v in backbone.early.state_dict().items())
     assert networks.features.grid == 4
+
+
+@pytest.mark.parametrize("profile", ["fast", "full"])
+@pytest.mark.parametrize(
+    ("channels", "stride", "inputs", "match"),
+    [(9, 16, 3, "declares"), (8, 32, 3, "declares"), (8, 24, 3, "no whole grid"), (8, 16, 1, "takes no images")],
+)
+def test_a_backbone_that_is_not_as_declared_is_refused_before_it_is_tuned(
+    profile: str, channels: int, stride: int, inputs: int, match: str
+) -> None:
+    def none_taken(what: str, *_: int) -> None:
+        assert "loss" not in what
+
+    made = module_backbone(
+        nn.Conv2d(3, 8, 16, 16),
+        name="odd",
+        channels=channels,
+        stride=stride,
+        inputs=inputs,
+        mean=(0.0,) * inputs,
+        std=(1.0,) * inputs,
+    )
+    with pytest.raises(PackageError, match=match):
+        train_networks(
+            frames(4),
+            task=Task.CLASSIFICATION,
+            classes=3,
+            settings=replace(TINY, profile=profile),
+            backbone=made,
+            around=Surroundings(progress=none_taken),
+        )
+
+
+def test_a_network_made_elsewhere_is_tuned_by_the_profile_full_alone() -> None:
+    for profile, tuned in (("fast", False), ("full", True)):
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, 8, 16, 16)
+        before = network.weight.detach().clone()
+        train_networks(
+            frames(4),
+            task=Task.CLASSIFICATION,
+            classes=3,
+            settings=replace(TINY, profile=profile),
+            backbone=module_backbone(network, name="elsewhere", channels=8, stride=16),
+        )
+        assert torch.equal(network.weight, before) != tuned
 
 
 def test_an_unknown_profile_is_refused() -> None:

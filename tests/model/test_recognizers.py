@@ -154,12 +154,14 @@ def test_with_heads_a_row_sees_the_others() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("heads", [0, 1, 4])
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 40), blocks=st.integers(0, 2))
 def test_attention_over_a_set_is_the_same_in_any_order_and_so_is_what_it_learns(
-    dtype: torch.dtype, seed: int, n: int, blocks: int
+    dtype: torch.dtype, heads: int, seed: int, n: int, blocks: int
 ) -> None:
+    """Also where the rows look at each other first."""
     torch.manual_seed(seed)
-    recognizer = AttentionRecognizer(5, width=8, blocks=blocks, outputs=3).to(dtype).eval()
+    recognizer = AttentionRecognizer(5, width=8, blocks=blocks, outputs=3, heads=heads).to(dtype).eval()
     vectors, targets = torch.rand(2, n, 5, dtype=dtype) * 2 - 1, torch.eye(3, dtype=dtype)[[0, 2]][:, None]
     shuffled = vectors[:, torch.randperm(n)]
     tolerance = {"rtol": 1e-7, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 2e-3, "atol": 2e-5}

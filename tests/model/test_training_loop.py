@@ -1,6 +1,8 @@
 """The training loop: what it keeps, when it stops, and that nothing is lost when it is killed."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +169,81 @@ def test_where_the_gpu_runs_out_of_memory_the_batch_is_taken_in_parts(caplog: py
     assert "going on in 4 parts" in caplog.text
 
 
+def test_held_frames_are_judged_in_parts_too() -> None:
+    """Where a look takes more memory than a step; the same is kept as with memory enough."""
+    whole, parts = line(), line()
+    train(lesson(whole), pace=PACE)
+    short = lesson(parts)
+    limited = out_of_memory_over(3, short.loss)
+
+    def looked_at(x: Tensor, y: Tensor) -> Tensor:
+        return short.loss(x, y) if torch.is_grad_enabled() else limited(x, y)
+
+    train(replace(short, loss=looked_at), pace=PACE)
+    for a, b in zip(weights(whole), weights(parts), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["torch.optim.AdamW.step", "torch.nn.Module.to"])
+def test_memory_that_ends_elsewhere_is_a_clear_error(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = lesson(line())
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(where, full)
+    with pytest.raises(InputError, match=r"fine-tuning's weights and moments .* choose a smaller --size"):
+        train(given, pace=PACE)
+
+
+@pytest.mark.parametrize("factor", [1e30, float("nan")])
+def test_one_exploding_batch_is_left_out(factor: float, caplog: pytest.LogCaptureFixture) -> None:
+    def exploding(step: int) -> Batch:
+        b = batch_of(step)
+        return Batch(b.x * np.float32(factor), b.y * np.float32(factor), b.weights) if step == 7 else b
+
+    network = line()
+    before = error(network, batch_of(1))
+    assert train(lesson(network, batch=exploding, held=[]), pace=PACE) == PACE.steps
+    assert error(network, batch_of(1)) < before / 4
+    assert "step 7 is left out" in caplog.text
+    assert caplog.text.count("left out") == 1
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight() -> None:
+    """The loss is finite, its gradient is not: the root of 0."""
+    network, plain = line(), line()
+    given = lesson(network, held=[])
+
+    def rooted(x: Tensor, y: Tensor) -> Tensor:
+        return given.loss(x, y) + (0 * network(x)).square().sum().sqrt()
+
+    with pytest.raises(InputError, match="no finite loss or gradient for 5 steps in a row"):
+        train(replace(given, loss=rooted), pace=PACE)
+    assert same(network, plain)
+
+
+def test_a_training_that_only_explodes_stops_and_says_so() -> None:
+    def exploding(step: int) -> Batch:
+        b = batch_of(step)
+        return Batch(b.x * np.float32(1e30), b.y * np.float32(1e30), b.weights) if step >= 10 else b
+
+    network, taken = lesson(line(), batch=exploding), list[int]()
+    around = Surroundings(progress=lambda _what, step, _all: taken.append(step))
+    with pytest.raises(InputError, match=r"5 steps in a row \(at step 14"):
+        train(network, pace=PACE, around=around)
+    assert taken[-1] == 14
+    assert all(torch.isfinite(p).all() for p in network.networks.parameters())
+
+
+def test_held_frames_without_a_finite_loss_do_not_choose_the_weights() -> None:
+    network, plain = line(), line()
+    odd = batch_of(10_000)
+    train(lesson(network, held=[Batch(odd.x * np.float32(np.nan), odd.y, odd.weights)]), pace=PACE)
+    train(lesson(plain, held=[]), pace=PACE)
+    assert same(network, plain)
+
+
 def test_where_not_even_one_item_fits_it_says_what_to_do() -> None:
     one = lesson(line())
     with pytest.raises(InputError, match="choose a smaller --size"):
@@ -204,3 +281,18 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     assert int(np.argmax(rates)) in (9, 10)
     assert rates[0] == pytest.approx(0.1)
     assert 0 < rates[-1] < 0.001
+
+
+def test_a_gpu_is_asked_to_calculate_alike_and_a_cpu_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, bool]] = []
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what is set here is taken back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(
+        "torch.use_deterministic_algorithms", lambda mode, *, warn_only: asked.append((mode, warn_only))
+    )
+    monkeypatch.setattr("torch.zeros", lambda *_, **__: None)
+    assert compute_on("cpu") == Compute()
+    assert asked == []
+    assert compute_on("cuda:1") == Compute("cuda:1", mixed=True)
+    assert asked == [(True, True)]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
