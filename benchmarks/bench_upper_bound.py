@@ -33,7 +33,7 @@ from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.founding import recognizer_spec
 from featureloop.model.founding_features import map_to_rows
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.loop import Surroundings
+from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Preprocessing, uncalibrated
 from featureloop.model.preprocess import to_input
 from featureloop.model.recognizers import build_recognizer

@@ -163,7 +163,7 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
     from featureloop.images.labelled import open_labelled
     from featureloop.learner.founding import found_package
     from featureloop.model.founding_settings import FoundingSettings
-    from featureloop.model.loop import Surroundings
+    from featureloop.model.lesson import Surroundings
 
     folder = open_labelled(images)
     training = FoundingSettings(

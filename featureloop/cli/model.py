@@ -108,8 +108,9 @@ def train(
     from featureloop.learner.founding import found_package
     from featureloop.model.backbone_monai import bundle_backbone
     from featureloop.model.backbone_onnx import read_backbone
+    from featureloop.model.compute import compute_on
     from featureloop.model.founding_settings import FoundingSettings
-    from featureloop.model.loop import Surroundings, compute_on
+    from featureloop.model.lesson import Surroundings
 
     started = time.perf_counter()
     made: Backbone | None = None
@@ -174,8 +175,9 @@ def add_task(
     the new one ('learner serve --package').
     """
     from featureloop.learner.founding import add_task as run
+    from featureloop.model.compute import compute_on
     from featureloop.model.founding_settings import FoundingSettings
-    from featureloop.model.loop import Surroundings, compute_on
+    from featureloop.model.lesson import Surroundings
 
     started = time.perf_counter()
     loaded, folder = load_package(package), open_labelled(images, task=task)

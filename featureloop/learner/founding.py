@@ -33,7 +33,7 @@ from featureloop.model.backbones import DEFAULT, Backbone
 from featureloop.model.checkpoint import open_checkpoint
 from featureloop.model.founding import Networks, recognizer_spec, train_networks
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.loop import ALONE, Surroundings
+from featureloop.model.lesson import ALONE, Surroundings
 from featureloop.model.manifest import Lineage, Manifest, uncalibrated
 from featureloop.model.package import EXTRACTOR, SIGNATURE, Package, seal_package
 from featureloop.model.preprocess import resize_frame

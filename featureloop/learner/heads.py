@@ -19,7 +19,7 @@ from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
 from featureloop.model.founding import recognizer_spec
 from featureloop.model.founding_features import frame_shares
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.loop import Surroundings
+from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Manifest, uncalibrated
 from featureloop.model.package import Package, seal_package
 from featureloop.model.preprocess import resize_frame

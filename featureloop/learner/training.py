@@ -24,8 +24,9 @@ from featureloop.learner.held_back import calibrated_by, judge_recognizer
 from featureloop.learner.interpolation import Choice, choose_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
+from featureloop.model.compute import compute_on
 from featureloop.model.fit import FitSettings, fit_recognizer
-from featureloop.model.loop import Surroundings, compute_on
+from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Lineage
 from featureloop.model.package import SIGNATURE, WEIGHTS, Package, seal_package
 from featureloop.model.recognizers import build_recognizer

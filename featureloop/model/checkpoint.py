@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.types import Frame, Task
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.loop import Lesson, State
+from featureloop.model.lesson import Lesson, State
 from featureloop.model.package import write_atomically
 
 NAME = "training.json"

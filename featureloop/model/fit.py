@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from featureloop.core.types import Float32, Task, UInt8
-from featureloop.model.loop import ALONE, Batch, Draw, Lesson, Pace, Surroundings, train
+from featureloop.model.lesson import ALONE, Batch, Draw, Lesson, Pace, Surroundings
+from featureloop.model.loop import train
 from featureloop.model.losses import recognition_loss
 
 

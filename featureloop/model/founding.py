@@ -22,7 +22,7 @@ from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
 from featureloop.model.founding_features import LateRun, neck_transform, released_bags
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.loop import ALONE, Surroundings
+from featureloop.model.lesson import ALONE, Surroundings
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.tasks import RULES

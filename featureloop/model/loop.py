@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featureloop.core.errors import InputError
-from featureloop.core.ports import Log, Progress, silent, unlogged
-from featureloop.core.types import Float32
+from featureloop.model.compute import Compute
+from featureloop.model.lesson import ALONE, Batch, Lesson, Pace, State, Surroundings
 from featureloop.model.memory import enough_for, in_parts
 
 WARM_UP = 0.1
@@ -35,190 +31,6 @@ BAD_STEPS = 5
 WEIGHT_DECAY = 1e-3
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """What one step learns from.
-
-    Attributes
-    ----------
-    x
-        float32 (B, ...), what the networks take.
-    y
-        float32 (B, N, T), rows of targets.
-    weights
-        float32 (B,), of each item in the loss.
-    """
-
-    x: Float32
-    y: Float32
-    weights: Float32
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def pieces(self, parts: int) -> Iterator[Batch]:
-        """The same items in at most so many smaller batches."""
-        for at in np.array_split(np.arange(len(self)), min(parts, len(self))):
-            yield Batch(self.x[at], self.y[at], self.weights[at])
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """Where a training calculates.
-
-    Attributes
-    ----------
-    device
-        A torch device: `cpu`, `cuda`, `cuda:1`.
-    mixed
-        Whether in bfloat16 where torch finds that safe, and else in float32.
-    """
-
-    device: str = "cpu"
-    mixed: bool = False
-
-
-def compute_on(name: str) -> Compute:
-    """A torch device by name; `auto` takes a GPU with mixed precision where there is one.
-
-    For a GPU, torch is told to calculate alike every time where it can, and warns where it can't.
-
-    Raises
-    ------
-    InputError
-        There is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"torch can't calculate on '{name}': {str(error)[:120]}; choose auto or cpu") from error
-    if name.startswith("cuda"):
-        _calculate_alike()
-    return Compute(name, mixed=not name.startswith("cpu"))
-
-
-def _calculate_alike() -> None:
-    """What torch needs for algorithms on a GPU that give the same every time.
-
-    https://docs.pytorch.org/docs/stable/notes/randomness.html; cuBLAS reads its setting when it is used first.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
-    """What is trained, on what, by which loss.
-
-    Attributes
-    ----------
-    name
-        For progress, logs and checkpoints.
-    networks
-        All that is trained, left with the kept weights.
-    rates
-        Its parts with their highest learning rates.
-    batch
-        The batch of a step; the same step gives the same batch.
-    loss
-        (B,) of `batch.x` and `batch.y`.
-    held
-        Batches that nothing is learned from: they say when to stop.
-    """
-
-    name: str
-    networks: nn.Module
-    rates: Sequence[tuple[nn.Module, float]]
-    batch: Callable[[int], Batch]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    held: Sequence[Batch] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long a lesson lasts.
-
-    Attributes
-    ----------
-    steps
-        Batches.
-    average
-        Decay of the running average of the weights, which is what is kept.
-    seed
-        Of dropout.
-    """
-
-    steps: int
-    average: float
-    seed: int
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """Where a training stands: all that a checkpoint holds.
-
-    Attributes
-    ----------
-    step
-        Steps taken.
-    average, best
-        Averaged weights by name, and those of the best look.
-    best_losses
-        float64 (H,), the best look's loss of every held item.
-    worse
-        Looks in a row that were clearly worse than the best.
-    optimizer
-        AdamW, with its moments.
-    """
-
-    step: int
-    average: dict[str, Tensor]
-    best: dict[str, Tensor]
-    best_losses: NDArray[np.float64]
-    worse: int
-    optimizer: torch.optim.Optimizer
-
-
-class Keeper(Protocol):
-    """Where the state of a lesson is kept: `model.checkpoint`, or nowhere."""
-
-    def save(self, lesson: Lesson, state: State, *, ended: bool) -> None:
-        """Keep it, in place of what was kept before; at once where the lesson has ended."""
-        ...
-
-    def restore(self, lesson: Lesson, state: State) -> State:
-        """What was kept of this lesson, its weights put into the networks; where nothing was, the state given."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Who watches a training and where it runs.
-
-    Attributes
-    ----------
-    compute
-        Where it calculates.
-    keeper
-        Keeps its state, for a restart; None keeps nothing.
-    log
-        Takes its curves.
-    progress
-        Shows it to a person.
-    """
-
-    compute: Compute = Compute()
-    keeper: Keeper | None = None
-    log: Log = unlogged
-    progress: Progress = silent
-
-
-ALONE = Surroundings()
 
 
 def train(lesson: Lesson, *, pace: Pace, around: Surroundings = ALONE) -> int:
@@ -415,34 +227,3 @@ def _train_mode(networks: nn.Module) -> None:
     for module in networks.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  It has no public name.
             module.eval()
-
-
-class Draw:
-    """Which items a step's batch is made of.
-
-    Where all are drawn alike, each comes once before any comes again.
-
-    Parameters
-    ----------
-    shares
-        float64 (M,), how often each item is drawn; sums to 1.
-    """
-
-    def __init__(self, shares: NDArray[np.float64], *, size: int, seed: int) -> None:
-        self._shares = shares
-        self._alike = bool(np.ptp(shares) == 0)
-        self._size = size
-        self._seed = seed
-
-    def __call__(self, step: int) -> NDArray[np.intp]:
-        """The items of a step, intp (size,)."""
-        if not self._alike:
-            return self.random(step).choice(len(self._shares), self._size, p=self._shares)
-        places = np.arange(step * self._size, (step + 1) * self._size)
-        rounds, within = np.divmod(places, len(self._shares))
-        orders = {r: np.random.default_rng((self._seed, 1, r)).permutation(len(self._shares)) for r in set(rounds)}
-        return np.array([orders[r][i] for r, i in zip(rounds, within, strict=True)])
-
-    def random(self, step: int) -> np.random.Generator:
-        """Random choices of a step."""
-        return np.random.default_rng((self._seed, 0, step))

@@ -20,7 +20,8 @@ from featureloop.model.early_cache import EarlyCache, square_truth
 from featureloop.model.fit import batches_of
 from featureloop.model.founding_features import frame_shares, pool_map, to_vectors
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.loop import Batch, Draw, Lesson, Pace, Surroundings, train
+from featureloop.model.lesson import Batch, Draw, Lesson, Pace, Surroundings
+from featureloop.model.loop import train
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import Preprocessing, RecognizerSpec
 from featureloop.model.memory import enough_for, in_parts

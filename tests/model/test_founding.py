@@ -18,7 +18,7 @@ from featureloop.model.checkpoint import Checkpoint, fingerprint, open_checkpoin
 from featureloop.model.founding import Networks, recognizer_spec, train_networks
 from featureloop.model.founding_features import frame_shares
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.loop import Surroundings
+from featureloop.model.lesson import Surroundings
 
 TINY = FoundingSettings(size=64, epochs=1.0, recognizer_epochs=1.0, augmentations=1, width=16, blocks=1, batch=4)
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from featureloop.core.errors import InputError, StorageError
 from featureloop.model.checkpoint import Checkpoint
-from featureloop.model.loop import Batch, Compute, Draw, Lesson, Pace, Surroundings, compute_on, cosine, train
+from featureloop.model.compute import Compute, compute_on
+from featureloop.model.lesson import Batch, Draw, Lesson, Pace, Surroundings
+from featureloop.model.loop import cosine, train
 
 PACE = Pace(steps=40, average=0.9, seed=1)
 
