@@ -12,6 +12,23 @@ import typer
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
 from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_notes, tell_rare, tell_skipped
 from featureloop.cli.model_package import evaluate, export, import_, show
+from featureloop.cli.training_options import (
+    FURTHER,
+    Augmentation,
+    Augmentations,
+    BatchSize,
+    Blocks,
+    Curves,
+    Form,
+    Heads,
+    LearningRate,
+    Pooling,
+    RecognizerEpochs,
+    Risk,
+    Where,
+    Width,
+    statistics,
+)
 from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
 from featureloop.model.package import load_package
@@ -20,8 +37,6 @@ if TYPE_CHECKING:
     from featureloop.learner.founding import Founded
     from featureloop.model.backbones import Backbone
 
-FURTHER = "Further"
-"""The panel of the options that few need."""
 app = typer.Typer(no_args_is_help=True, help="Train, evaluate and show packages.")
 
 
@@ -45,54 +60,28 @@ def train(
     size: Annotated[int, typer.Option(help="Pixels per side of the extractor's input; a multiple of 32.")] = 320,
     channels: Annotated[int | None, typer.Option(min=4, max=256, help="Values per position vector.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the frames.")] = None,
-    form: Annotated[
-        str | None,
-        typer.Option(help="The recognizer's form for classes: 'global' (one vector) or 'attention' (set)."),
-    ] = None,
-    heads: Annotated[
-        int, typer.Option(min=0, max=64, help="Of attention among a set's rows, without position encoding; 0 for none.")
-    ] = 0,
-    augmentation: Annotated[
-        str,
-        typer.Option(help="What may change in a frame: free (endoscopy, microscopy), upright (X-ray, CT), or auto."),
-    ] = "auto",
-    pooling: Annotated[
-        str | None,
-        typer.Option(help="What the one vector is made of: 'mean', 'deviation', 'generalized-mean', with commas."),
-    ] = None,
+    form: Form = None,
+    heads: Heads = 0,
+    augmentation: Augmentation = "auto",
+    pooling: Pooling = None,
     backbone: Annotated[
         Path | None, typer.Option(help="A network made elsewhere: a MONAI Bundle, or a TOML file for an ONNX one.")
     ] = None,
     profile: Annotated[
         Profile, typer.Option(help="'fast' caches the early stages; 'full' tunes the whole backbone, for a GPU.")
     ] = Profile.FAST,
-    width: Annotated[int, typer.Option(min=4, max=1024, help="Of the recognizer.", rich_help_panel=FURTHER)] = 128,
-    blocks: Annotated[int, typer.Option(min=1, max=32, help="Of a set's recognizer.", rich_help_panel=FURTHER)] = 3,
+    width: Width = 128,
+    blocks: Blocks = 3,
     bits_per_vector: Annotated[
         float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
     ] = 66.0,
-    augmentations: Annotated[
-        int, typer.Option(min=0, max=64, help="Changed versions of every frame, 'fast'.", rich_help_panel=FURTHER)
-    ] = 5,
-    recognizer_epochs: Annotated[
-        float | None, typer.Option(min=0.1, help="Passes of the recognizer's own training.", rich_help_panel=FURTHER)
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Frames of a step.", rich_help_panel=FURTHER)] = 16,
-    learning_rate: Annotated[
-        float, typer.Option(min=1e-7, max=1.0, help="Of AdamW, at its highest.", rich_help_panel=FURTHER)
-    ] = 1e-3,
-    risk: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, max=1.0, help="Mean loss that results above the threshold may have.", rich_help_panel=FURTHER
-        ),
-    ] = None,
-    compute: Annotated[str, typer.Option(help="Where to calculate: auto (a GPU where there is one), cpu or cuda.")] = (
-        "auto"
-    ),
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="A folder for the training's curves, for 'tensorboard --logdir'.")
-    ] = None,
+    augmentations: Augmentations = 5,
+    recognizer_epochs: RecognizerEpochs = None,
+    batch: BatchSize = 16,
+    learning_rate: LearningRate = 1e-3,
+    risk: Risk = None,
+    compute: Where = "auto",
+    tensorboard: Curves = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a founding package on the images that a centre already holds.
@@ -120,13 +109,12 @@ def train(
     tell_notes(folders)
     parts = [(f, part_of(f.items, Part.REST, hold_out=hold_out, seed=seed, among=folders)) for f in folders]
     folder, items = parts[0]
-    statistics = None if pooling is None else tuple(name.strip() for name in pooling.split(","))
     place = compute_on(compute)
     given = {
         "channels": channels,
         "epochs": epochs,
         "form": form,
-        "pooling": statistics,
+        "pooling": statistics(pooling),
         "heads": heads,
         "width": width,
         "blocks": blocks,
@@ -166,6 +154,19 @@ def add_task(
     task: Annotated[Task | None, typer.Option("--task", help="What to learn, if not what the folder is for.")] = None,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
+    form: Form = None,
+    heads: Heads = 0,
+    augmentation: Augmentation = "auto",
+    pooling: Pooling = None,
+    width: Width = 128,
+    blocks: Blocks = 3,
+    augmentations: Augmentations = 5,
+    recognizer_epochs: RecognizerEpochs = None,
+    batch: BatchSize = 16,
+    learning_rate: LearningRate = 1e-3,
+    risk: Risk = None,
+    compute: Where = "auto",
+    tensorboard: Curves = None,
     as_json: AsJson = False,
 ) -> None:
     """Teach a package a further task on the same extractor, from labelled images.
@@ -174,6 +175,7 @@ def add_task(
     they take it over once a learner that has the package live is started with
     the new one ('learner serve --package').
     """
+    from featureloop.learner import curves
     from featureloop.learner.founding import add_task as run
     from featureloop.model.compute import compute_on
     from featureloop.model.founding_settings import FoundingSettings
@@ -184,10 +186,24 @@ def add_task(
     tell_notes([folder])
     items = part_of(folder.items, Part.REST, hold_out=hold_out, seed=seed)
     tell_rare(folder, items)
-    settings = FoundingSettings(size=loaded.manifest.preprocessing.size, seed=seed)
-    with progress_bars() as progress:
-        around = Surroundings(compute=compute_on("auto"), progress=progress)
-        founded = run(loaded, folder, items, out, settings=settings, around=around)
+    settings = FoundingSettings(
+        size=loaded.manifest.preprocessing.size,
+        form=form,
+        heads=heads,
+        augmentation=augmentation,
+        pooling=statistics(pooling),
+        width=width,
+        blocks=blocks,
+        augmentations=augmentations,
+        recognizer_epochs=recognizer_epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    place = compute_on(compute)
+    with progress_bars() as progress, curves.tensorboard(tensorboard) as log:
+        around = Surroundings(compute=place, log=log, progress=progress)
+        founded = run(loaded, folder, items, out, settings=settings, risk=risk, around=around)
     _report_founded(founded, started=started, as_json=as_json)
 
 

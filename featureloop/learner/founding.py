@@ -174,7 +174,7 @@ def add_task(
     beside = founding_records_path(package.path)
     earlier = load_records(beside) if beside.exists() else []
     held = _calibrating([items], seed=settings.seed)
-    own, bad = _read(folder, items, around.progress, size=settings.size, held=held)
+    own, bad = _read(folder, items, around.progress, size=package.manifest.preprocessing.size, held=held)
     with _written(out) as work:
         copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))
         lineage = replace(package.manifest.lineage, parent=package.digest.hex())

@@ -10,6 +10,7 @@ from rig import featureloop
 
 from featureloop.cli.folders import Part, part_of
 from featureloop.core.errors import InputError
+from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
 from featureloop.images.phantom import write_phantom_folder
 from featureloop.images.phantom_look import HOSPITAL_A
@@ -80,3 +81,18 @@ def test_a_hold_out_of_nothing_says_so(images: Path) -> None:
     items = open_labelled(images).items
     with pytest.raises(InputError, match="of 30 groups a hold-out of 0 leaves none on the side 'held-out'"):
         part_of(items, Part.HELD_OUT, hold_out=0.0, seed=1)
+
+
+def test_a_further_task_is_added_as_asked(images: Path, trained: Path, tmp_path: Path) -> None:
+    stems = sorted(path.stem for path in (images / "images").iterdir())
+    rows = "".join(f"{stem},{i % 2},{(i + 1) % 2}\n" for i, stem in enumerate(stems))
+    (images / "labels.csv").write_text(f"image,blood,polyp\n{rows}")
+    command = (
+        "model", "add-task", trained, "--images", images, "--task", "multilabel", "--form", "attention", "--heads", "2",
+        "--width", "16", "--blocks", "1", "--recognizer-epochs", "0.5", "--augmentations", "0", "--batch", "4",
+        "--out", tmp_path / "P1", "--tensorboard", tmp_path / "curves", "--json",
+    )  # fmt: skip
+    assert featureloop(*command).data["tasks"] == "segmentation, detection, multilabel"
+    spec = load_package(tmp_path / "P1").view(Task.MULTILABEL).manifest.recognizer
+    assert (spec.form, spec.width, spec.blocks, spec.heads) == ("attention", 16, 1, 2)
+    assert any((tmp_path / "curves").iterdir())

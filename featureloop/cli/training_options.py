@@ -1,0 +1,73 @@
+"""Options of the commands that train a recognizer from images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FURTHER = "Further"
+"""The panel of the options that few need."""
+
+Form = Annotated[
+    str | None,
+    typer.Option("--form", help="The recognizer's form for classes: 'global' (one vector) or 'attention' (set)."),
+]
+Heads = Annotated[
+    int,
+    typer.Option(
+        "--heads", min=0, max=64, help="Of attention among a set's rows, without position encoding; 0 for none."
+    ),
+]
+Augmentation = Annotated[
+    str,
+    typer.Option(
+        "--augmentation", help="What may change in a frame: free (endoscopy, microscopy), upright (X-ray, CT), or auto."
+    ),
+]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        "--pooling", help="What the one vector is made of: 'mean', 'deviation', 'generalized-mean', with commas."
+    ),
+]
+Where = Annotated[
+    str, typer.Option("--compute", help="Where to calculate: auto (a GPU where there is one), cpu or cuda.")
+]
+Curves = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", help="A folder for the training's curves, for 'tensorboard --logdir'."),
+]
+Width = Annotated[int, typer.Option("--width", min=4, max=1024, help="Of the recognizer.", rich_help_panel=FURTHER)]
+Blocks = Annotated[int, typer.Option("--blocks", min=1, max=32, help="Of a set's recognizer.", rich_help_panel=FURTHER)]
+Augmentations = Annotated[
+    int,
+    typer.Option("--augmentations", min=0, max=64, help="Changed versions of every frame.", rich_help_panel=FURTHER),
+]
+RecognizerEpochs = Annotated[
+    float | None,
+    typer.Option(
+        "--recognizer-epochs", min=0.1, help="Passes of the recognizer's own training.", rich_help_panel=FURTHER
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, max=4096, help="Frames of a step.", rich_help_panel=FURTHER)]
+LearningRate = Annotated[
+    float,
+    typer.Option("--learning-rate", min=1e-7, max=1.0, help="Of AdamW, at its highest.", rich_help_panel=FURTHER),
+]
+Risk = Annotated[
+    float | None,
+    typer.Option(
+        "--risk",
+        min=0.001,
+        max=1.0,
+        help="Mean loss that results above the threshold may have.",
+        rich_help_panel=FURTHER,
+    ),
+]
+
+
+def statistics(pooling: str | None) -> tuple[str, ...]:
+    """The names in `--pooling`."""
+    return () if pooling is None else tuple(name.strip() for name in pooling.split(","))
