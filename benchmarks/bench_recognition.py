@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from featureloop.core.intervals import Figure
 from featureloop.core.types import Task
 from featureloop.images.labelled import LabelledFolder, open_labelled, split
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.evaluation import Evaluation, evaluate
 from featureloop.learner.figures import figures_of
 from featureloop.learner.founding import found_package
-from featureloop.learner.intervals import Figure
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.package import Package, load_package
 

@@ -35,10 +35,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from featureloop.core.intervals import Figure, figure_maker, mean_of
 from featureloop.core.types import Float32, Frame, Task, UInt8
 from featureloop.images.labelled import open_labelled, split
 from featureloop.learner.founding import CALIBRATION_SHARE
-from featureloop.learner.intervals import Figure, figure_maker, mean_of
 from featureloop.model.backbone import Padding
 from featureloop.model.backbones import efficientnet_lite0
 from featureloop.model.founding import Networks, train_networks

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featureloop.core.intervals import Float64, equal_bins, risks
 from featureloop.core.types import Task
 from featureloop.learner.class_figures import confusion_matrix, label_confusions
 from featureloop.learner.evaluation import Evaluation
 from featureloop.learner.figures import class_truths, label_truths, matched_scores
-from featureloop.learner.intervals import Float64, equal_bins, risks
-
-ACCENT = "#0b7a75"
-SOFT = "#9bb0ae"
-COLOURS = (ACCENT, "#c25b12", "#5a4fcf", "#a3195b", "#4b7f1e", "#1f6fb2", "#8a6d00", "#7a3b2e")
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A picture as a data URL, and what it shows."""
-
-    image: str
-    text: str
+from featureloop.model.charts import ACCENT, COLOURS, SOFT, Chart, drawn, new_axes
 
 
 def charts_of(found: Evaluation) -> list[Chart]:
@@ -35,51 +21,33 @@ def charts_of(found: Evaluation) -> list[Chart]:
     return [_reliability(found), _risk_coverage(found), *_CHARTS[found.task](found)]
 
 
-def _axes(title_x: str, title_y: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2, 3.6), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(title_x)
-    axes.set_ylabel(title_y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
-
-
-def _chart(figure: Any, text: str) -> Chart:
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png")
-    return Chart(f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}", text)
-
-
 def _reliability(found: Evaluation) -> Chart:
     """Reliability against quality, in the bins of the calibration error."""
     trust, values = found.reliabilities, np.array([s.promised for s in found.seen])
     bins = equal_bins(trust)
-    figure, axes = _axes("reliability", "quality")
+    figure, axes = new_axes("reliability", "quality")
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--")
     axes.scatter(trust, values, s=6, color=SOFT, alpha=0.5)
     axes.plot([trust[b].mean() for b in bins], [values[b].mean() for b in bins], marker="o", color=ACCENT)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.03, 1.03)
-    return _chart(figure, "Reliability diagram: on the dashed line, the reliability promises what is true.")
+    return drawn(figure, "Reliability diagram: on the dashed line, the reliability promises what is true.")
 
 
 def _risk_coverage(found: Evaluation) -> Chart:
     """Mean loss of the most reliable share of the frames."""
     risk = risks(found.reliabilities, 1 - found.values)
-    figure, axes = _axes("share of the frames, the most reliable first", "mean loss (1 - quality)")
+    figure, axes = new_axes("share of the frames, the most reliable first", "mean loss (1 - quality)")
     axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=ACCENT)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, max(0.05, 1.05 * float(risk.max())))
-    return _chart(figure, f"Risk against coverage: area {float(risk.mean()):.3f}.")
+    return drawn(figure, f"Risk against coverage: area {float(risk.mean()):.3f}.")
 
 
 def _segmentation(found: Evaluation) -> list[Chart]:
-    figure, axes = _axes("Dice", "frames")
+    figure, axes = new_axes("Dice", "frames")
     axes.hist(found.values, bins=np.linspace(0, 1, 21), color=ACCENT)
-    return [_chart(figure, "How many frames have which Dice.")]
+    return [drawn(figure, "How many frames have which Dice.")]
 
 
 def _detection(found: Evaluation) -> list[Chart]:
@@ -87,19 +55,19 @@ def _detection(found: Evaluation) -> list[Chart]:
     if not there:
         return []
     hits, false = hits_and_false(scores, right)
-    figure, axes = _axes("sensitivity", "precision")
+    figure, axes = new_axes("sensitivity", "precision")
     axes.plot(hits / there, hits / np.maximum(1, hits + false), color=ACCENT)
     shown = scores >= 0.5
     if shown.any():
         axes.scatter(right[shown].sum() / there, right[shown].mean(), color=COLOURS[1], zorder=3)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.03)
-    free, per_frame = _axes("false boxes per frame", "sensitivity")
+    free, per_frame = new_axes("false boxes per frame", "sensitivity")
     per_frame.plot(false / found.frames, hits / there, color=ACCENT)
     per_frame.set_ylim(0, 1.03)
     return [
-        _chart(figure, "Precision against sensitivity at an overlap of one half; the dot is what is shown."),
-        _chart(free, "Free-response curve: sensitivity against false boxes."),
+        drawn(figure, "Precision against sensitivity at an overlap of one half; the dot is what is shown."),
+        drawn(free, "Free-response curve: sensitivity against false boxes."),
     ]
 
 
@@ -143,7 +111,7 @@ def _curves(p: NDArray[np.float32], true: NDArray[np.bool_], labels: Sequence[st
         (_roc(roc_curve), "1 - specificity", "sensitivity", "ROC curve of each class against the rest."),
         (_precision(precision_recall_curve), "sensitivity", "precision", "Precision against sensitivity."),
     ):
-        figure, axes = _axes(title_x, title_y)
+        figure, axes = new_axes(title_x, title_y)
         for k, name in enumerate(labels):
             if 0 < true[:, k].sum() < len(true):
                 axes.plot(*curve(true[:, k], p[:, k]), color=COLOURS[k % len(COLOURS)], label=name)
@@ -151,7 +119,7 @@ def _curves(p: NDArray[np.float32], true: NDArray[np.bool_], labels: Sequence[st
         axes.set_ylim(-0.02, 1.02)
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
-        charts.append(_chart(figure, text))
+        charts.append(drawn(figure, text))
     return charts
 
 
@@ -184,7 +152,7 @@ def _confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> Chart:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("recognized")
     axes.set_ylabel("true")
-    return _chart(figure, "Confusion matrix: frames by their true and their recognized class.")
+    return drawn(figure, "Confusion matrix: frames by their true and their recognized class.")
 
 
 def _confusions(matrices: NDArray[np.int64], labels: Sequence[str]) -> Chart:
@@ -201,7 +169,7 @@ def _confusions(matrices: NDArray[np.int64], labels: Sequence[str]) -> Chart:
     axes.axvline(1.5, color="white", linewidth=3)
     axes.set_xticks(range(4), ["there,\nfound", "there,\nmissed", "not there,\nfound", "not there,\nnot found"])
     axes.set_yticks(range(len(labels)), labels)
-    return _chart(figure, "Confusion of each label: frames that show it and frames that don't, by what was recognized.")
+    return drawn(figure, "Confusion of each label: frames that show it and frames that don't, by what was recognized.")
 
 
 _CHARTS: Mapping[Task, Callable[[Evaluation], list[Chart]]] = {

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from featureloop.core.intervals import Figure, Float64, MakeFigure, mean_of, ratio_of
 from featureloop.core.types import Bool, Float32
-from featureloop.learner.intervals import Figure, Float64, MakeFigure, mean_of, ratio_of
 
 
 def one_label_figures(p: Float32, true: NDArray[np.intp], labels: Sequence[str], figure: MakeFigure) -> list[Figure]:

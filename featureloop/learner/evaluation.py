@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.errors import InputError
+from featureloop.core.intervals import Figure, cautions
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Skipped, Task
 from featureloop.images.labelled import LabelledFolder
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.class_figures import confusion_matrix, label_confusions
 from featureloop.learner.figures import Seen, class_truths, figures_of, label_truths, quality_of, see
-from featureloop.learner.intervals import Figure, cautions
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows

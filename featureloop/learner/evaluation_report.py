@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from featureloop.images.labelled import LabelledFolder
 from featureloop.learner.charts import charts_of
 from featureloop.learner.evaluation import Evaluation
 from featureloop.learner.figures import Seen, lesion_mask
+from featureloop.model.charts import Chart, picture_url
 from featureloop.model.package import Package, write_atomically
 
 CASES = 6
@@ -31,14 +29,6 @@ TRUE = (255, 210, 60)
 FOUND = (60, 230, 120)
 Place = tuple[str, int]
 """A frame's file, and its number inside it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A drawn frame as a data URL, and what it shows."""
-
-    image: str
-    text: str
 
 
 def write_report(found: Evaluation, package: Package, folder: LabelledFolder, out: Path) -> Path:
@@ -80,7 +70,7 @@ def write_report(found: Evaluation, package: Package, folder: LabelledFolder, ou
 
 def _cases(
     chosen: Sequence[Seen], package: Package, folder: LabelledFolder, films: frozenset[str]
-) -> dict[Place, Case]:
+) -> dict[Place, Chart]:
     """Frames with their truth and their result drawn on them, and a line of text; `films` are files of many frames.
 
     Every file is decoded once, as far as its last case, and only what is drawn is kept.
@@ -98,7 +88,7 @@ def _cases(
             if seen is not None:
                 drawn = _DRAWN[seen.recognition.task](frame, seen, package)
                 which = f"{seen.name}, frame {seen.index}" if seen.index or seen.name in films else seen.name
-                cases[seen.name, seen.index] = Case(_data_url(drawn), f"{which}: {_words(seen, package)}")
+                cases[seen.name, seen.index] = Chart(picture_url(drawn), f"{which}: {_words(seen, package)}")
             if frame.index >= last[item.name]:
                 break
     return cases
@@ -161,12 +151,6 @@ def _boxes(frame: Frame, seen: Seen, _package: Package) -> Image.Image:
 
 def _frame(frame: Frame, _seen: Seen, _package: Package) -> Image.Image:
     return _small(frame.pixels)
-
-
-def _data_url(picture: Image.Image) -> str:
-    sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 _DRAWN: Mapping[Task, Callable[[Frame, Seen, Package], Any]] = {

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from featureloop.core.boxes import Box
 from featureloop.core.components import SPECK
+from featureloop.core.intervals import Figure, MakeFigure, calibration_error, figure_maker, mean_of, ratio_of
 from featureloop.core.types import Bool, Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import Precisions, average_precisions, right_boxes
 from featureloop.learner.class_figures import one_label_figures, several_label_figures
-from featureloop.learner.intervals import Figure, MakeFigure, calibration_error, figure_maker, mean_of, ratio_of
 from featureloop.model.preprocess import probability_map
 from featureloop.model.tasks import RULES
 

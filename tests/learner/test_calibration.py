@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from featureloop.learner.intervals import calibration_error, equal_bins, risks
+from featureloop.core.intervals import calibration_error, equal_bins, risks
 
 
 @st.composite

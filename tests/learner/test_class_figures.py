@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import classification as oracle
 
+from featureloop.core.intervals import Figure, MakeFigure, Statistic
 from featureloop.learner.class_figures import (
     confusion_matrix,
     label_confusions,
     one_label_figures,
     several_label_figures,
 )
-from featureloop.learner.intervals import Figure, MakeFigure, Statistic
 
 LABELS = ("a", "b", "c")
 

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 
 from featureloop.core.boxes import Box, box_between, code_distances, positions
 from featureloop.core.components import SPECK, lesion_boxes
+from featureloop.core.intervals import calibration_error
 from featureloop.core.types import Frame, Recognition, Task, Truth
 from featureloop.learner.box_matching import average_precisions
 from featureloop.learner.figures import (
@@ -24,7 +25,6 @@ from featureloop.learner.figures import (
     quality_of,
     see,
 )
-from featureloop.learner.intervals import calibration_error
 from featureloop.model.tasks import true_rows
 
 GRID = 8

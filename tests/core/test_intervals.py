@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from featureloop.core.intervals import Figure, cautions, figure_maker, mean_of, ratio_of
 from featureloop.learner.class_figures import one_label_figures
-from featureloop.learner.intervals import Figure, cautions, figure_maker, mean_of, ratio_of
 
 
 def groups_of(n: int, groups: int) -> np.ndarray:
