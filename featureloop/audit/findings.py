@@ -1,0 +1,95 @@
+"""What attacks found: figures with intervals, beside what chance, controls and trivial baselines give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from featureloop.model.charts import Chart
+
+Arm = Literal["release", "shallow", "random", "baseline"]
+"""What was attacked: what leaves; the positive control, an ordered map of the first layers; the negative
+control, values that know nothing of their frame; or nothing, by a guess that needs no features."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One figure of one attack on one arm.
+
+    Attributes
+    ----------
+    figure
+        What is measured, in words that stay: `top-1`, `AUC`, `PSNR gain`.
+    arm
+        What was attacked.
+    by
+        Who attacked: `cosine`, `siamese head`, `linear decoder`, `mean image`.
+    value, low, high
+        With its 95% interval over the victims' patients; NaN where there is none.
+    groups
+        Patients that decide it.
+    chance
+        What guessing gives; None where there is no such value.
+    """
+
+    figure: str
+    arm: Arm
+    by: str
+    value: float
+    low: float
+    high: float
+    groups: int
+    chance: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One point of the curve over what an attacker has learned from.
+
+    Attributes
+    ----------
+    images
+        Of the attacker, whose features the attack was trained on.
+    value, low, high
+        Of the finding's first headline figure.
+    """
+
+    images: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one attack found.
+
+    Attributes
+    ----------
+    attack
+        `linkage`, `inversion`, `text`, `position`, `attributes` or `membership`.
+    headline
+        By the names that a policy's limits use (`linkage.top1`), the strongest attacker's figures on the release.
+    measures
+        All figures, controls and baselines among them.
+    controls
+        Whether the positive control succeeded apart from the negative one; without it the attack proves nothing.
+    curve
+        Over the attacker's auxiliary images.
+    budget
+        What the attacker was given: steps, images, seconds, in words.
+    notes
+        What a reader has to know, in sentences.
+    charts
+        Pictures of the evidence.
+    """
+
+    attack: str
+    headline: Mapping[str, Measure]
+    measures: tuple[Measure, ...]
+    controls: bool
+    curve: tuple[Point, ...] = ()
+    budget: str = ""
+    notes: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = field(default=(), repr=False)

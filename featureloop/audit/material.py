@@ -1,0 +1,189 @@
+"""What the attacks work on: two hospitals' images, what leaves of them, and the controls.
+
+The attacker holds the package and images of its own; the victims are other
+patients. What is attacked went through the very bytes that leave: quantized,
+put in canonical order, coded, and decoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featureloop.audit.shallow import shallow_session
+from featureloop.core.errors import InputError
+from featureloop.core.ports import Progress, silent
+from featureloop.core.types import Bag, Float32, Frame, Skipped, UInt8
+from featureloop.model.package import Package
+from featureloop.model.preprocess import resize_frame, to_input
+from featureloop.model.runtime import Runtime
+from featureloop.sharing import codec
+from featureloop.sharing.anonymize import canonical_order, release_vectors
+
+LEAST_GROUPS = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Release:
+    """What leaves of one frame, or of the frames that share a record, decoded from its bytes.
+
+    Attributes
+    ----------
+    values
+        float32 (N, C): the position vectors, or the one pooled vector.
+    rows
+        uint8 (N, T) or (1, T): the recognition that goes along.
+    payload
+        Bytes of the coded features and rows.
+    frames
+        Numbers of the frames that are in it.
+    """
+
+    values: Float32
+    rows: UInt8
+    payload: int
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Party:
+    """A hospital's frames, at the extractor's input size.
+
+    Attributes
+    ----------
+    frames
+        Pixels uint8 (S, S, 3), with what is known of them.
+    groups
+        str (M,), the patient or examination of each; a frame without one is its own.
+    """
+
+    frames: tuple[Frame, ...]
+    groups: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def only(self, chosen: NDArray[np.intp]) -> Party:
+        """Some of the frames, by number."""
+        return Party(tuple(self.frames[i] for i in chosen), self.groups[chosen])
+
+    def pixels(self, size: int) -> UInt8:
+        """All frames as pictures, uint8 (M, size, size, 3)."""
+        return np.stack([resize_frame(f.pixels, size) for f in self.frames])
+
+
+def party(
+    frames: Sequence[Frame | Skipped], *, size: int, most: int | None = None, seed: int = 1
+) -> tuple[Party, list[Skipped]]:
+    """Frames as a party, and what was unreadable; at most `most` frames, of which every group keeps about its share.
+
+    Raises
+    ------
+    InputError
+        Too few frames or groups can be used.
+    """
+    bad = [f for f in frames if isinstance(f, Skipped)]
+    good = [replace(f, pixels=resize_frame(f.pixels, size)) for f in frames if isinstance(f, Frame)]
+    groups = np.array([f.group or f"{f.name}#{f.index}" for f in good])
+    count = len(set(groups.tolist()))
+    if count < LEAST_GROUPS:
+        raise InputError(
+            f"{len(good)} readable frames of {count} patients are too few to attack; give images of at least "
+            f"{LEAST_GROUPS} patients (groups.csv says whose an image is)"
+        )
+    whole = Party(tuple(good), groups)
+    if most is None or len(good) <= most:
+        return whole, bad
+    # Evenly over the groups' own order keeps neighbours of one examination together.
+    rng = np.random.default_rng(seed)
+    chosen: list[int] = []
+    for name in np.unique(groups):
+        own = np.flatnonzero(groups == name)
+        share = len(own) * most / len(good)
+        keep = int(share) + int(rng.random() < share % 1)
+        chosen += own[np.linspace(0, len(own) - 1, keep).round().astype(int)].tolist() if keep else []
+    return whole.only(np.array(sorted(chosen))), bad
+
+
+class Lab:
+    """A package of one task, the two parties, and all that is made of their frames."""
+
+    def __init__(
+        self, package: Package, attacker: Party, victims: Party, *, seed: int = 1, progress: Progress = silent
+    ) -> None:
+        shared = set(attacker.groups.tolist()) & set(victims.groups.tolist())
+        if shared:
+            raise InputError(
+                f"patients are on both sides, among them {sorted(shared)[0]!r}: an attack must not know them"
+            )
+        self.package, self.attacker, self.victims = package, attacker, victims
+        self.seed, self.progress = seed, progress
+        self.runtime = Runtime(package)
+
+    @property
+    def size(self) -> int:
+        """Pixels per side of the extractor's input."""
+        return self.package.manifest.preprocessing.size
+
+    def release(self, frames: Sequence[Frame], *, what: str = "releases") -> list[Release]:
+        """What leaves of frames, through the very bytes."""
+        out = []
+        for i, frame in enumerate(frames):
+            out.append(self._release(frame, i))
+            self.progress(what, i + 1, len(frames))
+        return out
+
+    def _release(self, frame: Frame, number: int) -> Release:
+        form = self.package.manifest.released
+        vectors = release_vectors(self.runtime.extract(frame.pixels), form)
+        rows = self.runtime.recognize(vectors).targets()
+        bag = canonical_order(Bag(codec.quantize(vectors, form), rows))
+        features, result = codec.encode_features(bag.symbols, form), codec.encode_rows(bag.recognized, form)
+        symbols = codec.decode_features(features, form, max_vectors=len(bag.symbols))
+        decoded = codec.decode_rows(result, form, width=rows.shape[1], max_vectors=len(rows))
+        return Release(codec.dequantize(symbols, form), decoded, len(features) + len(result), (number,))
+
+    def ordered(self, frames: Sequence[Frame], *, what: str = "maps") -> Float32:
+        """The extractor's maps before coordinates are removed: float32 (M, G * G, C) in the map's order."""
+        out = []
+        for i, frame in enumerate(frames):
+            out.append(self.runtime.extract(frame.pixels))
+            self.progress(what, i + 1, len(frames))
+        return np.stack(out)
+
+    @cached_property
+    def _shallow(self) -> Any:
+        return shallow_session(self.package)
+
+    def shallow(self, frames: Sequence[Frame], *, what: str = "control") -> Float32:
+        """The positive control: an ordered map of the extractor's first layers, float32 (M, C, h, w)."""
+        out = []
+        for i, frame in enumerate(frames):
+            x = to_input(frame.pixels, self.package.manifest.preprocessing)
+            out.append(self._shallow.run(None, {self._shallow.get_inputs()[0].name: x})[0][0])
+            self.progress(what, i + 1, len(frames))
+        return np.stack(out).astype(np.float32)
+
+    def random(self, releases: Sequence[Release], *, seed: int) -> list[Release]:
+        """The negative control: releases of the same shapes, every value drawn from its channel's, of no frame."""
+        rng = np.random.default_rng((self.seed, seed))
+        pool = np.concatenate([r.values for r in releases])
+        out = []
+        for r in releases:
+            drawn = rng.integers(0, len(pool), r.values.shape)
+            values = np.take_along_axis(pool, drawn, axis=0)
+            out.append(replace(r, values=values, rows=np.zeros_like(r.rows)))
+        return out
+
+
+def split_party(whole: Party, *, share: float = 0.5, seed: int = 1) -> tuple[Party, Party]:
+    """Two parties without a common patient: `share` of the groups attack, the others are the victims."""
+    names = np.unique(whole.groups)
+    drawn = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
+    mine = np.isin(whole.groups, drawn)
+    return whole.only(np.flatnonzero(mine)), whole.only(np.flatnonzero(~mine))
