@@ -136,7 +136,7 @@ def cached(frames: Sequence[Frame], augmentations: int, *, seed: int) -> EarlyCa
         efficientnet_lite0(),
         task=TASK,
         classes=1,
-        size=SETTINGS.size,
+        preprocessing=SETTINGS.preprocessing,
         augmentations=augmentations,
         seed=seed,
     )

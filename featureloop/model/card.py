@@ -16,6 +16,7 @@ def model_card(manifest: Manifest) -> str:
 
 def _card(manifest: Manifest) -> str:
     """The card of a package of one task."""
+    blanked = ", black outside the field of view" if manifest.preprocessing.blank_border else ""
     released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
     pooled = f" ({', '.join(released.statistics)})" if released.statistics else ""
     levels = f"{min(released.levels)} to {max(released.levels)}"
@@ -27,7 +28,7 @@ def _card(manifest: Manifest) -> str:
 
 ## What it does
 - Task: {manifest.task}; labels: {", ".join(manifest.labels)}.
-- Input: an RGB frame, resized to {manifest.preprocessing.size} x {manifest.preprocessing.size} pixels.
+- Input: an RGB frame, resized to {manifest.preprocessing.size} x {manifest.preprocessing.size} pixels{blanked}.
 - Features: {features.channels} channels on a {features.grid} x {features.grid} grid.
 - Recognizer: form `{recognizer.form}`, {recognizer.blocks} blocks of width {recognizer.width}.
 

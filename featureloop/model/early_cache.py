@@ -40,7 +40,7 @@ def fill_cache(
     *,
     task: Task,
     classes: int,
-    size: int,
+    preprocessing: Preprocessing,
     augmentations: int,
     seed: int,
     augmentation: str = "free",
@@ -52,8 +52,8 @@ def fill_cache(
 
     Parameters
     ----------
-    size
-        Pixels per side of the extractor's input.
+    preprocessing
+        From a frame to the extractor's input.
     augmentation
         What may change, a name of `model.augment`.
     name, checkpoint
@@ -68,6 +68,7 @@ def fill_cache(
     StorageError
         The checkpoint's disk has no room.
     """
+    size = preprocessing.size
     versions, grid, rules = augmentations + 1, size // backbone.stride, RULES[task]
     run = backbone.open_early(size)
     shape = _finite(run(np.zeros((1, 3, size, size), np.float32)), backbone, "a grey frame").shape[1:]
@@ -79,7 +80,6 @@ def fill_cache(
         features = checkpoint.array(f"{name}-features", shapes[0], np.float16)
         targets = checkpoint.array(f"{name}-targets", shapes[1], np.uint8)
         done = checkpoint.count(name)
-    preprocessing = Preprocessing(size)
 
     def early(i: int) -> tuple[NDArray[np.float16], UInt8]:
         frame, rng = frames[i], np.random.default_rng((seed, 2, i))

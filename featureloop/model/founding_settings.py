@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featureloop.core.errors import InputError
+from featureloop.model.manifest import Preprocessing
 from featureloop.model.pooling import POOLING, check_pooling
 
 PROFILES = ("fast", "full")
@@ -22,6 +23,8 @@ class FoundingSettings:
         the frames that change in every pass: for a GPU, or a night.
     size
         Pixels per side of the extractor's input; a multiple of 32.
+    blank_border
+        Whether what is outside the field of view is made black before anything is extracted.
     channels
         C of the neck, at most; None takes what suits the recognizer's form.
     bits_per_vector
@@ -51,6 +54,7 @@ class FoundingSettings:
 
     profile: str = "fast"
     size: int = 320
+    blank_border: bool = False
     channels: int | None = None
     bits_per_vector: float = 66.0
     form: str | None = None
@@ -73,6 +77,11 @@ class FoundingSettings:
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
         check_pooling(self.pooling)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From a frame to the extractor's input."""
+        return Preprocessing(self.size, blank_border=self.blank_border)
 
     @property
     def statistics(self) -> tuple[str, ...]:

@@ -24,11 +24,14 @@ class Preprocessing:
         The frame is resized to (size, size) pixels by area averaging.
     mean, scale
         The input is `(pixel - mean) / scale`, per pixel in [0, 255].
+    blank_border
+        Whether what is outside the field of view is black (`model.field_of_view`), whatever is written there.
     """
 
     size: int
     mean: float = 127.0
     scale: float = 128.0
+    blank_border: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def build(kind: Any, value: Any) -> Any:  # noqa: C901, PLR0911  One branch for 
         if not math.isfinite(value):
             raise ValueError(f"a number is {value}")
         return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"expected {kind.__name__}, not {value!r:.40}")
     return value
 

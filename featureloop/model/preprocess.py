@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from featureloop.core.types import Bool, Float32, UInt8
+from featureloop.model.field_of_view import blank_outside
 from featureloop.model.manifest import Preprocessing
 
 SUBCELLS = 4
@@ -25,6 +26,8 @@ def resize_frame(pixels: UInt8, size: int) -> UInt8:
 def to_input(pixels: UInt8, preprocessing: Preprocessing) -> Float32:
     """uint8 (H, W, 3) to the extractor's input, float32 (1, 3, size, size)."""
     small = resize_frame(pixels, preprocessing.size)
+    if preprocessing.blank_border:
+        small = blank_outside(small)
     x = (small.astype(np.float32) - np.float32(preprocessing.mean)) / np.float32(preprocessing.scale)
     return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 

@@ -23,7 +23,7 @@ from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Batch, Draw, Lesson, Pace, Surroundings
 from featureloop.model.loop import train
 from featureloop.model.losses import recognition_loss
-from featureloop.model.manifest import Preprocessing, RecognizerSpec
+from featureloop.model.manifest import RecognizerSpec
 from featureloop.model.memory import enough_for, in_parts
 from featureloop.model.preprocess import resize_frame, to_input
 from featureloop.model.recognizers import GlobalRecognizer
@@ -108,7 +108,7 @@ class Squares:
     def __init__(
         self, frames: Sequence[Frame], *, task: Task, classes: int, settings: FoundingSettings, stride: int
     ) -> None:
-        self._preprocessing = Preprocessing(settings.size)
+        self._preprocessing = settings.preprocessing
         self._augmentation = augmentation_for(frames, settings.augmentation)
         self._rules, self._classes, self._grid = RULES[task], classes, settings.size // stride
         self._pixels = [resize_frame(f.pixels, settings.size) for f in frames]

@@ -424,8 +424,9 @@ def test_training_and_device_give_the_extractor_the_same_tensor(tmp_path, kind, 
                 write(path, values, **{"PhotometricInterpretation": photometric, "BitsStored": bits, **tags})
     frames = [f for f in open_labelled(images).frames() if isinstance(f, Frame)]
     learner = Heard()
-    fill_cache(frames, learner, task=Task.CLASSIFICATION, classes=2, size=64, augmentations=0, seed=1)
     training = FoundingSettings(size=64)
+    given = training.preprocessing
+    fill_cache(frames, learner, task=Task.CLASSIFICATION, classes=2, preprocessing=given, augmentations=0, seed=1)
     squares = Squares(frames, task=Task.CLASSIFICATION, classes=2, settings=training, stride=16)
     package = tiny_package(tmp_path / "package", task=Task.CLASSIFICATION)
     session = HeardSession(open_session(package.file(EXTRACTOR)))
