@@ -49,6 +49,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "half the bits of a vector": {"bits_per_vector": USUAL.bits_per_vector / 2},
     "twice the bits of a vector": {"bits_per_vector": USUAL.bits_per_vector * 2},
     "one tap, no augmented versions, the small recognizer": SIMPLE,
+    "black outside the field of view": {"blank_border": True},
 }
 
 
