@@ -19,6 +19,7 @@ import numpy as np
 from featureloop.core.ports import Receipt
 from featureloop.core.types import Change, Frame, Recognition, Task
 from featureloop.model import package as packages
+from featureloop.model.forms import Form, parse_form
 from featureloop.model.manifest import (
     Calibration,
     FeatureSpec,
@@ -166,6 +167,7 @@ def tiny_package(
     channels: int = 8,
     recognizer_seed: int | None = None,
     pooling: tuple[str, ...] = POOLING,
+    release: str = "",
 ) -> Package:
     """Build a real package of a few kilobytes; it runs, but it has learned nothing.
 
@@ -186,6 +188,9 @@ def tiny_package(
         Another seed for the recognizer alone: a successor in the same package line.
     pooling
         Of the form `global`.
+    release
+        The released form (`model.forms`), with a clipping norm where it has noise; empty for `pool` or `set`. Where
+        position vectors leave, whole frames are recognized in the form `attention`.
 
     Raises
     ------
@@ -196,21 +201,23 @@ def tiny_package(
         raise ValueError(f"size must be a multiple of {STRIDE}, not {size}")
     kind, grid = Task(task), size // STRIDE
     rules, labels = RULES[kind], CLASSES if RULES[kind].form == "global" else ("lesion",)
-    whole_frame = rules.form == "global"
-    form = _released(channels, pooling=pooling if whole_frame else (), flags=rules.flags(len(labels)))
+    leaves = parse_form(release or ("pool" if rules.form == "global" else "set"))
+    pooled = leaves.base == "pool"
+    spec = {"global": "global" if pooled else "attention"}.get(rules.form, rules.form)
+    form = _released(leaves, channels, pooling=pooling if pooled else (), flags=rules.flags(len(labels)))
     released = form.channels
     outputs = rules.outputs(len(labels))
     # A convolution over 768 values in [-1, 1] stays clear of tanh's flat ends at this scale.
     kernel = _normal(seed, (channels, 3, STRIDE, STRIDE), 0.08)
     matrix = _normal(1_000 + (seed if recognizer_seed is None else recognizer_seed), (released, outputs), 1.0)
-    _write_models(path, kernel=kernel, matrix=matrix, size=size, single=whole_frame)
+    _write_models(path, kernel=kernel, matrix=matrix, size=size, form=spec)
     manifest = Manifest(
         task=str(kind),
         labels=labels,
         version="0.0.1",
         preprocessing=Preprocessing(size=size),
         features=FeatureSpec(channels=channels, stride=STRIDE, grid=grid),
-        recognizer=RecognizerSpec(form=rules.form, width=released, blocks=0, outputs=outputs),
+        recognizer=RecognizerSpec(spec, width=released, blocks=0, outputs=outputs, context=leaves.context),
         released=form,
         calibration=Calibration(
             temperature=1.0,
@@ -252,29 +259,32 @@ def _normal(seed: int, shape: tuple[int, ...], scale: float) -> Float32:
     return np.random.default_rng(seed).normal(0.0, scale, shape).astype(np.float32)
 
 
-def _released(channels: int, *, pooling: tuple[str, ...], flags: int) -> ReleasedForm:
+def _released(leaves: Form, channels: int, *, pooling: tuple[str, ...], flags: int) -> ReleasedForm:
     low, high = pooled_bounds(pooling, channels) if pooling else ((-1.0,) * channels, (1.0,) * channels)
-    n, levels = len(low), 8
+    n, levels, room = len(low), min(8, leaves.quantize or 8), 4 * leaves.noise * leaves.clip
+    low, high = tuple(x - room for x in low), tuple(x + room for x in high)
+    table = (4096 - (levels - 1) * (4096 // levels), *((4096 // levels,) * (levels - 1)))
     return ReleasedForm(
-        anonymizer="pool" if pooling else "set",
+        anonymizer=str(leaves),
         channels=n,
         low=low,
         high=high,
         levels=(levels,) * n,
-        frequencies=((4096 // levels,) * levels,) * n,
+        frequencies=(table,) * n,
         coded_frequencies=(16,) * 256,
         flags=flags,
         pooling=pooling,
     )
 
 
-def _write_models(path: Path, *, kernel: Float32, matrix: Float32, size: int, single: bool) -> None:
+def _write_models(path: Path, *, kernel: Float32, matrix: Float32, size: int, form: str) -> None:
     """Both ONNX graphs and the weights: kernel (C, 3, 16, 16), matrix (released C, T)."""
     from onnx import TensorProto, helper, numpy_helper
     from safetensors.numpy import save
 
     channels, (inputs, outputs), grid = kernel.shape[0], matrix.shape, size // STRIDE
-    rows = 1 if single else "positions"
+    rows: dict[str, tuple[int | str, int | str]] = {"set": ("positions",) * 2, "attention": ("positions", 1)}
+    inner, outer = rows.get(form, (1, 1))
 
     def value(name: str, shape: tuple[int | str, ...]) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
@@ -289,9 +299,10 @@ def _write_models(path: Path, *, kernel: Float32, matrix: Float32, size: int, si
     bound = helper.make_node("Tanh", ["raw"], ["features"])
     image, features = value("image", (1, 3, size, size)), value("features", (1, channels, grid, grid))
     extractor = model("extractor", [convolve, bound], image, features, ("kernel", kernel))
-    multiply = helper.make_node("MatMul", ["vectors", "matrix"], ["logits"])
-    vectors, logits = value("vectors", (1, rows, inputs)), value("logits", (1, rows, outputs))
-    recognizer = model("recognizer", [multiply], vectors, logits, ("matrix", matrix))
+    multiply = helper.make_node("MatMul", ["vectors", "matrix"], ["logits" if form != "attention" else "each"])
+    pool = [helper.make_node("ReduceMean", ["each"], ["logits"], axes=[1])] if form == "attention" else []
+    vectors, logits = value("vectors", (1, inner, inputs)), value("logits", (1, outer, outputs))
+    recognizer = model("recognizer", [multiply, *pool], vectors, logits, ("matrix", matrix))
     packages.write_atomically(path / packages.EXTRACTOR, extractor)
     packages.write_atomically(path / packages.RECOGNIZER, recognizer)
     packages.write_atomically(path / packages.WEIGHTS, save({"matrix": matrix}))

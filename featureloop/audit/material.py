@@ -7,7 +7,7 @@ put in canonical order, coded, and decoded again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,10 @@ from featureloop.model.package import Package
 from featureloop.model.preprocess import resize_frame, to_input
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
-from featureloop.sharing.anonymize import canonical_order, release_vectors
+from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.mixing import Mixer
+from featureloop.sharing.release import coded, decoded, joined, part_of
+from featureloop.sharing.view import field_of_view
 
 LEAST_GROUPS = 4
 
@@ -131,22 +134,36 @@ class Lab:
         return self.package.manifest.preprocessing.size
 
     def release(self, frames: Sequence[Frame], *, what: str = "releases") -> list[Release]:
-        """What leaves of frames, through the very bytes."""
-        out = []
+        """What leaves of frames, through the very bytes; where frames share a record, some may be left over."""
+        out: list[Release] = []
+        mixer: Mixer[Bag] = Mixer(self.package.manifest.released.form.mix)
         for i, frame in enumerate(frames):
-            out.append(self._release(frame, i))
+            together = mixer.put(i, self._part(frame), group=frame.group or f"{frame.name}#{frame.index}")
+            if together:
+                out.append(self._release(together))
+            mixer.drop(together)
             self.progress(what, i + 1, len(frames))
         return out
 
-    def _release(self, frame: Frame, number: int) -> Release:
-        form = self.package.manifest.released
-        vectors = release_vectors(self.runtime.extract(frame.pixels), form)
-        rows = self.runtime.recognize(vectors).targets()
-        bag = canonical_order(Bag(codec.quantize(vectors, form), rows))
-        features, result = codec.encode_features(bag.symbols, form), codec.encode_rows(bag.recognized, form)
-        symbols = codec.decode_features(features, form, max_vectors=len(bag.symbols))
-        decoded = codec.decode_rows(result, form, width=rows.shape[1], max_vectors=len(rows))
-        return Release(codec.dequantize(symbols, form), decoded, len(features) + len(result), (number,))
+    def _part(self, frame: Frame) -> Bag:
+        released, grid = self.package.manifest.released, self.package.manifest.features.grid
+        vectors = release_vectors(self.runtime.extract(frame.pixels), released)
+        return part_of(
+            vectors,
+            self.runtime.recognize(vectors).targets(),
+            released=released,
+            grid=grid,
+            view=field_of_view(frame.pixels, grid) if released.form.subset else None,
+            secret=b"the victims' key, drawn by seed %d" % self.seed,
+        )
+
+    def _release(self, parts: Mapping[Hashable, Bag]) -> Release:
+        manifest = self.package.manifest
+        bag = joined(list(parts.values()), released=manifest.released, grid=manifest.features.grid)
+        payload = coded(bag, manifest.released)
+        symbols, rows = decoded(payload.features, payload.recognition, manifest)
+        size = len(payload.features) + len(payload.recognition)
+        return Release(codec.dequantize(symbols, manifest.released), rows, size, tuple(int(str(i)) for i in parts))
 
     def ordered(self, frames: Sequence[Frame], *, what: str = "maps") -> Float32:
         """The extractor's maps before coordinates are removed: float32 (M, G * G, C) in the map's order."""

@@ -24,9 +24,11 @@ from featureloop.cli.training_options import (
     LearningRate,
     Pooling,
     RecognizerEpochs,
+    Release,
     Risk,
     Where,
     Width,
+    release_text,
     statistics,
 )
 from featureloop.core.types import Task
@@ -67,6 +69,7 @@ def train(
     heads: Heads = 0,
     augmentation: Augmentation = "auto",
     pooling: Pooling = None,
+    release: Release = "",
     backbone: Annotated[
         Path | None, typer.Option(help="A network made elsewhere: a MONAI Bundle, or a TOML file for an ONNX one.")
     ] = None,
@@ -119,6 +122,7 @@ def train(
         "epochs": epochs,
         "form": form,
         "pooling": statistics(pooling),
+        "release": release_text(release),
         "heads": heads,
         "width": width,
         "blocks": blocks,

@@ -11,6 +11,7 @@ from featureloop.cli.device import PolicyFile, State, device_state, open_outbox,
 from featureloop.core.errors import StorageError
 from featureloop.device.outbox_file import State as OutboxState
 from featureloop.device.outbox_file import payload_bytes
+from featureloop.model.forms import parse_form
 from featureloop.sharing.record import Record, quarter_text
 
 app = typer.Typer(no_args_is_help=True, help="What leaves this device, and what has left it.")
@@ -59,7 +60,7 @@ def show(
 
 def record_in_words(record: Record) -> list[tuple[str, Any, str]]:
     """Every field of a record: its name, its value, and what it means, for people."""
-    changed = record.changed is not None
+    changed, form = record.changed is not None, parse_form(record.anonymizer)
     return [
         ("id", record.id.hex(), "hash of all that follows"),
         ("site", record.site, "name given at enrolment"),
@@ -67,8 +68,8 @@ def record_in_words(record: Record) -> list[tuple[str, Any, str]]:
         ("package", record.package.hex()[:12], "which package recognized"),
         ("extractor", record.extractor.hex()[:12], "which extractor made the features"),
         ("task", record.task, "what was recognized"),
-        ("anonymizer", record.anonymizer, _FORMS[record.anonymizer]),
-        ("vectors", record.vectors, "feature vectors; their order carries nothing"),
+        ("anonymizer", record.anonymizer, " ".join(form.words())),
+        ("vectors", record.vectors, f"feature vectors; {_ORDERS[form.base]}"),
         ("channels", record.channels, "values in each vector"),
         ("codec", record.codec, "how the features are compressed"),
         ("features", f"{len(record.features)} bytes", f"{record.vectors * record.channels} quantized values"),
@@ -90,9 +91,11 @@ _ROWS = {
     "multilabel": "what the device recognized: one row for the whole frame",
     "segmentation": "what the device recognized, by vector, not by place",
 }
-_FORMS = {
-    "pool": "one vector for the whole frame: no places left",
-    "set": "one vector a place, sorted by value: which place is not told",
+_ORDERS = {
+    "pool": "their order carries nothing",
+    "set": "their order carries nothing",
+    "window": "their order tells which are neighbours",
+    "none": "their order tells their places",
 }
 
 

@@ -46,6 +46,7 @@ class Done:
             "payload_bytes": summary.payload_bytes,
             "not_shared": [{"name": n, "reason": str(e)} for n, e in summary.faults],
             "dropped": summary.dropped,
+            "waiting_to_mix": summary.waiting,
             "outbox": self.outbox,
             "seconds": round(seconds, 2),
             "frames_per_second": round(summary.frames / seconds, 1) if seconds else None,
@@ -69,6 +70,8 @@ def summary_table(data: dict[str, Any]) -> Table:
         ("recognized, but not shared", len(data["not_shared"])),
         ("outbox", outbox),
     ]
+    if data["waiting_to_mix"]:
+        rows.append(("not shared yet: too few patients to mix", data["waiting_to_mix"]))
     return table("processed", ["", "value"], rows)
 
 

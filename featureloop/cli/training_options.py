@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from featureloop.model.forms import request_form
+
 FURTHER = "Further"
 """The panel of the options that few need."""
 
@@ -30,6 +32,14 @@ Pooling = Annotated[
     str | None,
     typer.Option(
         "--pooling", help="What the one vector is made of: 'mean', 'deviation', 'generalized-mean', with commas."
+    ),
+]
+Release = Annotated[
+    str,
+    typer.Option(
+        "--release",
+        help="The form in which features leave, if not what suits the recognizer: 'pool', 'set', 'window=2' or 'none', "
+        "and after it 'subset=64,balanced', 'mix=4', 'noise=1.0', 'quantize=16', as in 'set subset=64'.",
     ),
 ]
 Where = Annotated[
@@ -66,6 +76,17 @@ Risk = Annotated[
         rich_help_panel=FURTHER,
     ),
 ]
+
+
+def release_text(release: str) -> str:
+    """The form in `--release` as its own text; empty where nothing was said.
+
+    Raises
+    ------
+    InputError
+        There is no such form.
+    """
+    return str(request_form(release)) if release.strip() else ""
 
 
 def statistics(pooling: str | None) -> tuple[str, ...]:

@@ -95,8 +95,8 @@ class Outbox:
         with self._lock:
             self._db.close()
 
-    def put(self, record: Record, *, frame_key: bytes | None) -> bool:
-        """Store a record durably, and mark its frame as done in the same transaction.
+    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+        """Store a record durably, and mark its frames as done in the same transaction.
 
         Parameters
         ----------
@@ -104,6 +104,8 @@ class Outbox:
             What is to leave.
         frame_key
             Keyed hash of the frame that it was made of; None marks no frame.
+        others
+            Of further frames that share the record.
 
         Returns
         -------
@@ -120,8 +122,9 @@ class Outbox:
                     (record.id, State.PENDING, size, now, now),
                 )
                 insert_record(db, added.lastrowid, record)
-            if frame_key is not None:
-                db.execute("INSERT OR IGNORE INTO frames VALUES (?, 'put', ?)", (frame_key, now))
+            for key in (frame_key, *others):
+                if key is not None:
+                    db.execute("INSERT OR IGNORE INTO frames VALUES (?, 'put', ?)", (key, now))
         return new
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:

@@ -42,6 +42,9 @@ class Summary:
         Count of results, one a frame and task, by outcome of the sharing (see `sharing.change.Decision`).
     doubtful
         Results below the reliability threshold.
+    waiting
+        Of the results that are to leave, those that still wait in memory for others of other groups to share a
+        record with; they are not marked as done, so a later run provides them.
     payload_bytes
         Bytes of coded features and results put into the outbox.
     faults
@@ -56,6 +59,7 @@ class Summary:
     skipped: list[Skipped] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
     doubtful: int = 0
+    waiting: int = 0
     payload_bytes: int = 0
     faults: list[tuple[str, FeatureloopError]] = field(default_factory=list)
     dropped: int = 0
@@ -189,3 +193,4 @@ class _Sharing:
             counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
             self._summary.doubtful += decision.doubtful
             self._summary.payload_bytes += size
+        self._summary.waiting = self._provider.waiting

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from featureloop.core.errors import PolicyError
 from featureloop.core.ports import Clock, Reviewer
-from featureloop.core.types import Bag, Float32, Frame, Recognition, UInt8
-from featureloop.device.state import frame_key, pseudonym
+from featureloop.core.types import Bag, Float32, Frame, Recognition
+from featureloop.device.state import frame_key, pseudonym, release_secret
+from featureloop.model.forms import allows
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package
 from featureloop.sharing import codec
-from featureloop.sharing.anonymize import canonical_order
 from featureloop.sharing.change import Decision, decide
+from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.policy import Policy
 from featureloop.sharing.record import Record, quarter_of
+from featureloop.sharing.release import coded, joined, part_of
 from featureloop.sharing.reliability import reliability
+from featureloop.sharing.view import field_of_view
 
 
 class RecordKeeper(Protocol):
     """Where records wait: the outbox, or a test's list."""
 
-    def put(self, record: Record, *, frame_key: bytes | None) -> bool:
-        """Keep a record and mark its frame as done, in one transaction; False if it was known."""
+    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+        """Keep a record and mark its frames as done, in one transaction; False if it was known."""
         ...
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
         """Mark a frame from which nothing leaves as done."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """What of a frame can leave, alone or with others."""
+
+    part: Bag
+    decision: Decision
+    trust: float
+    group: str | None
+    key: bytes | None
+
+    @property
+    def changed_by(self) -> str | None:
+        """Who changed it: only frames of which the same can be said share a record."""
+        return None if self.decision.change is None else str(self.decision.change.by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +83,7 @@ class Provider:
     keeper: RecordKeeper
     reviewer: Reviewer | None
     clock: Clock
+    _mixers: dict[tuple[str, str | None], Mixer[_Ready]] = field(default_factory=dict, init=False, repr=False)
 
     def keys_of(self, frame: Frame) -> tuple[bytes, ...]:
         """The keyed names of a frame's results under this extractor, so that a restart provides none twice.
@@ -75,7 +97,10 @@ class Provider:
     def provide(
         self, frame: Frame, vectors: Float32, recognition: Recognition, *, key: bytes | None
     ) -> tuple[Decision, int]:
-        """Apply the policy to a task's result of a frame; return the decision and the payload bytes that will leave.
+        """Apply the policy to a task's result of a frame; return the decision and the payload bytes that leave now.
+
+        Where the form mixes frames, one waits in memory until enough of other groups are there; the last of them
+        brings the record's bytes, and marks all of them as done.
 
         Parameters
         ----------
@@ -106,21 +131,45 @@ class Provider:
                 self.keeper.mark_done(key, decision.outcome)
             return decision, 0
         changed = None if decision.change is None else decision.change.targets
-        symbols = codec.quantize(vectors, manifest.released)
-        bag = canonical_order(Bag(symbols, recognition.targets(), changed))
-        record = self._record(frame, bag, decision, trust, manifest)
-        self.keeper.put(record, frame_key=key)
-        return decision, len(record.features) + len(record.recognition or b"") + len(record.changed or b"")
+        grid, form = manifest.features.grid, manifest.released.form
+        part = part_of(
+            vectors,
+            recognition.targets(),
+            changed,
+            released=manifest.released,
+            grid=grid,
+            view=field_of_view(frame.pixels, grid) if form.subset else None,
+            secret=release_secret(self.site_key),
+        )
+        mine = _Ready(part, decision, trust, frame.group, key)
+        if form.mix == 1:
+            return decision, self._put([mine], manifest)
+        mixer = self._mixers.setdefault((manifest.task, mine.changed_by), Mixer(form.mix))
+        # Frames of one file without a group may be of one patient.
+        together = mixer.put(key or secrets.token_bytes(), mine, group=frame.group or frame.name)
+        size = self._put(list(together.values()), manifest) if together else 0
+        mixer.drop(together)
+        return decision, size
 
-    def _record(self, frame: Frame, bag: Bag, decision: Decision, trust: float, manifest: Manifest) -> Record:
-        share, released = self.policy.share, manifest.released
+    @property
+    def waiting(self) -> int:
+        """Results that wait for others of other groups to share a record with; none is marked as done."""
+        return sum(len(mixer) for mixer in self._mixers.values())
+
+    def _put(self, ready: Sequence[_Ready], manifest: Manifest) -> int:
+        """One record of what is ready, into the outbox; its payload bytes."""
+        record = self._record(ready, manifest)
+        keys = [one.key for one in ready if one.key is not None]
+        self.keeper.put(record, frame_key=keys[0] if keys else None, others=keys[1:])
+        return len(record.features) + len(record.recognition or b"") + len(record.changed or b"")
+
+    def _record(self, ready: Sequence[_Ready], manifest: Manifest) -> Record:
+        share, released, one = self.policy.share, manifest.released, ready[0]
+        bag = joined([r.part for r in ready], released=released, grid=manifest.features.grid)
+        payload, group = coded(bag, released), one.group if len(ready) == 1 else None
         now = quarter_of(datetime.fromtimestamp(self.clock(), UTC).date())
         with_reliability = share.content != "result"
-        with_result = share.content != "reliability" or decision.change is not None
-
-        def rows(targets: UInt8) -> bytes:
-            return codec.encode_rows(targets, released)
-
+        with_result = share.content != "reliability" or bag.changed is not None
         return Record(
             site=self.site,
             device=self.device,
@@ -131,14 +180,14 @@ class Provider:
             vectors=len(bag.symbols),
             channels=released.channels,
             codec=codec.NAME,
-            features=codec.encode_features(bag.symbols, released),
-            recognition=rows(bag.recognized) if with_result else None,
-            reliability=trust if with_reliability else None,
+            features=payload.features,
+            recognition=payload.recognition if with_result else None,
+            reliability=min(r.trust for r in ready) if with_reliability else None,
             reliability_method=manifest.calibration.method if with_reliability else None,
-            changed=None if bag.changed is None else rows(bag.changed),
-            changed_by=None if decision.change is None else str(decision.change.by),
-            changed_when=None if decision.change is None else now,
-            group=pseudonym(self.site_key, frame.group) if share.groups and frame.group else None,
+            changed=payload.changed,
+            changed_by=one.changed_by,
+            changed_when=None if bag.changed is None else now,
+            group=pseudonym(self.site_key, group) if share.groups and group else None,
             period=now,
         )
 
@@ -155,13 +204,13 @@ def check_form(package: Package, policy: Policy) -> None:
     Raises
     ------
     PolicyError
-        The form is not in the policy's list.
+        The policy's list doesn't cover the form.
     """
     allowed = policy.share.anonymizers
     for view in package.views:
-        form = view.manifest.released.anonymizer
-        if form not in allowed:
+        form = view.manifest.released.form
+        if not any(allows(entry, form) for entry in allowed):
             raise PolicyError(
                 f"package {package.short} releases features as '{form}', the site's policy allows only "
-                f"{', '.join(allowed)}; use another package or change the policy"
+                f"{', '.join(allowed)} and what removes more; use another package or change the policy"
             )

@@ -36,6 +36,7 @@ _URL = re.compile(r"https?://.")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _GROUP_LABEL = b"featureloop.group/1"
 _FRAME_LABEL = b"featureloop.frame/1"
+_RELEASE_LABEL = b"featureloop.release/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +219,11 @@ def pseudonym(key: bytes, group: str) -> bytes:
     nobody can try out names.
     """
     return _keyed(key, _GROUP_LABEL, (group,))[:PSEUDONYM_BYTES]
+
+
+def release_secret(key: bytes) -> bytes:
+    """The secret (32 bytes) by which this site draws what leaves of a frame, and its noise."""
+    return _keyed(key, _RELEASE_LABEL, ())
 
 
 def frame_key(key: bytes, *parts: str | bytes) -> bytes:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_bytes
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from safetensors.torch import save_file
 
 from featureloop.core.ports import Progress
 from featureloop.core.types import Frame, Task, UInt8
-from featureloop.learner.founding_records import package_rows
+from featureloop.learner.founding_records import package_rows, true_part
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
+from featureloop.model.forms import POOL, Form, with_clip
 from featureloop.model.manifest import Manifest, ReleasedForm
 from featureloop.model.package import (
     CARD,
@@ -33,6 +35,8 @@ from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.reliability import calibrate
 
 POOL_LEVELS = 255
+NORM_FRAMES = 200
+"""Frames whose vectors' norms say where to clip."""
 
 
 def write_recognizer(recognizer: torch.nn.Module, work: Path, *, form: str, channels: int, head: str = "") -> None:
@@ -66,18 +70,40 @@ def next_version(version: str) -> str:
     return f"{major}.{int(minor) + 1}"
 
 
-def plain_form(
-    anonymizer: str, levels: tuple[int, ...], pooling: tuple[str, ...], *, flags: int | None
-) -> ReleasedForm:
-    """The released form of a map whose channels have so many levels, before its symbols are counted."""
-    if anonymizer == "set":
-        low, high = (-1.0,) * len(levels), (1.0,) * len(levels)
-    else:
+def plain_form(form: Form, levels: tuple[int, ...], pooling: tuple[str, ...], *, flags: int | None) -> ReleasedForm:
+    """The released form of a map whose channels have so many levels, before its symbols are counted.
+
+    Noise has its bounds and levels only where its clipping norm is known; else `described` finds it.
+    """
+    if form.base == POOL:
         low, high = pooled_bounds(pooling, len(levels))
         levels = (POOL_LEVELS,) * len(low)
-    tables = tuple(codec.frequency_table(np.zeros(n)) for n in levels)
+    else:
+        low, high = (-1.0,) * len(levels), (1.0,) * len(levels)
+    levels = tuple(min(n, form.quantize or n) for n in levels)
     kinds, coded = (codec.frequency_table(x) for x in (np.array([6, 1, 1]), np.zeros(256, np.intp)))
-    return ReleasedForm(anonymizer, len(levels), low, high, levels, tables, kinds, coded, flags, pooling)
+    made = ReleasedForm(str(form), len(levels), low, high, levels, _flat(levels), kinds, coded, flags, pooling)
+    return noisy_form(made, form) if form.clip else made
+
+
+def noisy_form(released: ReleasedForm, form: Form) -> ReleasedForm:
+    """A released form without noise as one with the noise of `form`.
+
+    The bounds are four standard deviations of the noise outside the plain ones, so that one value in 16,000 at most
+    is put on them; a level is as wide as the noise's deviation at least, beyond which finer ones say nothing.
+    """
+    deviation = form.noise * form.clip
+    low, high = (tuple(x + s * 4 * deviation for x in part) for part, s in ((released.low, -1), (released.high, 1)))
+    step = ((b - a) / (n - 1) for a, b, n in zip(released.low, released.high, released.levels, strict=True))
+    finest = form.quantize or 256
+    levels = tuple(
+        int(np.clip(round((b - a) / max(s, deviation)) + 1, 2, finest)) for a, b, s in zip(low, high, step, strict=True)
+    )
+    return replace(released, anonymizer=str(form), low=low, high=high, levels=levels, frequencies=_flat(levels))
+
+
+def _flat(levels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    return tuple(codec.frequency_table(np.zeros(n)) for n in levels)
 
 
 def counted_form(form: ReleasedForm, symbols: UInt8, rows: UInt8) -> ReleasedForm:
@@ -93,6 +119,13 @@ def counted_form(form: ReleasedForm, symbols: UInt8, rows: UInt8) -> ReleasedFor
     )
 
 
+def _median_norm(runtime: Runtime, frames: Sequence[Frame]) -> float:
+    """Of the vectors of frames: clipped there, half of them keep their length."""
+    released = runtime.package.manifest.released
+    vectors = [release_vectors(runtime.extract(frame.pixels), released) for frame in frames]
+    return float(np.median(np.concatenate([np.linalg.norm(v, axis=1) for v in vectors])))
+
+
 def described(runtime: Runtime, train: Sequence[Frame], held: Sequence[Frame], *, progress: Progress) -> Manifest:
     """The manifest of a package of one task, or of a view, with the codec's tables and the calibration.
 
@@ -104,11 +137,14 @@ def described(runtime: Runtime, train: Sequence[Frame], held: Sequence[Frame], *
         Frames that no weight was learned from: the calibration's.
     """
     manifest = runtime.package.manifest
-    symbols, rows = [], []
+    if manifest.released.form.noise and not manifest.released.form.clip:
+        norm = _median_norm(runtime, train[:NORM_FRAMES])
+        manifest = replace(manifest, released=noisy_form(manifest.released, with_clip(manifest.released.form, norm)))
+    symbols, rows, secret = [], [], token_bytes(32)
     for i, frame in enumerate(train):
-        vectors = release_vectors(runtime.extract(frame.pixels), manifest.released)
-        symbols.append(codec.quantize(vectors, manifest.released))
-        rows.append(package_rows(frame, manifest))
+        part = true_part(runtime, frame, manifest=manifest, secret=secret)
+        symbols.append(part.symbols)
+        rows.append(part.recognized)
         progress("codec tables", i + 1, len(train))
     logits = [runtime.logits(release_vectors(runtime.extract(f.pixels), manifest.released)) for f in held]
     return replace(

@@ -14,9 +14,8 @@ from featureloop.core.types import Bool, Float32, UInt8
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.fit import BagSet
 from featureloop.model.manifest import Manifest
-from featureloop.model.tasks import rules_of
-from featureloop.sharing import codec
 from featureloop.sharing.record import Record
+from featureloop.sharing.release import decoded
 
 HELD_SHARE = 0.2
 """Share of a site's groups that is held back for the gate."""
@@ -69,8 +68,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
     RecordError
         No record could be decoded.
     """
-    n = manifest.features.grid**2 if manifest.released.anonymizer == "set" else 1
-    rows = rules_of(manifest).rows(manifest.features.grid)
+    n = manifest.released.form.rows(manifest.features.grid)
     symbols, results, sites, groups, verified, weights = [], [], [], [], [], []
     unreadable = 0
     for batch in batches:
@@ -79,10 +77,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
                 coded = record.changed or record.recognition
                 if coded is None or record.vectors != n:
                     raise RecordError("a record without a result, or with vectors left out")
-                x = codec.decode_features(record.features, manifest.released, max_vectors=n)
-                y = codec.decode_rows(coded, manifest.released, width=manifest.recognizer.outputs, max_vectors=n)
-                if len(x) != n or len(y) != rows:
-                    raise RecordError("a record whose rows don't match its vectors")
+                x, y = decoded(record.features, coded, manifest)
             except RecordError:
                 unreadable += 1
                 continue

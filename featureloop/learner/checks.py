@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import Task, UInt8
+from featureloop.core.types import Bag, Task
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import EXTRACTOR
 from featureloop.sharing import codec
+from featureloop.sharing.anonymize import in_canonical_order
 from featureloop.sharing.record import Record
+
+_NO_ROWS = np.zeros((1, 0), np.uint8)
 
 
 def check_declared(record: Record, manifest: Manifest) -> None:
@@ -37,15 +40,12 @@ def check_declared(record: Record, manifest: Manifest) -> None:
     method = record.reliability_method
     if method not in (None, manifest.calibration.method):
         raise RecordError(f"its reliability is by '{method}', its package's by '{manifest.calibration.method}'")
-    most = max_vectors(manifest)
-    if record.vectors > most:
-        raise RecordError(f"it has {record.vectors} vectors, its package's grid gives at most {most}")
+    declared_rows = released.form.rows(manifest.features.grid)
+    if record.vectors != declared_rows:
+        raise RecordError(f"it has {record.vectors} vectors, its package declares {declared_rows}")
+    if released.form.mix > 1 and record.group is not None:
+        raise RecordError(f"it names a group, and its package mixes {released.form.mix} of them in a record")
     _check_payloads(record, manifest)
-
-
-def max_vectors(manifest: Manifest) -> int:
-    """How many vectors a record can have: one, or one of every position of the grid."""
-    return 1 if manifest.released.anonymizer == "pool" else manifest.features.grid**2
 
 
 def _check_payloads(record: Record, manifest: Manifest) -> None:
@@ -56,8 +56,7 @@ def _check_payloads(record: Record, manifest: Manifest) -> None:
     if codec.encode_features(symbols, released) != record.features:
         # Many byte strings could decode alike; the choice among them would carry something.
         raise RecordError("its features are not coded as its package's codec codes them")
-    if not _in_canonical_order(symbols):
-        raise RecordError("its vectors are not in canonical order: their order could tell where they stood")
+    found = {}
     for name, payload in (("recognition", record.recognition), ("changed", record.changed)):
         if payload is None:
             continue
@@ -68,15 +67,13 @@ def _check_payloads(record: Record, manifest: Manifest) -> None:
             raise RecordError(f"its {name} hold {len(rows)} rows, its package's recognizer gives {expected}")
         if codec.encode_rows(rows, released) != payload:
             raise RecordError(f"its {name} is not coded as its package's codec codes it")
-
-
-def _in_canonical_order(symbols: UInt8) -> bool:
-    """Whether the rows (N, C) ascend, compared value by value from the first channel on."""
-    if len(symbols) < 2:
-        return True
-    # Bytes compare as the rows do.
-    packed = np.ascontiguousarray(symbols).view(f"S{symbols.shape[1]}").reshape(-1)
-    return bool((packed[:-1] <= packed[1:]).all())
+        found[name] = rows
+    first = found.pop("recognition", None)
+    if first is None and found:
+        raise RecordError("it says what a recognition was changed to, and not what was recognized")
+    bag = Bag(symbols, _NO_ROWS if first is None else first, found.get("changed"))
+    if not in_canonical_order(bag, unit=released.form.unit(manifest.features.grid)):
+        raise RecordError("its vectors are not in canonical order: their order could tell where they stood")
 
 
 def _shown(value: object) -> str:

@@ -28,10 +28,10 @@ from featureloop.learner.founding_records import (
     load_records,
     save_records,
 )
-from featureloop.learner.heads import Further, add_head, check_new, check_suits
+from featureloop.learner.heads import Further, add_head, check_new, check_suits, settings_beside
 from featureloop.model.backbones import DEFAULT, Backbone
 from featureloop.model.checkpoint import open_checkpoint
-from featureloop.model.founding import Networks, recognizer_spec, train_networks
+from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import ALONE, Surroundings
 from featureloop.model.manifest import Lineage, Manifest, uncalibrated
@@ -98,10 +98,11 @@ def found_package(
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
     check_distinct([folder.task, *(some.task for some, _ in further)])
     given, settings = settings, _suiting(settings, folder.task) if further else settings
-    first = recognizer_spec(folder.task, len(folder.classes), settings).anonymizer
+    first = released_form(recognizer_spec(folder.task, len(folder.classes), settings), settings)
     for some, _ in further:
-        spec = recognizer_spec(some.task, len(some.classes), _suiting(given, some.task))
-        check_suits(some.task, spec.anonymizer, first=first)
+        suiting = settings_beside(first, some.task, _suiting(given, some.task))
+        spec = recognizer_spec(some.task, len(some.classes), suiting)
+        check_suits(some.task, spec.anonymizer, first=first.base)
     parts = (items, *(its_items for _, its_items in further))
     held = _calibrating(parts, seed=settings.seed)
     own, bad = _read(folder, items, around.progress, size=settings.size, held=held)
@@ -130,7 +131,7 @@ def found_package(
     )
     with _written(out) as work:
         lineage = Lineage(records={FOUNDING_SITE: len(own.train)}, hold_out=hold_out, seed=settings.seed)
-        package = _first(networks, work, own, lineage=lineage, risk=risk, progress=around.progress)
+        package = _first(networks, work, own, settings=settings, lineage=lineage, risk=risk, progress=around.progress)
         for one in others:
             package = add_head(package, one, settings=_suiting(given, one.task), risk=risk, around=kept)
     package = Package(out, package.manifest, package.digest)
@@ -274,12 +275,20 @@ def _records(
 
 
 def _first(
-    networks: Networks, work: Path, own: Further, *, lineage: Lineage, risk: float | None, progress: Progress
+    networks: Networks,
+    work: Path,
+    own: Further,
+    *,
+    settings: FoundingSettings,
+    lineage: Lineage,
+    risk: float | None,
+    progress: Progress,
 ) -> Package:
     """Write the networks of the first task into `work`, count the codec's tables, calibrate, and seal."""
     networks.backbone.write_extractor(networks.neck, work / EXTRACTOR, size=networks.preprocessing.size)
     rules, spec = RULES[networks.task], networks.spec
     flags = rules.flags(len(own.classes))
+    form = released_form(spec, settings)
     draft = Manifest(
         task=str(networks.task),
         labels=own.classes,
@@ -287,7 +296,7 @@ def _first(
         preprocessing=networks.preprocessing,
         features=networks.features,
         recognizer=spec,
-        released=plain_form(spec.anonymizer, networks.levels, networks.pooling, flags=flags),
+        released=plain_form(form, networks.levels, networks.pooling, flags=flags),
         calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
         lineage=lineage,
     )

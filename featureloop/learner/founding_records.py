@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from featureloop.core.errors import RecordError
 from featureloop.core.ports import Progress
-from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
+from featureloop.core.types import Bag, Frame, Task, UInt8
 from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
 from featureloop.model.founding_settings import FoundingSettings
@@ -24,8 +24,11 @@ from featureloop.model.preprocess import resize_frame
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows
 from featureloop.sharing import codec
-from featureloop.sharing.anonymize import canonical_order, release_vectors
+from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.record import SCHEMA, Record, from_table, quarter_of, to_table
+from featureloop.sharing.release import coded, joined, part_of
+from featureloop.sharing.view import field_of_view
 
 FOUNDING_SITE = "founding"
 HELD_SITE = "founding-held"
@@ -75,21 +78,28 @@ def founding_records(
     versions: int,
     progress: Progress,
 ) -> list[Record]:
-    """The founding features in the form of records, with the truth as their result."""
+    """The founding features in the form of records, with the truth as their result.
+
+    Where the form mixes frames, those for which there are too few other groups left are in no record.
+    """
     runtime, by = Runtime(package), augmentation_for(train, settings.augmentation)
     rng = np.random.default_rng(settings.seed)
     key = secrets.token_bytes(32)
-    records = []
-    for i, frame in enumerate(train):
-        group = _pseudonym(key, frame)
-        records += [
-            _record(package, FOUNDING_SITE, group, vectors, rows)
-            for vectors, rows in _versions(runtime, frame, versions, rng, by=by)
-        ]
-        progress("founding features", i + 1, len(train))
-    for frame in held:
-        ((vectors, rows),) = _versions(runtime, frame, 0, rng, by=by)
-        records.append(_record(package, HELD_SITE, _pseudonym(key, frame), vectors, rows))
+    records: list[Record] = []
+
+    def keep(frames: Sequence[Frame], site: str, versions: int, what: str) -> None:
+        mixer: Mixer[Bag] = Mixer(package.manifest.released.form.mix)
+        for i, frame in enumerate(frames):
+            group = _pseudonym(key, frame)
+            for k, part in enumerate(_parts(runtime, frame, versions, rng, by=by, secret=key)):
+                together = mixer.put((i, k), part, group=group)
+                if together:
+                    records.append(_record(package, site, group, list(together.values())))
+                mixer.drop(together)
+            progress(what, i + 1, len(frames))
+
+    keep(train, FOUNDING_SITE, versions, "founding features")
+    keep(held, HELD_SITE, 0, "held features")
     return records
 
 
@@ -98,23 +108,43 @@ def _pseudonym(key: bytes, frame: Frame) -> bytes:
     return hashlib.blake2b((frame.group or frame.name).encode(), key=key, digest_size=16).digest()
 
 
-def _versions(
-    runtime: Runtime, frame: Frame, versions: int, rng: np.random.Generator, *, by: str
-) -> Iterable[tuple[Float32, UInt8]]:
-    """A frame's released vectors and true rows, as it is and augmented."""
+def true_part(runtime: Runtime, frame: Frame, *, secret: bytes, manifest: Manifest | None = None) -> Bag:
+    """What of a frame leaves under a package of one task, with the truth as its rows.
+
+    Parameters
+    ----------
+    manifest
+        In whose released form; None takes the package's.
+    """
+    manifest = manifest or runtime.package.manifest
+    grid = manifest.features.grid
+    return part_of(
+        release_vectors(runtime.extract(frame.pixels), manifest.released),
+        package_rows(frame, manifest),
+        released=manifest.released,
+        grid=grid,
+        view=field_of_view(frame.pixels, grid) if manifest.released.form.subset else None,
+        secret=secret,
+    )
+
+
+def _parts(
+    runtime: Runtime, frame: Frame, versions: int, rng: np.random.Generator, *, by: str, secret: bytes
+) -> Iterable[Bag]:
+    """What leaves of a frame, as it is and augmented."""
     manifest = runtime.package.manifest
-    yield release_vectors(runtime.extract(frame.pixels), manifest.released), package_rows(frame, manifest)
+    yield true_part(runtime, frame, secret=secret)
     size = manifest.preprocessing.size
     small, truth = resize_frame(frame.pixels, size), square_truth(frame, size)
     for _ in range(versions):
         pixels, moved = augment(small, truth, rng, by=by)
-        changed = replace(frame, pixels=pixels, truth=moved)
-        yield release_vectors(runtime.extract(pixels), manifest.released), package_rows(changed, manifest)
+        yield true_part(runtime, replace(frame, pixels=pixels, truth=moved), secret=secret)
 
 
-def _record(package: Package, site: str, group: bytes, vectors: Float32, rows: UInt8) -> Record:
+def _record(package: Package, site: str, group: bytes, parts: Sequence[Bag]) -> Record:
     manifest = package.manifest
-    bag = canonical_order(Bag(codec.quantize(vectors, manifest.released), rows))
+    bag = joined(parts, released=manifest.released, grid=manifest.features.grid)
+    payload = coded(bag, manifest.released)
     return Record(
         site=site,
         device=site,
@@ -125,13 +155,13 @@ def _record(package: Package, site: str, group: bytes, vectors: Float32, rows: U
         vectors=len(bag.symbols),
         channels=manifest.released.channels,
         codec=codec.NAME,
-        features=codec.encode_features(bag.symbols, manifest.released),
-        recognition=codec.encode_rows(bag.recognized, manifest.released),
+        features=payload.features,
+        recognition=payload.recognition,
         reliability=None,
         reliability_method=None,
         changed=None,
         changed_by=None,
         changed_when=None,
-        group=group,
+        group=group if len(parts) == 1 else None,
         period=quarter_of(datetime.now(UTC).date()),
     )

@@ -16,7 +16,8 @@ from featureloop.learner.assembly import described, plain_form, write_card, writ
 from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
-from featureloop.model.founding import recognizer_spec
+from featureloop.model.forms import POOL, Form
+from featureloop.model.founding import recognizer_spec, released_form
 from featureloop.model.founding_features import frame_shares
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Surroundings
@@ -102,33 +103,56 @@ def check_suits(task: Task, anonymizer: str, *, first: str) -> None:
     Parameters
     ----------
     anonymizer, first
-        Of the further task, and of the package's first one.
+        Bases of the released forms, of the further task and of the package's first one.
 
     Raises
     ------
     InputError
         What to do.
     """
-    if first != "set" and anonymizer == "set":
+    if first == POOL and anonymizer != POOL:
         raise InputError(
             f"{task} needs the features of every position, and the package was founded for one vector a frame; "
             f"found a package with --task {task} first"
         )
 
 
+def settings_beside(first: Form, task: Task, settings: FoundingSettings) -> FoundingSettings:
+    """The settings for a further task: its features leave as the package's first task leaves them, as far as it can.
+
+    Raises
+    ------
+    InputError
+        The task can't learn from that form.
+    """
+    if RULES[task].form == "set":
+        form = Form("set") if first.base == POOL else first
+    elif settings.form == "attention":
+        form = Form("set") if first.base == POOL else replace(first, balanced=False)
+        form.check_rows(own=False)
+    else:
+        form = Form(POOL, noise=first.noise, quantize=first.quantize)
+    return replace(settings, release=str(form))
+
+
 def _draft(manifest: Manifest, further: Further, *, settings: FoundingSettings, risk: float | None) -> Manifest:
     """The view of the task before its tables are counted and its results calibrated."""
     rules = RULES[further.task]
+    released = manifest.released
+    settings = settings_beside(released.form, further.task, settings)
     spec = recognizer_spec(further.task, len(further.classes), settings)
-    released, pooling = manifest.released, () if spec.anonymizer == "set" else settings.statistics
-    check_suits(further.task, spec.anonymizer, first=released.anonymizer)
-    levels = released.levels if released.anonymizer == "set" else (2,) * manifest.features.channels
+    check_suits(further.task, spec.anonymizer, first=released.form.base)
+    form, flags = released_form(spec, settings), rules.flags(len(further.classes))
+    if form.base == POOL:
+        made = plain_form(form, (2,) * manifest.features.channels, settings.statistics, flags=flags)
+    else:  # What one map leaves, every task leaves alike.
+        made = replace(released, anonymizer=str(form), flags=flags)
     return replace(
         manifest,
         task=str(further.task),
         labels=further.classes,
         recognizer=spec,
-        released=plain_form(spec.anonymizer, levels, pooling, flags=rules.flags(len(further.classes))),
+        released=made,
         calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
         heads=(),
     )
@@ -148,6 +172,8 @@ def _bags(
     values: list[NDArray[Any]] = []
     targets: list[UInt8] = []
     form = draft.released
+    # Of a pooled vector and under noise, learned from as it is: the levels are for what leaves.
+    quantized = form.form.base != POOL and not form.form.noise
     for i, frame in enumerate(frames):
         size = draft.preprocessing.size
         small, square = resize_frame(frame.pixels, size), square_truth(frame, size)
@@ -156,13 +182,12 @@ def _bags(
         changed = [replace(frame, pixels=pixels, truth=truth) for pixels, truth in moved]
         for version in (frame, *changed):
             vectors = release_vectors(runtime.extract(version.pixels), form)
-            values.append(codec.quantize(vectors, form) if form.anonymizer == "set" else vectors)
+            values.append(codec.quantize(vectors, form) if quantized else vectors)
             targets.append(
                 true_rows(version, task=Task(draft.task), labels=len(draft.labels), grid=draft.features.grid)
             )
         around.progress(f"features for {draft.task}", i + 1, len(frames))
     low, high = np.array(form.low, np.float32), np.array(form.high, np.float32)
-    quantized = form.anonymizer == "set"
     scale = (high - low) / (np.array(form.levels, np.float32) - 1) if quantized else np.ones_like(low)
     rows = np.stack(targets)
     shares = frame_shares(rows, task=Task(draft.task))

@@ -256,8 +256,10 @@ def _write_candidate(live: Package, trained: Sequence[_Learned], work: Path, lin
     package = seal_package(work, draft)
     for one in trained:
         view = package.view(one.task)
-        calibration = calibrated_by(one.bags, Runtime(view))
-        draft = draft.with_task(replace(view.manifest, calibration=calibration))
+        if view.manifest.released.form.whole:
+            calibration = calibrated_by(one.bags, Runtime(view))
+            draft = draft.with_task(replace(view.manifest, calibration=calibration))
+        # Else records aren't as a device sees a frame: the reliability that founding measured on frames stays.
     write_card(draft, work)
     return seal_package(work, draft)
 

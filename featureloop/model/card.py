@@ -19,6 +19,7 @@ def _card(manifest: Manifest) -> str:
     blanked = ", black outside the field of view" if manifest.preprocessing.blank_border else ""
     released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
     pooled = f" ({', '.join(released.statistics)})" if released.statistics else ""
+    removed = "\n".join(f"- {words}" for words in released.form.words())
     levels = f"{min(released.levels)} to {max(released.levels)}"
     recognizer, features = manifest.recognizer, manifest.features
     records = "\n".join(f"- {site}: {n}" for site, n in sorted(lineage.records.items())) or "- none"
@@ -34,7 +35,7 @@ def _card(manifest: Manifest) -> str:
 
 ## What leaves a device under it
 - Form: `{released.anonymizer}`{pooled}, {released.channels} channels, {levels} levels each.
-- No coordinates: the order of the vectors is computed from their values alone.
+{removed}
 - No privacy report is bound to this package; how linkable its features are has not been measured.
 
 ## Reliability

@@ -20,6 +20,7 @@ from featureloop.model.backbones import Backbone, efficientnet_lite0
 from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.forms import POOL, Form, parse_form
 from featureloop.model.founding_features import LateRun, neck_transform, released_bags
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import ALONE, Surroundings
@@ -51,11 +52,14 @@ def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> Rec
     Raises
     ------
     InputError
-        The form that the settings ask for doesn't suit it, or the pooling or the heads don't suit the form.
+        The form that the settings ask for doesn't suit it, or the released form, the pooling or the heads don't suit
+        that one.
     """
     rules = RULES[task]
     suitable = ("global", "attention") if rules.form == "global" else (rules.form,)
-    form = settings.form or rules.form
+    wanted = parse_form(settings.release) if settings.release else None
+    usual = "attention" if rules.form == "global" and wanted and wanted.base != POOL else rules.form
+    form = settings.form or usual
     if form not in suitable:
         raise InputError(f"a recognizer of the form '{form}' doesn't suit {task}; choose {' or '.join(suitable)}")
     if settings.pooling and form != "global":
@@ -66,7 +70,36 @@ def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> Rec
             "have nothing to look at; leave the heads out, or choose the form 'attention'"
         )
     blocks = 2 if form == "global" else settings.blocks
-    return RecognizerSpec(form, settings.width, blocks, rules.outputs(classes), settings.heads)
+    spec = RecognizerSpec(form, settings.width, blocks, rules.outputs(classes), settings.heads)
+    released = released_form(spec, settings)
+    if released.context:
+        return spec
+    if settings.heads:
+        raise InputError(
+            f"in the form '{released}' a record holds not all rows of one frame, so {settings.heads} heads of "
+            "attention among them would learn from others than a frame has; leave the heads out"
+        )
+    return replace(spec, context=False)
+
+
+def released_form(spec: RecognizerSpec, settings: FoundingSettings) -> Form:
+    """The form in which features leave for a recognizer.
+
+    Raises
+    ------
+    InputError
+        The recognizer can't learn from what the settings ask for.
+    """
+    if not settings.release:
+        return Form(spec.anonymizer)
+    form = parse_form(settings.release)
+    form.check_rows(own=spec.form == "set")
+    if (form.base == POOL) != (spec.anonymizer == POOL):
+        raise InputError(
+            f"a recognizer of the form '{spec.form}' can't learn from features in the form '{form}': 'pool' is for "
+            "'global' and the others for 'set' and 'attention'"
+        )
+    return form
 
 
 def train_networks(
@@ -110,6 +143,7 @@ def train_networks(
     torch.manual_seed(settings.seed)
     made: Backbone = backbone or efficientnet_lite0()
     spec = recognizer_spec(task, classes, settings)
+    released_form(spec, settings).check_grid(settings.size // made.stride)
     progress = around.progress
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
     augmentation = augmentation_for(frames, settings.augmentation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featureloop.core.errors import InputError
+from featureloop.model.forms import parse_form
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.pooling import POOLING, check_pooling
 
@@ -33,6 +34,8 @@ class FoundingSettings:
         Of the recognizer; None takes what suits the task. Classes are recognized by `global` or by `attention`.
     pooling
         What a `global` recognizer's vector is made of (`model.pooling`); empty takes mean and deviation.
+    release
+        The form in which features leave (`model.forms`), e.g. `set subset=64`; empty takes what suits the recognizer.
     width, blocks, heads
         Of the recognizer; with heads, the rows of a set look at each other.
     epochs, batch, learning_rate
@@ -59,6 +62,7 @@ class FoundingSettings:
     bits_per_vector: float = 66.0
     form: str | None = None
     pooling: tuple[str, ...] = ()
+    release: str = ""
     width: int = 128
     blocks: int = 3
     heads: int = 0
@@ -77,6 +81,8 @@ class FoundingSettings:
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
         check_pooling(self.pooling)
+        if self.release:
+            parse_form(self.release)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from featureloop.core.errors import PackageError
 from featureloop.core.types import Task
+from featureloop.model.forms import POOL, Form, parse_form
 from featureloop.model.manifest_checks import build, check
 from featureloop.model.pooling import POOLING
 
@@ -63,7 +64,7 @@ class ReleasedForm:
     Attributes
     ----------
     anonymizer
-        `pool` or `set`.
+        The form's text (`model.forms`), e.g. `pool`, `set` or `set subset=64`; the word in every record.
     channels
         Channels of a released vector (`pool` makes several out of one).
     low, high
@@ -95,9 +96,20 @@ class ReleasedForm:
     pooling: tuple[str, ...] = ()
 
     @property
+    def form(self) -> Form:
+        """What the anonymizer's text says.
+
+        Raises
+        ------
+        InputError
+            It is none.
+        """
+        return parse_form(self.anonymizer)
+
+    @property
     def statistics(self) -> tuple[str, ...]:
         """What is taken of each channel; nothing where vectors leave as they are."""
-        return (self.pooling or POOLING) if self.anonymizer == "pool" else ()
+        return (self.pooling or POOLING) if self.form.base == POOL else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +164,9 @@ class RecognizerSpec:
         T, values per row: sub-cells of a position, or classes.
     heads
         Of the attention among a set's rows, in every block; 0 for none.
+    context
+        Whether a row also sees what all rows say together: where the rows of a record are not all of one
+        frame's, it would learn from another context than a frame has.
     """
 
     form: str
@@ -159,10 +174,11 @@ class RecognizerSpec:
     blocks: int
     outputs: int
     heads: int = 0
+    context: bool = True
 
     @property
     def anonymizer(self) -> str:
-        """The anonymizer whose vectors it takes."""
+        """The base of the forms whose vectors it takes: `pool`, or `set` for all that leave position vectors."""
         return "pool" if self.form == "global" else "set"
 
 
@@ -261,10 +277,13 @@ class Manifest:
         return replace(self, files=files)
 
     def to_json(self) -> bytes:
-        """Canonical JSON: sorted keys, UTF-8; of one task it is as it was before there were heads."""
+        """Canonical JSON: sorted keys, UTF-8; what a package has no use for is left out, as before it was known."""
         data = asdict(self)
         if not self.heads:
             del data["heads"]
+        for part in (data, *data.get("heads", ())):
+            if part["recognizer"]["context"]:
+                del part["recognizer"]["context"]
         return json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode()
 
     @classmethod

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Task
+from featureloop.model.forms import POOL
 from featureloop.model.pooling import check_pooling
 
 if TYPE_CHECKING:
@@ -61,10 +62,12 @@ def check(manifest: Manifest) -> None:
             raise PackageError(f"the task '{name}' is unknown; known are {', '.join(Task)}")
         if names.count(name) > 1:
             raise PackageError(f"the package has the task '{name}' more than once")
+    for task in manifest.tasks:
+        _check_networks(manifest.for_task(task))
+        _check_form(manifest.for_task(task))
     _check_one_quantization(manifest)
     for task in manifest.tasks:
         view = manifest.for_task(task)
-        _check_networks(view)
         _check_released(view.released)
         _check_pooling(view)
         _check_calibration(view.calibration)
@@ -73,9 +76,29 @@ def check(manifest: Manifest) -> None:
 def _check_one_quantization(manifest: Manifest) -> None:
     """The vectors of one map leave in one form: a further task must not make them finer."""
     released = [manifest.released, *(head.released for head in manifest.heads)]
-    forms = [form for form in released if form.anonymizer == "set"]
+    forms = [form for form in released if form.form.base != POOL]
     if len({(form.low, form.high, form.levels) for form in forms}) > 1:
         raise PackageError("its tasks release the same vectors with different bounds or quantization levels")
+
+
+def _check_form(manifest: Manifest) -> None:
+    released, spec = manifest.released, manifest.recognizer
+    try:
+        form = released.form
+        form.check_grid(manifest.features.grid)
+        form.check_rows(own=spec.form == "set")
+    except InputError as error:
+        raise PackageError(f"the released form can't be made: {error}") from error
+    if form.noise and not form.clip:
+        raise PackageError(
+            f"the released form '{form}' adds noise and doesn't say the norm that vectors are clipped to"
+        )
+    if form.quantize and max(released.levels, default=2) > form.quantize:
+        raise PackageError(f"the released form '{form}' has channels of up to {max(released.levels)} levels")
+    if spec.context and spec.form == "set" and not form.context:
+        raise PackageError(
+            f"its recognizer sees what a frame's rows say together, and the released form '{form}' doesn't leave them"
+        )
 
 
 def _check_networks(manifest: Manifest) -> None:
@@ -116,7 +139,7 @@ def _check_pooling(manifest: Manifest) -> None:
         check_pooling(released.pooling)
     except InputError as error:
         raise PackageError(f"the released form can't be made: {error}") from error
-    if released.pooling and released.anonymizer != "pool":
+    if released.pooling and released.form.base != POOL:
         raise PackageError(f"the released form '{released.anonymizer}' doesn't pool, but declares {released.pooling}")
     expected = max(1, len(released.statistics)) * manifest.features.channels
     if released.channels != expected:

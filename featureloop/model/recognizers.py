@@ -2,7 +2,9 @@
 
 `set` treats position vectors alike: a per-position network, with context
 pooled over the set. On a permuted bag it gives the permuted output, so
-training on coordinate-free records is training on the map. `attention` does
+training on coordinate-free records is training on the map. Without context it
+is the same function of a row whatever else is in the bag: of a part of a frame,
+or of several frames' rows mixed. `attention` does
 the same and pools at the end, for classes; `global` works on one pooled
 vector. Sources: Zaheer et al. 2017 (Deep Sets, arXiv:1703.06114); Ilse et al.
 2018 (attention pooling, arXiv:1802.04712).
@@ -74,13 +76,13 @@ class SetAttention(nn.Module):
 
 
 class SetBlock(nn.Module):
-    """A residual per-position network that also sees the set's context; with heads, after attention among the rows."""
+    """A residual per-position network that also sees the set's context, or not; with heads, after attention."""
 
-    def __init__(self, width: int, *, heads: int = 0) -> None:
+    def __init__(self, width: int, *, heads: int = 0, context: bool = True) -> None:
         super().__init__()
         self.attention = SetAttention(width, heads=heads) if heads else None
         self.norm = nn.LayerNorm(width)
-        self.context = SetContext(width)
+        self.context = SetContext(width) if context else None
         self.up = nn.Linear(width, 2 * width)
         self.down = nn.Linear(2 * width, width)
 
@@ -89,7 +91,7 @@ class SetBlock(nn.Module):
         if self.attention is not None:
             x = self.attention(x)
         y = self.norm(x)
-        y = self.down(F.relu(self.up(y + self.context(y))))
+        y = self.down(F.relu(self.up(y if self.context is None else y + self.context(y))))
         out: Tensor = x + y
         return out
 
@@ -97,10 +99,12 @@ class SetBlock(nn.Module):
 class SetRecognizer(nn.Module):
     """Position vectors float32 (B, N, C) to logits (B, N, T), alike at every position."""
 
-    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int, heads: int = 0) -> None:
+    def __init__(
+        self, channels: int, *, width: int, blocks: int, outputs: int, heads: int = 0, context: bool = True
+    ) -> None:
         super().__init__()
         self.lift = nn.Linear(channels, width)
-        self.blocks = nn.ModuleList(SetBlock(width, heads=heads) for _ in range(blocks))
+        self.blocks = nn.ModuleList(SetBlock(width, heads=heads, context=context) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs)
 
@@ -119,10 +123,12 @@ class AttentionRecognizer(nn.Module):
     several heads learns where to look, beside the mean and the maximum of all.
     """
 
-    def __init__(self, channels: int, *, width: int, blocks: int, outputs: int, heads: int = 0) -> None:
+    def __init__(
+        self, channels: int, *, width: int, blocks: int, outputs: int, heads: int = 0, context: bool = True
+    ) -> None:
         super().__init__()
         self.lift = nn.Linear(channels, width)
-        self.blocks = nn.ModuleList(SetBlock(width, heads=heads) for _ in range(blocks))
+        self.blocks = nn.ModuleList(SetBlock(width, heads=heads, context=context) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.pool = SetContext(width)
         self.dropout = nn.Dropout(0.2)
@@ -194,5 +200,11 @@ def build_recognizer(spec: RecognizerSpec, *, channels: int) -> nn.Module:
         )
     if spec.form == "global":
         return GlobalRecognizer(channels, width=spec.width, blocks=spec.blocks, outputs=spec.outputs)
+    if spec.heads and not spec.context:
+        raise PackageError(
+            f"{spec.heads} heads of attention among rows are context, and the recognizer is to have none"
+        )
     form = SetRecognizer if spec.form == "set" else AttentionRecognizer
-    return form(channels, width=spec.width, blocks=spec.blocks, outputs=spec.outputs, heads=spec.heads)
+    return form(
+        channels, width=spec.width, blocks=spec.blocks, outputs=spec.outputs, heads=spec.heads, context=spec.context
+    )

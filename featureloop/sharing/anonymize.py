@@ -1,8 +1,8 @@
-"""Anonymizers: what is removed from a feature map before it leaves.
+"""What anonymizers are made of: pooling, and an order that is computed from values alone.
 
-`pool` leaves one vector per frame. `set` leaves all position vectors in an
-order that is computed from their values alone, so that where they stood can't
-be read from it: any permutation of the positions gives the same record.
+`pool` leaves one vector per frame. Where position vectors leave, they stand in
+canonical order, so that where they stood can't be read from it: any permutation
+of the positions gives the same record. The way as a whole is `sharing.release`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featureloop.core.errors import PolicyError
 from featureloop.core.types import Bag, Float32
+from featureloop.model.forms import POOL
 from featureloop.model.manifest import ReleasedForm
 from featureloop.model.pooling import (
     DEVIATION,
@@ -68,20 +68,19 @@ def _generalized_mean(x: Float64) -> Float64:
 _STATISTICS = {MEAN: _mean, GENERALIZED_MEAN: _generalized_mean, DEVIATION: _deviation}
 
 
-def canonical_order(bag: Bag) -> Bag:
-    """The bag with its rows sorted by their quantized values, then by their targets.
+def canonical_order(bag: Bag, *, unit: int = 1) -> Bag:
+    """The bag with its units of rows sorted by their quantized values, then by their targets.
 
-    Rows that are equal in both are interchangeable, so the result is
-    bit-identical for every permutation of the input.
+    Units that are equal in both are interchangeable, so the result is
+    bit-identical for every permutation of the input's units.
+
+    Parameters
+    ----------
+    unit
+        So many rows, one after the other, keep their order among themselves: a window's.
     """
-    own = len(bag.recognized) == len(bag.symbols)
-    rows = [bag.symbols]
-    if own:
-        rows += [r for r in (bag.recognized, bag.changed) if r is not None]
-    keys = np.ascontiguousarray(np.concatenate(rows, axis=1))
-    # Rows as opaque bytes compare byte by byte, the first column first.
-    order = keys.view(np.dtype((np.void, keys.shape[1]))).ravel().argsort(kind="stable")
-    if not own:
+    order = _order(bag, unit)
+    if len(bag.recognized) != len(bag.symbols):
         return Bag(bag.symbols[order], bag.recognized, bag.changed)
     return Bag(
         bag.symbols[order],
@@ -90,16 +89,27 @@ def canonical_order(bag: Bag) -> Bag:
     )
 
 
-def release_vectors(vectors: Float32, released: ReleasedForm) -> Float32:
-    """The vectors that recognition and sharing work on, for a released form.
+def in_canonical_order(bag: Bag, *, unit: int = 1) -> bool:
+    """Whether a bag's units of rows stand as `canonical_order` puts them."""
+    return bool((_order(bag, unit) == np.arange(len(bag.symbols))).all())
 
-    Raises
-    ------
-    PolicyError
-        The anonymizer is unknown.
+
+def _order(bag: Bag, unit: int) -> NDArray[np.intp]:
+    """The rows' numbers in canonical order, intp (N,)."""
+    rows = [bag.symbols]
+    if len(bag.recognized) == len(bag.symbols):
+        rows += [r for r in (bag.recognized, bag.changed) if r is not None]
+    # The symbols of a unit's rows come first, then the rows' targets.
+    keys = np.concatenate([r.reshape(len(r) // unit, unit * r.shape[1]) for r in rows], axis=1)
+    keys = np.ascontiguousarray(keys)
+    # Keys as opaque bytes compare byte by byte, the first column first.
+    order = keys.view(np.dtype((np.void, keys.shape[1]))).ravel().argsort(kind="stable")
+    return np.asarray((order[:, None] * unit + np.arange(unit)).reshape(-1))
+
+
+def release_vectors(vectors: Float32, released: ReleasedForm) -> Float32:
+    """The vectors that recognition works on for a released form: the pooled one, or the whole map's.
+
+    What leaves of them is `sharing.release`'s business.
     """
-    if released.anonymizer == "pool":
-        return pool(vectors, released.statistics)
-    if released.anonymizer == "set":
-        return vectors
-    raise PolicyError(f"anonymizer '{released.anonymizer}' is unknown; known are pool, set")
+    return pool(vectors, released.statistics) if released.form.base == POOL else vectors

@@ -3,7 +3,7 @@
 A TOML file, `policy.toml`::
 
     [share]
-    anonymizers = ["set", "pool"]      # released forms that this site allows
+    anonymizers = ["set", "pool"]      # released forms that this site allows, and all that remove more
     provide = "all"                    # all | below-threshold | changed | nothing
     below_threshold = "ask"            # ask | withhold | provide
     content = "result-and-reliability" # result-and-reliability | result | reliability
@@ -23,7 +23,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-from featureloop.core.errors import PolicyError
+from featureloop.core.errors import InputError, PolicyError
+from featureloop.model.forms import BASES, WINDOW, request_form
 
 _T = TypeVar("_T")
 Provide = Literal["all", "below-threshold", "changed", "nothing"]
@@ -38,7 +39,7 @@ class Share:
     Attributes
     ----------
     anonymizers
-        Released forms that the site allows.
+        Released forms that the site allows, as in `model.forms`; each stands for all that remove more, too.
     provide
         Which frames: all, only those below the threshold, only those with a
         changed result, or nothing.
@@ -124,10 +125,9 @@ def _value(name: str, hint: Any, value: Any, path: Path) -> Any:
     if choices and value not in choices:
         raise PolicyError(f"the policy '{path}': {name} can't be {value!r}; choose one of {', '.join(choices)}")
     if name == "anonymizers":
-        known = ("pool", "set")
-        if not isinstance(value, list) or not value or any(v not in known for v in value):
-            raise PolicyError(f"the policy '{path}': anonymizers must be a list of {', '.join(known)}, not {value!r}")
-        return tuple(value)
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+            raise PolicyError(f"the policy '{path}': anonymizers must be a list of {', '.join(BASES)}, not {value!r}")
+        return tuple(_entry(v, path) for v in value)
     if name == "threshold" and not (_is_number(value) and 0 <= value <= 1):
         raise PolicyError(f"the policy '{path}': threshold must be a number from 0 to 1, not {value!r}")
     if hint is int and not (_is_number(value) and isinstance(value, int) and value >= 0):
@@ -135,6 +135,16 @@ def _value(name: str, hint: Any, value: Any, path: Path) -> Any:
     if hint is bool and not isinstance(value, bool):
         raise PolicyError(f"the policy '{path}': {name} must be true or false, not {value!r}")
     return value
+
+
+def _entry(text: str, path: Path) -> str:
+    """An entry of the anonymizers as its form's own text; `window` stands for windows of any size."""
+    try:
+        return text if text == WINDOW else str(request_form(text))
+    except InputError as error:
+        raise PolicyError(
+            f"the policy '{path}': anonymizers must be a list of {', '.join(BASES)}, also with modifiers: {error}"
+        ) from error
 
 
 def _is_number(value: Any) -> bool:

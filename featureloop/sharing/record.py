@@ -3,7 +3,7 @@
 One Arrow schema is the wire format (an Arrow IPC stream) and the table in the
 store. It is an allow-list: no field can hold a name, a UID, a date, a file
 name, a pixel or free text. Names are enrolled ids of a narrow alphabet, words
-come from fixed lists, the date is a quarter of a year, the group a keyed
+come from fixed lists or (the released form) a strict grammar, the date is a quarter of a year, the group a keyed
 pseudonym of 16 bytes.
 """
 
@@ -19,8 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from featureloop.core.errors import RecordError
+from featureloop.core.errors import InputError, RecordError
 from featureloop.core.types import ChangedBy, Task
+from featureloop.model.forms import POOL, Form, parse_form
 from featureloop.sharing.stream import check_stream, check_words
 
 SCHEMA_VERSION = 1
@@ -33,7 +34,6 @@ MAX_WORDS = 128
 
 ENROLLED_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 TASKS = tuple(str(t) for t in Task)
-ANONYMIZERS = ("pool", "set")
 CODECS = ("uniform/1",)
 RELIABILITY_METHODS = ("expected-dice", "expected-f1", "max-probability", "mean-probability")
 CHANGED_BY = tuple(str(c) for c in ChangedBy)
@@ -107,7 +107,8 @@ class Record:
     task
         What was recognized.
     anonymizer
-        `pool` (one vector, N = 1) or `set` (N vectors whose order carries nothing).
+        The text of the released form (`model.forms`): `pool` (one vector, N = 1), `set` (N vectors whose order
+        carries nothing), or another one with its parameters. A text of any other kind is refused.
     vectors, channels
         N in [0, 65536] and C in [1, 4096].
     codec
@@ -161,10 +162,11 @@ class Record:
         for name in ("package", "extractor"):
             _require(len(getattr(self, name)) == 32, name, self)
         _require(self.task in TASKS, "task", self)
-        _require(self.anonymizer in ANONYMIZERS, "anonymizer", self)
+        form = _form_of(self.anonymizer)
+        _require(form is not None and bool(form.noise) == bool(form.clip), "anonymizer", self)
         _require(self.codec in CODECS, "codec", self)
         _require(0 <= self.vectors <= MAX_VECTORS, "vectors", self)
-        _require(self.anonymizer != "pool" or self.vectors == 1, "vectors", self)
+        _require(form is None or form.base != POOL or self.vectors == 1, "vectors", self)
         _require(1 <= self.channels <= MAX_CHANNELS, "channels", self)
         for name in ("features", "recognition", "changed"):
             _require(len(getattr(self, name) or b"") <= MAX_PAYLOAD, name, self)
@@ -185,6 +187,13 @@ class Record:
     def id(self) -> bytes:
         """SHA-256 (32 bytes) of the content, so that a repeat is harmless."""
         return content_id(self)
+
+
+def _form_of(text: str) -> Form | None:
+    try:
+        return parse_form(text)
+    except InputError:
+        return None
 
 
 def _require(ok: bool, name: str, record: Record) -> None:

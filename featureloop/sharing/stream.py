@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from featureloop.core.errors import RecordError
 
-MAX_WORD = 64
-"""Bytes of the longest dictionary word: a name, a word of a list or a digest."""
+MAX_WORD = 96
+"""Bytes of the longest dictionary word: a name, a word of a list, a released form or a digest."""
 _HEADER, _DATA, _COMPRESSION = 2, 1, 3
 """Places of the fields Message.header, DictionaryBatch.data and RecordBatch.compression."""
 

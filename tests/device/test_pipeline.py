@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,11 @@ class _Keeper:
     done: dict[bytes, str] = field(default_factory=dict)
     calls: int = 0
 
-    def put(self, record: Record, *, frame_key: bytes | None) -> bool:
+    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
         self._write()
         new = record.id not in self.records
         self.records[record.id] = record
-        if frame_key is not None:
-            self.done[frame_key] = "record"
+        self.done |= {key: "record" for key in (frame_key, *others) if key is not None}
         return new
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
@@ -189,8 +188,8 @@ def test_a_fault_of_the_program_in_the_sharing_is_raised_when_all_is_recognized(
     package: Package, runtime: Runtime
 ) -> None:
     class Broken(_Keeper):
-        def put(self, record: Record, *, frame_key: bytes | None) -> bool:
-            super().put(record, frame_key=frame_key)
+        def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+            super().put(record, frame_key=frame_key, others=others)
             raise ZeroDivisionError
 
     shown = []

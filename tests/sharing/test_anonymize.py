@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featureloop.core.errors import InputError, PolicyError
+from featureloop.core.errors import InputError
 from featureloop.core.types import Bag
 from featureloop.model.manifest import ReleasedForm
 from featureloop.model.pooling import BOUNDS, pooled_bounds
@@ -131,12 +131,13 @@ def test_the_pooled_vector_is_each_channels_mean_and_standard_deviation() -> Non
     np.testing.assert_allclose(pool(vectors), expected, atol=1e-6)
 
 
-def test_a_form_is_released_by_name_and_an_unknown_one_is_refused() -> None:
+def test_recognition_works_on_what_a_form_pools_or_on_the_map() -> None:
     vectors = np.random.default_rng(0).uniform(-1, 1, (9, 2)).astype(np.float32)
     assert release_vectors(vectors, form("pool")).shape == (1, 4)
     assert release_vectors(vectors, form("pool", "deviation")).shape == (1, 2)
-    np.testing.assert_array_equal(release_vectors(vectors, form("set")), vectors)
-    with pytest.raises(PolicyError, match=r"'grid' is unknown.*pool, set"):
+    for name in ("set", "none", "window=3", "set subset=2 mix=2 noise=1.0,clip=1.0"):
+        np.testing.assert_array_equal(release_vectors(vectors, form(name)), vectors)
+    with pytest.raises(InputError, match="'grid' is no released form"):
         release_vectors(vectors, form("grid"))
 
 

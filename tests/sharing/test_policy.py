@@ -60,7 +60,7 @@ def test_every_setting_of_limits_is_read(tmp_path: Path) -> None:
         ("[share]\nprovide = 'none'\n", "none", "all, below-threshold, changed, nothing"),
         ("[share]\nbelow_threshold = 'hide'\n", "hide", "ask, withhold, provide"),
         ("[share]\ncontent = 'pixels'\n", "pixels", "result-and-reliability, result, reliability"),
-        ("[share]\nanonymizers = ['none']\n", "none", "pool, set"),
+        ("[share]\nanonymizers = ['grid']\n", "grid", "pool, set"),
     ],
 )
 def test_a_typing_error_is_refused_with_what_is_known(tmp_path: Path, text: str, wrong: str, known: str) -> None:

@@ -79,7 +79,10 @@ def stream(table: pa.Table, **options: Any) -> bytes:
         *[(name, bad) for name in ("site", "device") for bad in (None, 7, b"site-a")],
         *[(name, bad) for name in ("package", "extractor") for bad in (b"", bytes(31), bytes(33), "a" * 32, None)],
         *[("task", bad) for bad in ("", "tracking", "Segmentation", "polyp of Mrs. Smith", None)],
-        *[("anonymizer", bad) for bad in ("", "none", "grid", "SET", None)],
+        *[
+            ("anonymizer", bad)
+            for bad in ("", "grid", "SET", "set ", "set subset=0", "set mix=4 subset=8", "set noise=1.0", None)
+        ],
         *[("codec", bad) for bad in ("", "uniform/2", "jpeg", None)],
         *[("vectors", bad) for bad in (-1, 65_537, 1.0, True, None)],
         *[("channels", bad) for bad in (0, -1, 4097, 8.0, None)],
