@@ -160,7 +160,10 @@ class Provider:
         """One record of what is ready, into the outbox; its payload bytes."""
         record = self._record(ready, manifest)
         keys = [one.key for one in ready if one.key is not None]
-        self.keeper.put(record, frame_key=keys[0] if keys else None, others=keys[1:])
+        if len(keys) > 1:
+            self.keeper.put(record, frame_key=keys[0], others=keys[1:])
+        else:
+            self.keeper.put(record, frame_key=keys[0] if keys else None)
         return len(record.features) + len(record.recognition or b"") + len(record.changed or b"")
 
     def _record(self, ready: Sequence[_Ready], manifest: Manifest) -> Record:

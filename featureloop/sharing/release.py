@@ -65,18 +65,19 @@ def part_of(
         The vectors are not those of such a map, not finite, or outside their bounds; a subset or noise has no secret.
     """
     form = released.form
-    bag = Bag(_checked(vectors, released, grid), recognized, changed)  # type: ignore[arg-type]  # its shapes are checked
+    _check(vectors, released, grid)
+    rows = Bag(np.empty((len(vectors), 0), np.uint8), recognized, changed)
     if (form.subset or form.noise) and not secret:
         raise RecordError("a subset and noise are drawn by a secret, and none was given")
     units = _units(released, grid)
     if form.subset or form.noise:
-        units = _by_value(vectors, bag, units, view)
+        units = _by_value(vectors, rows, units, None if form.base == "pool" else view)
         drawn = vectors[units.reshape(-1)].tobytes()
         if form.noise:
             vectors = _noisy(vectors, units, released, Draws(secret, "noise", drawn))
         if form.subset:
             order = Draws(secret, "subset", drawn).permutation(len(units))
-            units = units[_chosen(bag, units, view, released, order)]
+            units = units[_chosen(rows, units, view, released, order)]
     at = units.reshape(-1)
     own = len(recognized) == len(vectors)
     return Bag(
@@ -150,7 +151,7 @@ def decoded_rows(rows: bytes, manifest: Manifest) -> UInt8:
     return found
 
 
-def _checked(vectors: Float32, released: ReleasedForm, grid: int) -> Float32:
+def _check(vectors: Float32, released: ReleasedForm, grid: int) -> None:
     n = 1 if released.form.base == "pool" else grid**2
     if vectors.shape != (n, released.channels):
         raise RecordError(
@@ -158,7 +159,6 @@ def _checked(vectors: Float32, released: ReleasedForm, grid: int) -> Float32:
         )
     if not np.isfinite(vectors).all():
         raise RecordError("the feature values hold NaN or infinity; the frame can't be shared")
-    return vectors
 
 
 def _units(released: ReleasedForm, grid: int) -> Positions:
@@ -172,11 +172,11 @@ def _units(released: ReleasedForm, grid: int) -> Positions:
     return np.asarray(windows.reshape(-1, side**2))
 
 
-def _by_value(vectors: Float32, bag: Bag, units: Positions, view: Bool | None) -> Positions:
+def _by_value(vectors: Float32, rows: Bag, units: Positions, view: Bool | None) -> Positions:
     """The units in an order of their values, so that what is drawn for one knows nothing of its place."""
     columns = [np.ascontiguousarray(vectors).view(np.uint8)]
-    if len(bag.recognized) == len(vectors):
-        columns += [r for r in (bag.recognized, bag.changed) if r is not None]
+    if len(rows.recognized) == len(vectors):
+        columns += [r for r in (rows.recognized, rows.changed) if r is not None]
     if view is not None:
         columns.append(view.astype(np.uint8)[:, None])
     each = np.concatenate(columns, axis=1)[units].reshape(len(units), -1)
@@ -184,14 +184,14 @@ def _by_value(vectors: Float32, bag: Bag, units: Positions, view: Bool | None) -
     return np.asarray(units[keys.argsort(kind="stable")])
 
 
-def _chosen(bag: Bag, units: Positions, view: Bool | None, released: ReleasedForm, order: Positions) -> Positions:
+def _chosen(rows: Bag, units: Positions, view: Bool | None, released: ReleasedForm, order: Positions) -> Positions:
     """Which units leave: in view before out of view, balanced where the form says so, else by the order drawn."""
     form, count = released.form, released.form.subset // units.shape[1]
     seen: Bool = np.ones(len(units), np.bool_) if view is None else np.asarray(view[units].any(axis=1))
     inside, outside = order[seen[order]], order[~seen[order]]
     if form.balanced:
-        rows = bag.result()
-        flagged: Bool = np.asarray(rows[:, : released.flags or rows.shape[1]].any(axis=1))
+        flags = rows.result()[:, : released.flags]
+        flagged: Bool = np.asarray(flags.any(axis=1))
         lesion: Bool = np.asarray(flagged[units].any(axis=1))
         found, free = inside[lesion[inside]], inside[~lesion[inside]]
         half = min(len(found), count - min(len(free), count - count // 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -234,9 +234,9 @@ def test_what_the_sharing_had_no_room_for_is_shared_later_and_not_shown_again(
     monkeypatch.setattr(services, "poll_update", lambda *_, **__: None)
     may, put, n = threading.Event(), Outbox.put, SHARE_BEHIND + 12
 
-    def slow(self: Outbox, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+    def slow(self: Outbox, record: Record, *, frame_key: bytes | None) -> bool:
         assert may.wait(SOON_S)
-        return put(self, record, frame_key=frame_key, others=others)
+        return put(self, record, frame_key=frame_key)
 
     monkeypatch.setattr(Outbox, "put", slow)
     rig = _Rig(tmp_path, package)
