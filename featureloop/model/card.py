@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from featureloop.model.accountant import guarantee
+from featureloop.model.forms import Form
 from featureloop.model.manifest import Manifest
 
 
@@ -14,14 +16,25 @@ def model_card(manifest: Manifest) -> str:
     return _card(manifest)
 
 
+def _guaranteed(form: Form, grid: int) -> tuple[str, ...]:
+    if not form.clip:
+        return ()
+    found = guarantee(form, grid=grid)
+    return (
+        f"Differential privacy of the vectors' values at delta {found.delta:g}: epsilon {found.vector:.1f} for one "
+        f"vector, {found.frame:.1f} for all of a frame. The results that go along are not covered.",
+    )
+
+
 def _card(manifest: Manifest) -> str:
     """The card of a package of one task."""
     blanked = ", black outside the field of view" if manifest.preprocessing.blank_border else ""
     released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
     pooled = f" ({', '.join(released.statistics)})" if released.statistics else ""
-    removed = "\n".join(f"- {words}" for words in released.form.words())
     levels = f"{min(released.levels)} to {max(released.levels)}"
     recognizer, features = manifest.recognizer, manifest.features
+    form = released.form
+    removed = "\n".join(f"- {words}" for words in (*form.words(), *_guaranteed(form, features.grid)))
     records = "\n".join(f"- {site}: {n}" for site, n in sorted(lineage.records.items())) or "- none"
     return f"""# {manifest.task} of {", ".join(manifest.labels)}, version {manifest.version}
 

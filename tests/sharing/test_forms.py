@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featureloop.core.errors import InputError, PackageError, RecordError
 from featureloop.core.types import Bag, Bool, Float32, UInt8
+from featureloop.model.accountant import guarantee
 from featureloop.model.forms import BASES, Form, allows, parse_form, request_form, with_clip
 from featureloop.model.manifest import (
     FeatureSpec,
@@ -410,6 +411,25 @@ def test_several_tasks_of_one_frame_leave_the_same_noisy_vectors() -> None:
     np.testing.assert_array_equal(np.sort(one.symbols, axis=0), np.sort(other.symbols, axis=0))
 
 
+def test_the_guarantee_is_the_librarys_closed_form_and_its_accountants() -> None:
+    accounting = pytest.importorskip("dp_accounting")
+    from dp_accounting.pld import PLDAccountant
+    from scipy.stats import norm
+
+    form = parse_form("set subset=9 noise=6.0,clip=1.5")
+    found = guarantee(form, grid=GRID, delta=1e-5)
+    for epsilon, multiplier, count in ((found.vector, 3.0, 1), (found.frame, 3.0, 9)):
+        accountant = PLDAccountant()
+        accountant.compose(accounting.GaussianDpEvent(multiplier), count)
+        assert epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+        sigma = multiplier / math.sqrt(count)
+        low, high = norm.cdf(1 / (2 * sigma) - epsilon * sigma), norm.cdf(-1 / (2 * sigma) - epsilon * sigma)
+        assert low - math.exp(epsilon) * high == pytest.approx(1e-5, rel=1e-4)
+    assert guarantee(parse_form("pool noise=6.0,clip=1.5"), grid=GRID).frame == pytest.approx(found.vector)
+    with pytest.raises(InputError, match="no epsilon"):
+        guarantee(parse_form("set"), grid=GRID)
+
+
 # The grammar, and who allows what
 
 VALUES = st.fixed_dictionaries(
@@ -481,10 +501,10 @@ def test_an_entry_of_the_policy_stands_for_what_removes_more(
 
 
 WRONG = (
-    "|SET|set | set|set  mix=2|set mix=2 subset=4|set mix=2 mix=2|set mix=02|set mix=1|set mix=65|pool mix=2|pool subset=1|"
-    "none subset=4|window=1|window|window=2 subset=6|set subset=0|set balanced|set noise=1|set noise=1.00|set noise=0.0|"
-    "set noise=1.0,clip=0.0|set noise=nan|set clip=1.0|set quantize=1|set quantize=257|set patient=Smith|set\nmix=2|"
-    "set mix=\uff12"
+    "|SET|set | set|set  mix=2|set mix=2 subset=4|set mix=2 mix=2|set mix=02|set mix=1|set mix=65|pool mix=2|"
+    "pool subset=1|none subset=4|window=1|window|window=2 subset=6|set subset=0|set balanced|set noise=1|"
+    "set noise=1.00|set noise=0.0|set noise=1.0,clip=0.0|set noise=nan|set clip=1.0|set quantize=1|set quantize=257|"
+    "set patient=Smith|set\nmix=2|set mix=\uff12"
 )
 
 
