@@ -73,7 +73,7 @@ def next_version(version: str) -> str:
 def plain_form(form: Form, levels: tuple[int, ...], pooling: tuple[str, ...], *, flags: int | None) -> ReleasedForm:
     """The released form of a map whose channels have so many levels, before its symbols are counted.
 
-    Noise has its bounds and levels only where its clipping norm is known; else `described` finds it.
+    It has no noise yet: how far that reaches is known when the vectors are (`described`).
     """
     if form.base == POOL:
         low, high = pooled_bounds(pooling, len(levels))
@@ -82,8 +82,8 @@ def plain_form(form: Form, levels: tuple[int, ...], pooling: tuple[str, ...], *,
         low, high = (-1.0,) * len(levels), (1.0,) * len(levels)
     levels = tuple(min(n, form.quantize or n) for n in levels)
     kinds, coded = (codec.frequency_table(x) for x in (np.array([6, 1, 1]), np.zeros(256, np.intp)))
-    made = ReleasedForm(str(form), len(levels), low, high, levels, _flat(levels), kinds, coded, flags, pooling)
-    return noisy_form(made, form) if form.clip else made
+    text = str(replace(form, noise=0.0, clip=0.0))
+    return ReleasedForm(text, len(levels), low, high, levels, _flat(levels), kinds, coded, flags, pooling)
 
 
 def noisy_form(released: ReleasedForm, form: Form) -> ReleasedForm:
@@ -126,8 +126,10 @@ def _median_norm(runtime: Runtime, frames: Sequence[Frame]) -> float:
     return float(np.median(np.concatenate([np.linalg.norm(v, axis=1) for v in vectors])))
 
 
-def described(runtime: Runtime, train: Sequence[Frame], held: Sequence[Frame], *, progress: Progress) -> Manifest:
-    """The manifest of a package of one task, or of a view, with the codec's tables and the calibration.
+def described(
+    runtime: Runtime, train: Sequence[Frame], held: Sequence[Frame], *, form: Form, progress: Progress
+) -> Manifest:
+    """The manifest of a package of one task, or of a view, with noise, the codec's tables and the calibration.
 
     Parameters
     ----------
@@ -135,11 +137,13 @@ def described(runtime: Runtime, train: Sequence[Frame], held: Sequence[Frame], *
         Frames whose symbols are counted.
     held
         Frames that no weight was learned from: the calibration's.
+    form
+        As features are to leave; noise clips at the vectors' median norm where it names none.
     """
     manifest = runtime.package.manifest
-    if manifest.released.form.noise and not manifest.released.form.clip:
-        norm = _median_norm(runtime, train[:NORM_FRAMES])
-        manifest = replace(manifest, released=noisy_form(manifest.released, with_clip(manifest.released.form, norm)))
+    if form.noise and not manifest.released.form.noise:
+        clipped = form if form.clip else with_clip(form, _median_norm(runtime, train[:NORM_FRAMES]))
+        manifest = replace(manifest, released=noisy_form(manifest.released, clipped))
     symbols, rows, secret = [], [], token_bytes(32)
     for i, frame in enumerate(train):
         part = true_part(runtime, frame, manifest=manifest, secret=secret)

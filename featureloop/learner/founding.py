@@ -29,7 +29,7 @@ from featureloop.learner.founding_records import (
     save_records,
 )
 from featureloop.learner.heads import Further, add_head, check_new, check_suits, settings_beside
-from featureloop.model.backbones import DEFAULT, Backbone
+from featureloop.model.backbones import DEFAULT, DEFAULT_STRIDE, Backbone
 from featureloop.model.checkpoint import open_checkpoint
 from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_settings import FoundingSettings
@@ -99,6 +99,7 @@ def found_package(
     check_distinct([folder.task, *(some.task for some, _ in further)])
     given, settings = settings, _suiting(settings, folder.task) if further else settings
     first = released_form(recognizer_spec(folder.task, len(folder.classes), settings), settings)
+    first.check_grid(settings.size // (DEFAULT_STRIDE if backbone is None else backbone.stride))
     for some, _ in further:
         suiting = settings_beside(first, some.task, _suiting(given, some.task))
         spec = recognizer_spec(some.task, len(some.classes), suiting)
@@ -111,6 +112,8 @@ def found_package(
         read, its_bad = _read(some, its_items, around.progress, size=settings.size, held=held)
         others.append(read)
         others_bad += its_bad
+    for one in (own, *others):
+        _check_mixable(one, first.mix)
     checkpoint = open_checkpoint(
         out,
         [frame for one in (own, *others) for frame in (*one.train, *one.held)],
@@ -176,6 +179,7 @@ def add_task(
     earlier = load_records(beside) if beside.exists() else []
     held = _calibrating([items], seed=settings.seed)
     own, bad = _read(folder, items, around.progress, size=package.manifest.preprocessing.size, held=held)
+    _check_mixable(own, package.manifest.released.form.mix)
     with _written(out) as work:
         copytree(package.path, work, ignore=ignore_patterns(SIGNATURE))
         lineage = replace(package.manifest.lineage, parent=package.digest.hex())
@@ -230,6 +234,17 @@ def _read(
             "too few; give at least 20"
         )
     return Further(folder.task, folder.classes, train, calibrating), bad
+
+
+def _check_mixable(own: Further, mix: int) -> None:
+    """Refuse too few groups to mix so many frames of different ones in a record, before anything is trained."""
+    for what, frames in (("to learn from", own.train), ("to calibrate on", own.held)):
+        groups = len({frame.group or frame.name for frame in frames})
+        if mix > 1 and groups < mix:
+            raise InputError(
+                f"the frames {what} are of {groups} groups, too few to mix those of {mix} in a record; give images of "
+                "more patients, or mix fewer"
+            )
 
 
 def _calibrating(parts: Sequence[Sequence[LabelledItem]], *, seed: int) -> frozenset[str]:
@@ -302,6 +317,6 @@ def _first(
     )
     write_recognizer(networks.recognizer, work, form=spec.form, channels=draft.released.channels)
     write_card(draft, work)
-    final = described(Runtime(seal_package(work, draft)), own.train, own.held, progress=progress)
+    final = described(Runtime(seal_package(work, draft)), own.train, own.held, form=form, progress=progress)
     write_card(final, work)
     return seal_package(work, final)

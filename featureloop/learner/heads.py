@@ -63,7 +63,7 @@ def add_head(
     """
     manifest, head = package.manifest, str(further.task)
     check_new(manifest, further.task)
-    draft = _draft(manifest, further, settings=settings, risk=risk)
+    draft, form = _draft(manifest, further, settings=settings, risk=risk)
     runtime = Runtime(package)
     bags = _bags(runtime, draft, further.train, settings=settings, versions=settings.augmentations, around=around)
     held = _bags(runtime, draft, further.held, settings=settings, versions=0, around=around)
@@ -72,15 +72,15 @@ def add_head(
     if isinstance(recognizer, GlobalRecognizer):
         recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
     passes = settings.recognizer_steps(len(further.train)) * settings.batch / len(bags)
-    fit = FitSettings(
-        passes, settings.batch, settings.learning_rate, seed=settings.seed, name=f"recognizer of {further.task}"
-    )
+    rows = draft.released.form.subset if draft.recognizer.form == "attention" else 0
+    name = f"recognizer of {further.task}"
+    fit = FitSettings(passes, settings.batch, settings.learning_rate, rows=rows, seed=settings.seed, name=name)
     fit_recognizer(recognizer, bags, task=further.task, settings=fit, held=held, around=around)
-    form, channels = draft.recognizer.form, draft.released.channels
-    write_recognizer(recognizer, package.path, form=form, channels=channels, head=head)
+    kind, channels = draft.recognizer.form, draft.released.channels
+    write_recognizer(recognizer, package.path, form=kind, channels=channels, head=head)
     sealed = seal_package(package.path, manifest.with_task(draft))
     view = Runtime(sealed.view(further.task))
-    whole = manifest.with_task(described(view, further.train, further.held, progress=around.progress))
+    whole = manifest.with_task(described(view, further.train, further.held, form=form, progress=around.progress))
     write_card(whole, package.path)
     return seal_package(package.path, whole)
 
@@ -135,8 +135,10 @@ def settings_beside(first: Form, task: Task, settings: FoundingSettings) -> Foun
     return replace(settings, release=str(form))
 
 
-def _draft(manifest: Manifest, further: Further, *, settings: FoundingSettings, risk: float | None) -> Manifest:
-    """The view of the task before its tables are counted and its results calibrated."""
+def _draft(
+    manifest: Manifest, further: Further, *, settings: FoundingSettings, risk: float | None
+) -> tuple[Manifest, Form]:
+    """The view of the task before its tables are counted and its results calibrated, and how its features leave."""
     rules = RULES[further.task]
     released = manifest.released
     settings = settings_beside(released.form, further.task, settings)
@@ -147,7 +149,7 @@ def _draft(manifest: Manifest, further: Further, *, settings: FoundingSettings, 
         made = plain_form(form, (2,) * manifest.features.channels, settings.statistics, flags=flags)
     else:  # What one map leaves, every task leaves alike.
         made = replace(released, anonymizer=str(form), flags=flags)
-    return replace(
+    draft = replace(
         manifest,
         task=str(further.task),
         labels=further.classes,
@@ -156,6 +158,7 @@ def _draft(manifest: Manifest, further: Further, *, settings: FoundingSettings, 
         calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
         heads=(),
     )
+    return draft, form
 
 
 def _bags(

@@ -25,6 +25,7 @@ from featureloop.model.neck import join_taps
 from featureloop.model.runtime import open_session
 
 DEFAULT = "efficientnet-lite0"
+DEFAULT_STRIDE = 16
 TAPS = 4 * LateStages.channels[0] + LateStages.channels[1] + LateStages.channels[2]
 """Channels of the default backbone's joined taps."""
 RunEarly = Callable[[Float32], Float32]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ class FitSettings:
     dither
         Half-width of the uniform noise added to the values, in quantization
         steps; 0 learns from the coded values as they are.
+    rows
+        In every second batch, only so many position vectors of each bag, drawn anew: a recognizer of whole frames then
+        knows parts of them, too, as records will hold them; 0 for all.
     average
         Decay of the exponential moving average of the weights that is kept.
     seed
@@ -39,6 +42,7 @@ class FitSettings:
     batch: int = 16
     learning_rate: float = 1e-3
     dither: float = 0.0
+    rows: int = 0
     average: float = 0.99
     seed: int = 1
     name: str = "training"
@@ -102,7 +106,11 @@ def fit_recognizer(
     def batch(step: int) -> Batch:
         at = draw(step)
         noise = draw.random(step) if settings.dither and bags.values.dtype == np.uint8 else None
-        return bags.batch(at, noise=noise, dither=settings.dither)
+        made = bags.batch(at, noise=noise, dither=settings.dither)
+        if not settings.rows or step % 2 == 0:
+            return made
+        drawn = draw.random(step).permutation(made.x.shape[1])[: settings.rows]
+        return replace(made, x=made.x[:, drawn])
 
     lesson = Lesson(
         settings.name,

@@ -143,7 +143,7 @@ def train_networks(
     torch.manual_seed(settings.seed)
     made: Backbone = backbone or efficientnet_lite0()
     spec = recognizer_spec(task, classes, settings)
-    released_form(spec, settings).check_grid(settings.size // made.stride)
+    leaves = released_form(spec, settings)
     progress = around.progress
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
     augmentation = augmentation_for(frames, settings.augmentation)
@@ -185,7 +185,8 @@ def train_networks(
     if isinstance(recognizer, GlobalRecognizer):
         recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
     passes = settings.recognizer_steps(len(frames)) * settings.batch / len(bags)
-    fit = FitSettings(passes, settings.batch, settings.learning_rate, seed=settings.seed, name="recognizer")
+    rows = leaves.subset if spec.form == "attention" else 0
+    fit = FitSettings(passes, settings.batch, settings.learning_rate, rows=rows, seed=settings.seed, name="recognizer")
     fit_recognizer(recognizer, bags, task=task, settings=fit, held=held_bags, around=around)
     return Networks(
         made,
