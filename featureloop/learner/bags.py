@@ -75,8 +75,8 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
         for record in batch:
             try:
                 coded = record.changed or record.recognition
-                if coded is None or record.vectors != n:
-                    raise RecordError("a record without a result, or with vectors left out")
+                if coded is None or (record.anonymizer, record.vectors) != (manifest.released.anonymizer, n):
+                    raise RecordError("a record without a result, or in another form")
                 x, y = decoded(record.features, coded, manifest)
             except RecordError:
                 unreadable += 1

@@ -190,7 +190,7 @@ def efficientnet_lite0(*, early_padding: Padding = "zeros", late_padding: Paddin
     """
     early, late = EarlyStages(padding=early_padding), JoinedTaps(padding=late_padding)
     load_imagenet(early, late.stages)
-    return TorchBackbone(DEFAULT, TAPS, 16, early, late)
+    return TorchBackbone(DEFAULT, TAPS, DEFAULT_STRIDE, early, late)
 
 
 def module_backbone(

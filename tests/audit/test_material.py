@@ -56,6 +56,29 @@ def test_a_release_is_what_the_bytes_decode_to(tmp_path):
         assert (np.abs(a - b) <= step / 2 + 1e-5).all()
 
 
+@pytest.mark.parametrize(
+    "release",
+    ["set subset=5,balanced", "window=2", "none", "set subset=4 mix=2", "set noise=0.5,clip=1.0", "set quantize=3"],
+)
+def test_what_is_attacked_is_the_very_form_of_the_package(tmp_path, release):
+    package = tiny_package(tmp_path / "p", release=release)
+    whole, _ = party(frames(16, groups=8), size=package.manifest.preprocessing.size)
+    made = Lab(package, *split_party(whole))
+    released, form = made.release(made.victims.frames), package.manifest.released.form
+    assert all(r.values.shape == (form.rows(4), 8) for r in released)
+    assert all(r.rows.shape == (form.rows(4), 16) for r in released)
+    assert len({i for r in released for i in r.frames}) == form.mix * len(released)
+    assert len(released) == len(made.victims) // form.mix
+    for r in released:
+        assert len({made.victims.groups[i] for i in r.frames}) == form.mix
+    if release == "none":
+        ordered = made.ordered(made.victims.frames)
+        assert all(np.abs(a - r.values).max() < 0.2 for a, r in zip(ordered, released, strict=True))
+    again = Lab(package, made.attacker, made.victims).release(made.victims.frames)
+    assert all((a.values == b.values).all() for a, b in zip(released, again, strict=True))
+    assert len(made.random(released, seed=1)) == len(released)
+
+
 def test_the_negative_control_has_the_channels_values_and_knows_no_frame(tmp_path):
     made = lab(tmp_path)
     released = made.release(made.victims.frames)
