@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from secrets import token_bytes
 
 import numpy as np
 import torch
@@ -35,6 +34,8 @@ from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.reliability import calibrate
 
 POOL_LEVELS = 255
+COUNTING = b"featureloop codec tables"
+"""What is drawn to count symbols by: only the counts are kept, and the same training makes the same package."""
 NORM_FRAMES = 200
 """Frames whose vectors' norms say where to clip."""
 
@@ -144,9 +145,9 @@ def described(
     if form.noise and not manifest.released.form.noise:
         clipped = form if form.clip else with_clip(form, _median_norm(runtime, train[:NORM_FRAMES]))
         manifest = replace(manifest, released=noisy_form(manifest.released, clipped))
-    symbols, rows, secret = [], [], token_bytes(32)
+    symbols, rows = [], []
     for i, frame in enumerate(train):
-        part = true_part(runtime, frame, manifest=manifest, secret=secret)
+        part = true_part(runtime, frame, manifest=manifest, secret=COUNTING)
         symbols.append(part.symbols)
         rows.append(part.recognized)
         progress("codec tables", i + 1, len(train))
