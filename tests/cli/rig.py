@@ -26,7 +26,7 @@ from featureloop.model.package import Package
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
 from featureloop.sharing.record import Record
-from featureloop.testing import make_record, tiny_package_of
+from featureloop.testing import make_record, tiny_package, tiny_package_of
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,14 @@ def enroll(server: Server, state: Path, *, site: str) -> None:
     assert done.code == 0, done.err
 
 
-def founding_package(path: Path, *tasks: str, recognizer_seed: int | None = None) -> Package:
+def founding_package(path: Path, *tasks: str, recognizer_seed: int | None = None, release: str = "") -> Package:
     """A tiny package with founding records beside it, as 'model train' writes them."""
-    package = tiny_package_of(path, *(tasks or ("segmentation",)), recognizer_seed=recognizer_seed)
+    tasks = tasks or ("segmentation",)
+    package = (
+        tiny_package(path, task=tasks[0], release=release)
+        if release
+        else tiny_package_of(path, *tasks, recognizer_seed=recognizer_seed)
+    )
     sites = [*4 * [HELD_SITE], *8 * [FOUNDING_SITE]]
     save_records(
         [coded(view, i, site=site) for view in package.views for i, site in enumerate(sites)],
@@ -161,10 +166,10 @@ def coded(package: Package, i: int, *, site: str) -> Record:
     """Record number `i` in the form that the package declares."""
     manifest = package.manifest
     released, rng = manifest.released, np.random.default_rng(i)
-    n = 1 if released.anonymizer == "pool" else manifest.features.grid**2
+    n = released.form.rows(manifest.features.grid)
     symbols = rng.integers(0, released.levels[0], (n, released.channels)).astype(np.uint8)
     rows = rng.integers(0, 2, (n, manifest.recognizer.outputs)).astype(np.uint8)
-    bag = canonical_order(Bag(symbols, rows))
+    bag = canonical_order(Bag(symbols, rows), unit=released.form.unit(manifest.features.grid))
     return make_record(
         i,
         site=site,

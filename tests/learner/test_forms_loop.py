@@ -51,8 +51,6 @@ TINY = FoundingSettings(size=64, channels=8, epochs=1, recognizer_epochs=2, augm
 LOOPS = {
     "set subset=8,balanced mix=2": Task.SEGMENTATION,
     "set subset=8 noise=0.5 quantize=16": Task.DETECTION,
-    "window=2": Task.SEGMENTATION,
-    "none": Task.SEGMENTATION,
     "set subset=6": Task.CLASSIFICATION,
     "pool noise=0.3": Task.CLASSIFICATION,
 }
