@@ -26,7 +26,7 @@ from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.release import coded, decoded, joined, part_of
-from featureloop.sharing.view import field_of_view
+from featureloop.sharing.view import positions_in_view
 
 LEAST_GROUPS = 4
 
@@ -153,7 +153,7 @@ class Lab:
             self.runtime.recognize(vectors).targets(),
             released=released,
             grid=grid,
-            view=field_of_view(frame.pixels, grid) if released.form.subset else None,
+            view=positions_in_view(frame.pixels, grid) if released.form.subset else None,
             secret=b"the victims' key, drawn by seed %d" % self.seed,
         )
 

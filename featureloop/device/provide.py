@@ -22,7 +22,7 @@ from featureloop.sharing.policy import Policy
 from featureloop.sharing.record import Record, quarter_of
 from featureloop.sharing.release import coded, joined, part_of
 from featureloop.sharing.reliability import reliability
-from featureloop.sharing.view import field_of_view
+from featureloop.sharing.view import positions_in_view
 
 
 class RecordKeeper(Protocol):
@@ -138,7 +138,7 @@ class Provider:
             changed,
             released=manifest.released,
             grid=grid,
-            view=field_of_view(frame.pixels, grid) if form.subset else None,
+            view=positions_in_view(frame.pixels, grid) if form.subset else None,
             secret=release_secret(self.site_key),
         )
         mine = _Ready(part, decision, trust, frame.group, key)

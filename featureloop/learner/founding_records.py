@@ -28,7 +28,7 @@ from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.record import SCHEMA, Record, from_table, quarter_of, to_table
 from featureloop.sharing.release import coded, joined, part_of
-from featureloop.sharing.view import field_of_view
+from featureloop.sharing.view import positions_in_view
 
 FOUNDING_SITE = "founding"
 HELD_SITE = "founding-held"
@@ -123,7 +123,7 @@ def true_part(runtime: Runtime, frame: Frame, *, secret: bytes, manifest: Manife
         package_rows(frame, manifest),
         released=manifest.released,
         grid=grid,
-        view=field_of_view(frame.pixels, grid) if manifest.released.form.subset else None,
+        view=positions_in_view(frame.pixels, grid) if manifest.released.form.subset else None,
         secret=secret,
     )
 

@@ -1,39 +1,24 @@
-"""The field of view: where a frame shows anything but a flat black border."""
+"""Which positions of a map are in the field of view."""
 
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from featureloop.core.types import Bool, UInt8
-from featureloop.model.preprocess import resize_frame
+from featureloop.model.field_of_view import field_of_view
 
-BLACK = 20
-"""Values up to it, of 255, are black: what compression leaves of a border."""
-FINE = 8
-"""Samples per side of a position."""
+LEAST = 0.1
+"""Share of a position's pixels that must be in view."""
 
 
-def field_of_view(pixels: UInt8, grid: int) -> Bool:
-    """Which positions of a grid x grid map are not wholly in the black border, bool (grid * grid,).
-
-    The border is what is black and hangs together with the frame's edge, so that dark parts inside stay.
+def positions_in_view(pixels: UInt8, grid: int) -> Bool:
+    """The positions of a grid x grid map that are in a frame's field of view, bool (grid * grid,) in the map's order.
 
     Parameters
     ----------
     pixels
         uint8 (H, W, 3).
     """
-    brightest = resize_frame(pixels, grid * FINE).reshape(grid, FINE, grid, FINE, 3).max(axis=(1, 3, 4))
-    dark: Bool = brightest <= BLACK
-    border = np.zeros_like(dark)
-    border[[0, -1]], border[:, [0, -1]] = dark[[0, -1]], dark[:, [0, -1]]
-    while True:
-        grown = border.copy()
-        grown[1:] |= border[:-1]
-        grown[:-1] |= border[1:]
-        grown[:, 1:] |= border[:, :-1]
-        grown[:, :-1] |= border[:, 1:]
-        grown &= dark
-        if (grown == border).all():
-            return np.asarray(~border.reshape(-1))
-        border = grown
+    seen = Image.fromarray(field_of_view(pixels).astype(np.float32)).resize((grid, grid), Image.Resampling.BOX)
+    return np.asarray(np.asarray(seen).reshape(-1) >= LEAST)

@@ -33,7 +33,7 @@ from featureloop.sharing.anonymize import in_canonical_order, release_vectors
 from featureloop.sharing.draws import Draws
 from featureloop.sharing.mixing import MOST, Mixer
 from featureloop.sharing.release import coded, decoded, joined, part_of
-from featureloop.sharing.view import field_of_view
+from featureloop.sharing.view import positions_in_view
 from featureloop.testing import make_record
 
 GRID, CHANNELS = 4, 3
@@ -352,17 +352,17 @@ def test_every_vector_is_drawn_as_often_as_another() -> None:
     assert chi2 < 37.7  # 99.9% of chi-squared with 15 degrees of freedom
 
 
-@pytest.mark.parametrize("border", ["wide", "none", "black inside", "all black"])
-def test_the_field_of_view_is_all_but_the_black_border(border: str) -> None:
-    pixels = np.full((128, 128, 3), 120, np.uint8)
+@pytest.mark.parametrize("border", ["wide", "written on", "none", "all black"])
+def test_positions_in_the_border_are_out_of_view_whatever_is_written_there(border: str) -> None:
+    pixels = np.full((160, 160, 3), 120, np.uint8)
     expected = np.ones((4, 4), np.bool_)
-    if border == "wide":
-        pixels[:, :36], expected[:, 0] = 8, False
-    elif border == "black inside":
-        pixels[32:96, 32:64] = 0
+    if border in ("wide", "written on"):
+        pixels[:, :48], expected[:, 0] = 4, False
+        if border == "written on":
+            pixels[60:64, 8:30] = 255
     elif border == "all black":
-        pixels[:], expected[:] = 0, False
-    np.testing.assert_array_equal(field_of_view(pixels, 4).reshape(4, 4), expected)
+        pixels[:] = 0
+    np.testing.assert_array_equal(positions_in_view(pixels, 4).reshape(4, 4), expected)
 
 
 # Noise
