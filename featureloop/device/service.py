@@ -206,8 +206,9 @@ class DeviceService:
         for item in (*summary.skipped, *(Skipped(n, str(e)) for n, e in summary.faults)):
             self.tell(f"{item.name}: {item.reason}")
         dropped = f", {summary.dropped} not shared: the sharing was too far behind" if summary.dropped else ""
+        waiting = f", {summary.waiting} wait for others to share a record with" if summary.waiting else ""
         outcomes = ", ".join(f"{n} {outcome}" for outcome, n in summary.outcomes.items()) or "none shared"
-        self.tell(f"{summary.frames} frames recognized: {outcomes}{dropped}")
+        self.tell(f"{summary.frames} frames recognized: {outcomes}{waiting}{dropped}")
 
     def _purge(self) -> None:
         try:
