@@ -17,7 +17,7 @@ from pathlib import Path
 
 from featureloop.cli.processes import children
 
-SHARE_ALL = '[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
+SHARE_ALL = '[share]\nprovide = "all"\nbelow_threshold = "provide"\n\n[privacy]\nreport = "optional"\n'
 
 
 def main() -> None:

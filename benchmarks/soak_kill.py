@@ -62,6 +62,8 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
     rng = random.Random(seed)  # noqa: S311 - moments, not secrets
     data, state = work / "learner", work / "device"
     shutil.rmtree(data, ignore_errors=True)
+    policy = work / "policy.toml"
+    policy.write_text('[privacy]\nreport = "optional"\n')
     with children() as group:
         port = free_port()
         serve = ["learner", "serve", "--data", str(data), "--port", str(port)]
@@ -69,7 +71,7 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
         code = group.run("learner", "invite", "--site", "soak", "--data", str(data))["code"]
         group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(state))
         process = ["device", "process", str(images), "--package", str(package), "--learner", url, "--review", "masks",
-                   "--state", str(state), "--wait", "120"]  # fmt: skip
+                   "--state", str(state), "--wait", "120", "--policy", str(policy)]  # fmt: skip
         frames = len(open_labelled(images).items)
         moments = sorted(rng.sample(range(1, frames), kills))
         device = spawn(process)

@@ -45,6 +45,13 @@ def group() -> Iterator[Children]:
     started.end()
 
 
+def unreported(folder: Path) -> str:
+    """A policy of a site that asks for no privacy report: phantoms are nobody's images."""
+    path = folder / "policy.toml"
+    path.write_text('[privacy]\nreport = "optional"\n')
+    return str(path)
+
+
 def frames(folder: Path, look: SiteLook, task: str, *, seed: int, sequences: int, each: int) -> Path:
     """A labelled folder of phantoms: masks, or one folder a class."""
     size = (SIDE, SIDE)
@@ -106,7 +113,7 @@ def test_the_loop_from_founding_to_the_package_on_the_device(
 
     done = group.run(
         "device", "process", str(theirs), "--package", str(founding.path), "--learner", url, "--review", "masks",
-        "--state", state,
+        "--state", state, "--policy", unreported(tmp_path),
     )  # fmt: skip
     records = done["outbox"]["delivered"]
     assert done["frames"] == FRAMES
@@ -176,7 +183,7 @@ def test_killed_devices_and_a_killed_learner_lose_and_double_nothing(
     group.run("device", "enroll", "--learner", url, "--code", code, "--state", str(state))
     process = (
         "device", "process", str(images), "--package", str(package.path), "--learner", url, "--review", "masks",
-        "--state", str(state),
+        "--state", str(state), "--policy", unreported(tmp_path),
     )  # fmt: skip
     rng = random.Random(time.time_ns())  # noqa: S311 - moments, not secrets
     killed = 0

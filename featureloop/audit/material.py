@@ -7,7 +7,7 @@ put in canonical order, coded, and decoded again.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -81,7 +81,7 @@ class Party:
 
 
 def party(
-    frames: Sequence[Frame | Skipped], *, size: int, most: int | None = None, seed: int = 1
+    frames: Iterable[Frame | Skipped], *, size: int, most: int | None = None, seed: int = 1
 ) -> tuple[Party, list[Skipped]]:
     """Frames as a party, and what was unreadable; at most `most` frames, of which every group keeps about its share.
 
@@ -90,8 +90,13 @@ def party(
     InputError
         Too few frames or groups can be used.
     """
-    bad = [f for f in frames if isinstance(f, Skipped)]
-    good = [replace(f, pixels=resize_frame(f.pixels, size)) for f in frames if isinstance(f, Frame)]
+    bad: list[Skipped] = []
+    good: list[Frame] = []
+    for f in frames:  # One after the other: only the small ones stay in memory.
+        if isinstance(f, Skipped):
+            bad.append(f)
+        else:
+            good.append(replace(f, pixels=resize_frame(f.pixels, size)))
     groups = np.array([f.group or f"{f.name}#{f.index}" for f in good])
     count = len(set(groups.tolist()))
     if count < LEAST_GROUPS:

@@ -88,6 +88,13 @@ def demo(
     tell(f"{result['seconds']:.0f} seconds; report: {result['report']}")
 
 
+def _policy(work: Path) -> Path:
+    """A site's policy that asks for no privacy report: generated frames are nobody's."""
+    path = work / "policy.toml"
+    path.write_text('[privacy]\nreport = "optional"\n', encoding="utf-8")
+    return path
+
+
 def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, Any]:
     """The loop, step by step; returns what the report shows."""
     tell("1  two hospitals' frames are generated; B's colour, light, optics and lesions differ from A's")
@@ -107,7 +114,7 @@ def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, A
     with people.status("hospital B's device recognizes and shares"):
         done = group.run(
             "device", "process", str(folders.loop_b), "--package", str(founding), "--learner", url,
-            "--review", "masks", "--state", str(work / "hospital-b"),
+            "--review", "masks", "--state", str(work / "hospital-b"), "--policy", str(_policy(work)),
         )  # fmt: skip
     outcomes = ", ".join(f"{n} {k}" for k, n in done["outcomes"].items())
     tell(f"   {done['frames']} frames, {done['doubtful']} below the threshold; provided: {outcomes}")

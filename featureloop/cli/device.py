@@ -15,11 +15,11 @@ from featureloop.cli.folders import HoldOut, Part, Seed
 from featureloop.cli.processing import frames_of, run_and_send, run_frames
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
-from featureloop.core.errors import AuthError, PackageError, StorageError
+from featureloop.core.errors import AuthError, PackageError, PolicyError, StorageError
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
-from featureloop.device.provide import Provider, check_form
+from featureloop.device.provide import Provider, check_policy
 from featureloop.device.reviewers import TruthReviewer
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.update import poll_update
@@ -115,10 +115,10 @@ def process(
         done = Done(run_frames(frames, runtime=runtime, out=out, total=total))
     else:
         identity = _identity(place, learner)
-        check_form(loaded, rules)
         try:
+            check_policy(loaded, rules)
             outbox, site_key = open_outbox(place, rules), place.site_key()
-        except StorageError as error:
+        except (PolicyError, PackageError, StorageError) as error:
             tell(f"nothing is shared, recognition goes on: {error}")
             done = Done(run_frames(frames, runtime=runtime, out=out, total=total), error)
         else:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featureloop import __version__
-from featureloop.cli import demo, device, learner, model, outbox, package, records
+from featureloop.cli import audit, demo, device, learner, model, outbox, package, records
 from featureloop.cli.console import people, tell
 from featureloop.core.errors import EXIT_CODES, FeatureloopError
 
@@ -30,6 +30,7 @@ app.add_typer(outbox.app, name="outbox")
 app.add_typer(learner.app, name="learner")
 app.add_typer(package.app, name="package")
 app.add_typer(records.app, name="records")
+app.add_typer(audit.app, name="audit")
 app.command("demo")(demo.demo)
 
 

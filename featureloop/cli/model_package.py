@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from featureloop.core.types import Task
 from featureloop.images.several import folders_for
 from featureloop.model.manifest import Lineage, Manifest, ReleasedForm
 from featureloop.model.package import Package, load_package
+from featureloop.sharing.privacy import PAGE, load_report, report_file
 
 if TYPE_CHECKING:
     from featureloop.images.labelled import LabelledFolder
@@ -104,12 +106,13 @@ def show(package: Annotated[Path, typer.Argument(help="A package directory.")], 
     heads = [head | {"released": _form(own.released)} for head, own in zip(further, m.heads, strict=True)]
     data = {"digest": loaded.digest.hex(), "line": loaded.line, **manifest, "released": _form(m.released)}
     data |= {"heads": heads} if heads else {}
+    data["privacy"] = {v.manifest.task: asdict(r) if (r := load_report(v)) else None for v in loaded.views}
     rows: list[tuple[str, object]] = [
         ("digest", loaded.short),
         ("line (extractor)", loaded.line[:12]),
         ("version", m.version),
         ("input", f"{m.preprocessing.size} x {m.preprocessing.size}"),
-        *(row for view in loaded.views for row in _task_rows(view.manifest)),
+        *(row for view in loaded.views for row in (*_task_rows(view.manifest), *report_rows(view))),
         ("parent", m.lineage.parent[:12] if m.lineage.parent else "none: a founding package"),
         ("backbone", m.features.backbone),
         ("trained on", ", ".join(f"{n} of {s}" for s, n in m.lineage.records.items())),
@@ -136,6 +139,15 @@ def _task_rows(view: Manifest) -> list[tuple[str, object]]:
         ),
         ("reliability", f"{view.calibration.method}, doubtful below {view.calibration.threshold:.3f}"),
     ]
+
+
+def report_rows(view: Package) -> list[tuple[str, object]]:
+    """What a package says of the privacy report of one of its tasks."""
+    found = load_report(view)
+    if found is None:
+        return [("privacy report", "none: devices refuse to provide by default, see 'audit privacy'")]
+    shown = ", ".join(f"{name} {f.value:.3g}" for name, f in found.figures.items() if f.value is not None)
+    return [("privacy report", f"{shown or 'no figure'}; {report_file(view, PAGE)}")]
 
 
 def export(

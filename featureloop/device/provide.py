@@ -19,6 +19,7 @@ from featureloop.sharing import codec
 from featureloop.sharing.change import Decision, decide
 from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.policy import Policy
+from featureloop.sharing.privacy import check_privacy
 from featureloop.sharing.record import Record, quarter_of
 from featureloop.sharing.release import coded, joined, part_of
 from featureloop.sharing.reliability import reliability
@@ -199,6 +200,21 @@ def effective_threshold(package: Package, policy: Policy) -> float:
     """The site's threshold where its policy has one, else the package's."""
     own = policy.share.threshold
     return package.manifest.calibration.threshold if own is None else own
+
+
+def check_policy(package: Package, policy: Policy) -> None:
+    """Refuse to share under a package whose released form or privacy report the site's policy doesn't allow.
+
+    Raises
+    ------
+    PolicyError
+        The form is not in the policy's list, or the report is missing or beyond the limits.
+    PackageError
+        The report is malformed.
+    """
+    check_form(package, policy)
+    for view in package.views:
+        check_privacy(view, policy.privacy)
 
 
 def check_form(package: Package, policy: Policy) -> None:

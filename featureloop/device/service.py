@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from featureloop.core.errors import FeatureloopError, PolicyError
+from featureloop.core.errors import FeatureloopError, PackageError, PolicyError
 from featureloop.core.types import Frame, Recognition, Skipped
 from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pipeline import Summary, run_pipeline
-from featureloop.device.provide import Provider, check_form
+from featureloop.device.provide import Provider, check_policy
 from featureloop.device.sections import Backlog, Pausable
 from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
@@ -115,8 +115,8 @@ class DeviceService:
         """Open a package's networks, and what provides its results where the policy allows its form."""
         runtime = Runtime(package, threads=self.threads)
         try:
-            check_form(package, self.policy)
-        except PolicyError as error:
+            check_policy(package, self.policy)
+        except (PolicyError, PackageError) as error:
             self.tell(f"nothing is shared, recognition goes on: {error}")
             return Setup(runtime, None)
         provider = Provider(

@@ -90,13 +90,24 @@ def read_groups(root: Path) -> Groups | None:
         The table can't be read, lacks a column, or puts one image into two groups.
     """
     if (root / "groups.csv").is_file():
-        by_image = _read_table(root / "groups.csv", "image", "group")
+        by_image = read_group_table(root / "groups.csv")
         return lambda name: look_up(by_image, name)
     if (root / "sequences.csv").is_file():
         table = _read_table(root / "sequences.csv", "frame", "sequence")
         by_number = {_number(frame): sequence for frame, sequence in table.items()}
         return lambda name: by_number.get(_number(PurePosixPath(name).stem))
     return None
+
+
+def read_group_table(path: Path) -> dict[str, str]:
+    """A table of the columns image and group, the image to the group (see `look_up`).
+
+    Raises
+    ------
+    InputError
+        It can't be read, lacks a column, or puts one image into two groups.
+    """
+    return _read_table(path, "image", "group")
 
 
 def _walk(folder: Path, root: Path, above: frozenset[str]) -> Iterator[Found | Skipped]:

@@ -52,11 +52,11 @@ class SigningKeys:
         StorageError
             A file is no Ed25519 key, can't be read, or is readable by other users.
         """
-        return _load(self._files()[-1])
+        return load_key(self._files()[-1])
 
     def public(self) -> tuple[Ed25519PublicKey, ...]:
         """All keys' public halves, the newest first."""
-        return tuple(_load(p).public_key() for p in reversed(self._files()))
+        return tuple(load_key(p).public_key() for p in reversed(self._files()))
 
     def rotate(self) -> Ed25519PublicKey:
         """Make a new key, which signs from now on; return its public half."""
@@ -67,7 +67,7 @@ class SigningKeys:
         if path.stat().st_mtime_ns <= newest:
             # Two keys within one tick of the file system's clock would leave open which one signs.
             os.utime(path, ns=(newest + 1_000, newest + 1_000))
-        return _load(path).public_key()
+        return load_key(path).public_key()
 
     def _files(self) -> list[Path]:
         """All keys' files, the newest last; at least one."""
@@ -88,7 +88,14 @@ def _make(path: Path) -> None:
             write_atomically(path, pem, mode=0o600)
 
 
-def _load(path: Path) -> Ed25519PrivateKey:
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """Read a signing key.
+
+    Raises
+    ------
+    StorageError
+        The file is no Ed25519 key, can't be read, or is readable by other users.
+    """
     try:
         mode = path.stat().st_mode
         key = load_pem_private_key(path.read_bytes(), password=None)

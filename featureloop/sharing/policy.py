@@ -14,6 +14,13 @@ A TOML file, `policy.toml`::
     bytes_per_day = 50_000_000         # 0: no limit
     outbox_bytes = 1_000_000_000       # what may wait on the disk
     retention_days = 30                # undelivered records expire after it
+
+    [privacy]
+    report = "required"                # required | optional: whether a package needs a privacy report within the limits
+    membership_of_parent = true        # a successor may share on its parent's membership figure
+
+    [privacy.limits]                   # instead of the default limits; "disclosed" is no limit
+    "linkage.top1" = 0.09
 """
 
 from __future__ import annotations
@@ -25,6 +32,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from featureloop.core.errors import InputError, PolicyError
 from featureloop.model.forms import BASES, WINDOW, request_form
+from featureloop.sharing.privacy import Privacy, limits_from
 
 _T = TypeVar("_T")
 Provide = Literal["all", "below-threshold", "changed", "nothing"]
@@ -87,6 +95,7 @@ class Policy:
 
     share: Share = field(default_factory=Share)
     limits: Limits = field(default_factory=Limits)
+    privacy: Privacy = field(default_factory=Privacy)
 
 
 def load_policy(path: Path) -> Policy:
@@ -104,9 +113,13 @@ def load_policy(path: Path) -> Policy:
         raise PolicyError(f"the policy '{path}' can't be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"the policy '{path}' is no valid TOML: {error}") from error
-    if unknown := set(data) - {"share", "limits"}:
-        raise PolicyError(f"the policy '{path}' has unknown tables {sorted(unknown)}; known are share, limits")
-    return Policy(_read(Share, data.get("share", {}), path), _read(Limits, data.get("limits", {}), path))
+    if unknown := set(data) - {"share", "limits", "privacy"}:
+        raise PolicyError(f"the policy '{path}' has unknown tables {sorted(unknown)}; known are share, limits, privacy")
+    return Policy(
+        _read(Share, data.get("share", {}), path),
+        _read(Limits, data.get("limits", {}), path),
+        _read(Privacy, data.get("privacy", {}), path),
+    )
 
 
 def _read(kind: type[_T], data: Any, path: Path) -> _T:
@@ -130,6 +143,8 @@ def _value(name: str, hint: Any, value: Any, path: Path) -> Any:
         return tuple(_entry(v, path) for v in value)
     if name == "threshold" and not (_is_number(value) and 0 <= value <= 1):
         raise PolicyError(f"the policy '{path}': threshold must be a number from 0 to 1, not {value!r}")
+    if name == "limits":
+        return limits_from(value, path)
     if hint is int and not (_is_number(value) and isinstance(value, int) and value >= 0):
         raise PolicyError(f"the policy '{path}': {name} must be a whole number of at least 0, not {value!r}")
     if hint is bool and not isinstance(value, bool):

@@ -282,7 +282,7 @@ def test_a_policy_that_forbids_the_packages_form_shares_nothing(
 ) -> None:
     state, path = tmp_path / "state", tmp_path / "policy.toml"
     enroll(server, state, site="forbids")
-    path.write_text('[share]\nanonymizers = ["pool"]\n')
+    path.write_text(f"{SHARE_ALL}\n".replace("[share]", '[share]\nanonymizers = ["pool"]'))
     done = process(server.url, package, write_frames(tmp_path / "in", range(2)), state=state, policy=path)
     assert done.code == POLICY
     assert "releases features as 'set'" in done.said

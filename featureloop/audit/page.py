@@ -1,0 +1,148 @@
+"""The privacy report as a page: one picture, one verdict per question, the evidence, and the limits in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from featureloop.audit.findings import Finding, Measure
+from featureloop.audit.material import Lab
+from featureloop.audit.run import Audited
+from featureloop.audit.verdicts import Judgement, judge_figures, verdicts
+from featureloop.model.charts import ACCENT, COLOURS, SOFT, Chart, drawn, new_axes
+from featureloop.sharing.privacy import RULES, Privacy
+from featureloop.sharing.record import quarter_text
+
+BEYOND = COLOURS[1]
+ARMS = {
+    "release": "what leaves",
+    "shallow": "positive control: an ordered map of the first layers",
+    "planted": "positive control: a planted leak",
+    "random": "negative control: random values",
+    "baseline": "without features",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A figure on the picture's scale: 0 is chance, 1 is the positive control."""
+
+    judgement: Judgement
+    value: float
+    low: float
+    high: float
+    limit: float | None
+
+
+def render(audited: Audited, lab: Lab, *, privacy: Privacy | None = None, sheet: str | None = None) -> str:
+    """The report's page as HTML, one file.
+
+    Parameters
+    ----------
+    privacy
+        The limits to judge by; None takes the default ones.
+    sheet
+        A picture of originals and reconstructions, as a data URL. It shows the victims' images, so the page
+        that goes into a package has none.
+    """
+    judged = judge_figures(audited, privacy or Privacy())
+    answers = verdicts(judged)
+    environment = Environment(loader=PackageLoader("featureloop.audit"), autoescape=select_autoescape())
+    environment.filters["number"] = _number
+    report = audited.report
+    return environment.get_template("privacy.html").render(
+        package=lab.package.short,
+        manifest=lab.package.manifest,
+        report=report,
+        when=quarter_text(report.quarter),
+        picture=_picture(judged, audited.findings),
+        verdicts=answers,
+        within=all(v.state == "within" for v in answers),
+        judged=list(judged.values()),
+        findings=audited.findings,
+        failed=audited.failed,
+        curves=[c for f in audited.findings.values() if (c := _curve(f))],
+        arms=ARMS,
+        rules=RULES,
+        sheet=sheet,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _picture(judged: Mapping[str, Judgement], findings: Mapping[str, Finding]) -> Chart | None:
+    """All headline figures between chance and the positive control, with their limits."""
+    rows = [r for j in judged.values() if (r := _row(j, findings))]
+    if not rows:
+        return None
+    figure, axes = new_axes("", "", width=8.6, height=1.2 + 0.44 * len(rows))
+    for y, row in enumerate(reversed(rows)):
+        colour = BEYOND if row.judgement.state == "beyond" else ACCENT if row.judgement.state == "within" else SOFT
+        axes.plot([0, 1], [y, y], color=SOFT, alpha=0.35, linewidth=7, solid_capstyle="round")
+        if row.limit is not None:
+            axes.plot([row.limit] * 2, [y - 0.34, y + 0.34], color="black", linewidth=1.6)
+        axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2.5)
+        axes.scatter([row.value], [y], s=64, color=colour, zorder=3)
+        axes.text(1.36, y, row.judgement.said, va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [r.judgement.text for r in reversed(rows)], fontsize=8)
+    axes.set_xticks([0, 1], ["chance", "the positive control:\na leak that is there"], fontsize=8)
+    axes.set_xlim(-0.12, 1.33)
+    axes.grid(visible=False)
+    axes.spines[["left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    text = (
+        "Every figure with its 95% interval, between what guessing gives and what the same attack gets from a map that "
+        "leaks. The black mark is the limit; orange is beyond it, green within, grey is disclosed without a limit."
+    )
+    return drawn(figure, text)
+
+
+def _row(judgement: Judgement, findings: Mapping[str, Finding]) -> _Row | None:
+    found = judgement.found
+    finding = next((f for f in findings.values() if judgement.name in f.headline), None)
+    if found is None or found.value is None or finding is None:
+        return None
+    chance = found.chance or 0.0
+    control = _control(finding, finding.headline[judgement.name])
+    span = (control if control is not None and control > chance else max(found.value, judgement.limit or 0.0)) - chance
+    if span <= 0:
+        span = 1.0
+
+    def scaled(value: float) -> float:
+        return min(1.25, max(-0.1, (value - chance) / span))
+
+    low, high = (found.value if v is None else v for v in (found.low, found.high))
+    limit = None if judgement.limit is None else scaled(judgement.limit)
+    return _Row(judgement, scaled(found.value), scaled(low), scaled(high), limit)
+
+
+def _control(finding: Finding, headline: Measure) -> float | None:
+    """What the positive control gives for the same figure."""
+    values = [
+        m.value
+        for m in finding.measures
+        if m.arm in {"shallow", "planted"} and m.figure == headline.figure and math.isfinite(m.value)
+    ]
+    return max(values, default=None)
+
+
+def _curve(finding: Finding) -> Chart | None:
+    """The first headline figure over the attacker's images."""
+    if len(finding.curve) < 2:
+        return None
+    first = next(iter(finding.headline))
+    points = sorted(finding.curve, key=lambda p: p.images)
+    figure, axes = new_axes("images that the attacker learned from", RULES[first].text if first in RULES else first)
+    images = [p.images for p in points]
+    axes.plot(images, [p.value for p in points], marker="o", color=ACCENT)
+    axes.fill_between(images, [p.low for p in points], [p.high for p in points], color=ACCENT, alpha=0.2)
+    chance = finding.headline[first].chance
+    if chance is not None:
+        axes.axhline(chance, color=SOFT, linestyle="--")
+    axes.yaxis.label.set_fontsize(8)
+    return drawn(figure, f"{finding.attack}: does more material help the attacker? Dashed: chance.")

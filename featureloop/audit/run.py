@@ -1,0 +1,135 @@
+"""The audit: attacks one after the other, each kept when it is done, and the report that they make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from featureloop import __version__
+from featureloop.audit.attacks import Attack, attack_named, finding_from_json, finding_to_json
+from featureloop.audit.findings import Finding, Measure
+from featureloop.audit.material import Lab, Party
+from featureloop.core.errors import FeatureloopError, StorageError
+from featureloop.model.package import write_atomically
+from featureloop.sharing.privacy import ATTACKS, PrivacyReport, ReportedFigure, bound_to
+from featureloop.sharing.record import quarter_of
+
+KEPT = "attacks"
+"""Where findings are kept, below the report's directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What an audit found.
+
+    Attributes
+    ----------
+    findings
+        By attack, in the order of `ATTACKS`.
+    failed
+        Attacks that could not be run, and why.
+    report
+        What of it a package carries and a device judges by.
+    """
+
+    findings: Mapping[str, Finding]
+    failed: Mapping[str, str]
+    report: PrivacyReport
+
+
+def audit(
+    lab: Lab,
+    out: Path,
+    *,
+    attacks: Sequence[str] = ATTACKS,
+    find: Callable[[str], Attack] = attack_named,
+    tell: Callable[[str], None] = lambda _text: None,
+) -> Audited:
+    """Run attacks on what a package of one task releases; findings that an earlier run kept are taken as they are.
+
+    An attack that can't be run doesn't stop the others; the report then lacks its figures.
+
+    Parameters
+    ----------
+    out
+        The report's directory.
+    find
+        From an attack's name to what runs it.
+
+    Raises
+    ------
+    StorageError
+        A finding can't be kept.
+    """
+    mark = fingerprint(lab)
+    findings, failed = {}, {}
+    for name in attacks:
+        path = out / KEPT / f"{name}.json"
+        found = _kept(path, mark)
+        if found is None:
+            try:
+                found = find(name)(lab)
+            except StorageError:
+                raise
+            except FeatureloopError as error:
+                failed[name] = str(error)
+                tell(f"the {name} attack could not be run: {error}")
+                continue
+            write_atomically(path, json.dumps({"of": mark}).encode() + b"\n" + finding_to_json(found))
+        else:
+            tell(f"{name}: taken from '{path}'")
+        findings[name] = found
+    return Audited(findings, failed, _report(lab, findings))
+
+
+def fingerprint(lab: Lab) -> str:
+    """What findings follow from: package, images of both sides, seed, and this program's version."""
+    digest = hashlib.sha256(json.dumps([__version__, asdict(bound_to(lab.package)), lab.seed]).encode())
+    for side in (lab.attacker, lab.victims):
+        for frame, group in zip(side.frames, side.groups.tolist(), strict=True):
+            digest.update(json.dumps([frame.name, frame.index, group]).encode())
+            digest.update(np.ascontiguousarray(frame.pixels).tobytes())
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def _kept(path: Path, mark: str) -> Finding | None:
+    """A finding that an earlier run kept; None where there is none of the same kind."""
+    try:
+        head, _, rest = path.read_bytes().partition(b"\n")
+        return finding_from_json(rest) if json.loads(head)["of"] == mark else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _report(lab: Lab, findings: Mapping[str, Finding]) -> PrivacyReport:
+    figures = {name: _reported(m) for f in findings.values() for name, m in f.headline.items()}
+    sides: dict[str, Party] = {"attacker": lab.attacker, "victims": lab.victims}
+    return PrivacyReport(
+        task=lab.package.manifest.task,
+        of=bound_to(lab.package),
+        figures=figures,
+        controls={name: bool(f.controls) for name, f in findings.items()},
+        images={name: len(side) for name, side in sides.items()},
+        patients={name: len(set(side.groups.tolist())) for name, side in sides.items()},
+        seed=lab.seed,
+        quarter=quarter_of(datetime.now(UTC).date()),
+    )
+
+
+def _reported(m: Measure) -> ReportedFigure:
+    def known(value: float | None) -> float | None:
+        return float(value) if value is not None and math.isfinite(value) else None
+
+    value = known(m.value)
+    # A figure that could not be determined is beyond every limit.
+    return ReportedFigure(
+        math.inf if value is None else value, known(m.low), known(m.high), known(m.chance), m.groups, m.by
+    )

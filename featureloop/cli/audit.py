@@ -1,0 +1,182 @@
+"""`featureloop audit`: attacks on what a package releases, and the report for privacy officers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featureloop.cli.console import AsJson, progress_bars, report, table, tell
+from featureloop.cli.folders import Seed, tell_skipped
+from featureloop.core.errors import InputError
+from featureloop.core.types import Frame, Skipped, Task
+from featureloop.images.labelled import open_labelled
+from featureloop.images.sidecar import look_up, read_group_table
+from featureloop.images.source import open_source
+from featureloop.model.package import Package, load_package, write_atomically
+from featureloop.sharing.privacy import ATTACKS, PAGE, REPORT, report_file
+
+if TYPE_CHECKING:
+    from featureloop.audit.material import Party
+    from featureloop.audit.run import Audited
+
+app = typer.Typer(no_args_is_help=True, help="Attack what leaves, and report what that gave away.")
+MOST = 400
+"""Images of the attacker, and of the victims, where nothing else is said."""
+
+AttackName = StrEnum("AttackName", {name: name for name in ATTACKS})  # type: ignore[misc]  # one list of names
+
+
+@app.callback()
+def audit() -> None:
+    """Attack what leaves, and report what that gave away."""
+
+
+@app.command()
+def privacy(
+    package: Annotated[Path, typer.Option("--package", help="The package; its directory gets the report.")],
+    images: Annotated[Path, typer.Option("--images", help="The victims' images, labelled or not.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the report and its evidence.")],
+    attacker_images: Annotated[
+        Path | None,
+        typer.Option("--attacker-images", help="Another hospital's images; else half of the patients of --images."),
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option("--groups", help="A table image,group of --images: whose patient's each is.")
+    ] = None,
+    task: Annotated[Task | None, typer.Option("--task", help="Which of the package's tasks, if not the first.")] = None,
+    attacks: Annotated[
+        list[AttackName] | None, typer.Option("--attack", help="Only this one; may be given several times.")
+    ] = None,
+    most: Annotated[int, typer.Option("--images-most", min=20, help="Images of either side, at most.")] = MOST,
+    key: Annotated[Path | None, typer.Option("--key", help="An Ed25519 key in PEM that signs the package.")] = None,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Attack exactly what a package releases, and put the report into the package.
+
+    The attacker holds the package and images of other patients. The package's digest changes with
+    the report, so audit a package before a learner takes it over. Stopped, the audit goes on where it was when the
+    same command is given again. Only with all attacks does a report go into the package.
+    """
+    from featureloop.audit.attach import attach, check_attachable
+    from featureloop.audit.material import Lab
+    from featureloop.audit.page import render
+    from featureloop.audit.run import audit as run
+    from featureloop.learner.keys import load_key
+
+    started = time.perf_counter()
+    loaded = load_package(package)
+    view = loaded.view(task or Task(loaded.manifest.task))
+    secret = load_key(key) if key else None
+    names = [str(a) for a in attacks] if attacks else list(ATTACKS)
+    whole = set(names) == set(ATTACKS)
+    if whole:
+        check_attachable(loaded, secret)
+    with progress_bars() as progress:
+        mine, theirs = _parties(view, images, attacker_images, groups, most=most, seed=seed)
+        tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")
+        found = run(Lab(view, mine, theirs, seed=seed, progress=progress), out, attacks=names, tell=tell)
+        page = render(found, Lab(view, mine, theirs, seed=seed))
+    write_atomically(out / Path(REPORT).name, found.report.to_json())
+    write_atomically(out / Path(PAGE).name, page.encode())
+    digest = loaded.digest
+    if whole and not found.failed:
+        digest = attach(view, found.report, page, key=secret).digest
+        tell(f"report: {out / Path(PAGE).name}, and {report_file(view)} in the package, whose digest has changed")
+    else:
+        tell(f"report: {out / Path(PAGE).name}; not put into the package: it lacks {_lacking(found)}")
+    data = _data(found, digest=digest, seconds=time.perf_counter() - started)
+    report(data, as_json=as_json, show=lambda: _table(found))
+
+
+def _patients(side: Party) -> int:
+    return len(set(side.groups.tolist()))
+
+
+def _lacking(found: Audited) -> str:
+    return ", ".join(name for name in ATTACKS if name not in found.findings)
+
+
+def _parties(
+    view: Package, images: Path, attacker_images: Path | None, groups: Path | None, *, most: int, seed: int
+) -> tuple[Party, Party]:
+    """The attacker and the victims.
+
+    Raises
+    ------
+    InputError
+        A folder can't be read, or holds too few patients.
+    """
+    from featureloop.audit.material import party, split_party
+
+    size = view.manifest.preprocessing.size
+    if attacker_images is None:
+        both, bad = party(_frames(view, images, groups), size=size, most=2 * most, seed=seed)
+        tell_skipped(bad)
+        return split_party(both, seed=seed)
+    sides = []
+    for path, table_ in ((attacker_images, None), (images, groups)):
+        side, bad = party(_frames(view, path, table_), size=size, most=most, seed=seed)
+        tell_skipped(bad)
+        sides.append(side)
+    return sides[0], sides[1]
+
+
+def _frames(view: Package, path: Path, groups: Path | None) -> Iterator[Frame | Skipped]:
+    """All frames of a folder, with their truth where it is labelled for the package's task.
+
+    Two folders' groups and files are told apart by the folders' own names.
+    """
+    frames: Iterable[Frame | Skipped]
+    try:
+        folder = open_labelled(path, task=Task(view.manifest.task), known=view.manifest.labels)
+        frames = folder.with_classes(view.manifest.labels).frames()
+    except InputError as error:
+        tell(f"'{path}' is taken as images without labels: {error}")
+        frames = open_source(path)
+    by_image = read_group_table(groups) if groups else {}
+    for frame in frames:
+        if isinstance(frame, Skipped):
+            yield frame
+        else:
+            own = look_up(by_image, frame.name) or frame.group
+            group = None if own is None else f"{path.resolve()}:{own}"
+            yield replace(frame, group=group, name=f"{path.name}/{frame.name}")
+
+
+def _data(found: Audited, *, digest: bytes, seconds: float) -> dict[str, Any]:
+    return {
+        "package": digest.hex(),
+        **asdict(found.report),
+        "failed": dict(found.failed),
+        "verdicts": {v.name: {"state": v.state, "answer": v.answer} for v in _answers(found)},
+        "seconds": round(seconds, 1),
+    }
+
+
+def _answers(found: Audited) -> list[Any]:
+    from featureloop.audit.verdicts import judge_figures, verdicts
+    from featureloop.sharing.privacy import Privacy
+
+    return [*verdicts(judge_figures(found, Privacy()))]
+
+
+def _table(found: Audited) -> Any:
+    from rich.console import Group
+
+    from featureloop.audit.verdicts import judge_figures
+    from featureloop.sharing.privacy import Privacy
+
+    judged = judge_figures(found, Privacy())
+    rows = [(j.name, j.said, "disclosed" if j.limit is None else f"{j.limit:g}", j.state) for j in judged.values()]
+    answers = [(v.name, v.answer) for v in _answers(found)]
+    return Group(
+        table("privacy report", ["figure", "found", "limit", ""], rows),
+        table("in short", ["question", "answer"], answers),
+    )
