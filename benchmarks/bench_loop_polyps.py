@@ -12,8 +12,8 @@ own: it holds another third of the sequences back, and trains by its own draws.
     benchmarks/bench_loop_polyps.py [--data ../shared/data/polyps] [--work runs/polyps] [--seeds 1 2 3]
         [--policy FILE]
 
-With --policy, the site shares by that policy.toml: `threshold = 1.0` under `[share]` has every result looked at. Without,
-by the defaults, but that no privacy report is asked for: what leaves here goes to this machine only.
+With --policy, the site shares by that policy.toml: `threshold = 1.0` under `[share]` has every result looked at.
+Without, by the defaults, but that no privacy report is asked for: what leaves here goes to this machine only.
 
 
 The data are not part of the project (Kvasir-SEG: Jha et al. 2020; CVC-ClinicDB:

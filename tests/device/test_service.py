@@ -24,10 +24,11 @@ from featureloop.device.state import DeviceState, Identity
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.policy import Policy, Share
+from featureloop.sharing.privacy import Privacy
 from featureloop.sharing.record import Record
 from featureloop.testing import tiny_package
 
-ALL = Policy(Share(threshold=0.0))
+ALL = Policy(Share(threshold=0.0), privacy=Privacy(report="optional"))
 SOON_S = 20.0
 
 
