@@ -78,9 +78,9 @@ def audit(
                 found = find(name)(lab)
             except StorageError:
                 raise
-            except FeatureloopError as error:
-                failed[name] = str(error)
-                tell(f"the {name} attack could not be run: {error}")
+            except Exception as error:  # noqa: BLE001 - hours of other attacks must not be lost; it is told
+                failed[name] = str(error) if isinstance(error, FeatureloopError) else type(error).__name__
+                tell(f"the {name} attack could not be run: {type(error).__name__}: {error}")
                 continue
             write_atomically(path, json.dumps({"of": mark}).encode() + b"\n" + finding_to_json(found))
         else:
@@ -90,8 +90,10 @@ def audit(
 
 
 def fingerprint(lab: Lab) -> str:
-    """What findings follow from: package, images of both sides, seed, and this program's version."""
+    """What findings follow from: package, images of both sides, seed, and the attacks' code."""
     digest = hashlib.sha256(json.dumps([__version__, asdict(bound_to(lab.package)), lab.seed]).encode())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
     for side in (lab.attacker, lab.victims):
         for frame, group in zip(side.frames, side.groups.tolist(), strict=True):
             digest.update(json.dumps([frame.name, frame.index, group]).encode())

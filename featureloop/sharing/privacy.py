@@ -197,7 +197,8 @@ class Privacy:
     Attributes
     ----------
     report
-        `required`, or `optional`: a package without a report, or beyond the limits, may share all the same.
+        `required`, or `optional`: a package without a report may share all the same; one that is there must be
+        within the limits.
     membership_of_parent
         Whether a successor, whose recognizer is another one, may share on its parent's membership figure.
     limits
@@ -219,14 +220,14 @@ def check_privacy(view: Package, privacy: Privacy) -> None:
     Raises
     ------
     PolicyError
-        There is no report, it is of something else, a figure is missing or over its limit, or an attack's controls
-        failed; which one, and what to do.
+        There is no report, it is of something else, or figures are missing, over their limits, or of attacks whose
+        controls failed; which ones, and what to do.
     PackageError
         The report is malformed.
     """
-    if privacy.report == "optional":
-        return
     report, name = load_report(view), f"package {view.short}"
+    if report is None and privacy.report == "optional":
+        return
     if report is None:
         raise PolicyError(
             f"{name} has no privacy report, and the site's policy requires one; run 'featureloop audit privacy "
@@ -239,20 +240,25 @@ def check_privacy(view: Package, privacy: Privacy) -> None:
             raise PolicyError(
                 f"{name}: its privacy report is of another {part}; run 'featureloop audit privacy' for this package"
             )
-    for figure, rule in RULES.items():
-        limit = privacy.limit(figure)
-        if limit is None:
-            continue
-        found = report.figures.get(figure)
-        if found is None:
-            raise PolicyError(f"{name}: its privacy report lacks {figure}, which the site limits to {limit:g}")
-        if not report.controls.get(rule.attack, False):
-            raise PolicyError(
-                f"{name}: the controls of the {rule.attack} attack failed, so its figures prove nothing; "
-                "audit with more images"
-            )
-        if beyond(found, limit, rule.judged):
-            raise PolicyError(f"{name}: {figure} is {said(found, rule.judged)}, the site's limit is {limit:g}")
+    if wrong := [text for figure in RULES if (text := _wrong(report, figure, privacy.limit(figure)))]:
+        raise PolicyError(
+            f"{name} is beyond what the site's policy allows: {'; '.join(wrong)}. Take another package, audit again "
+            "with more images where controls failed, or set other limits under [privacy.limits]"
+        )
+
+
+def _wrong(report: PrivacyReport, figure: str, limit: float | None) -> str | None:
+    """What of a figure is against the site's policy; None where nothing is."""
+    rule, found = RULES[figure], report.figures.get(figure)
+    if limit is None:
+        return None
+    if found is None:
+        return f"its report lacks {figure}, whose limit is {limit:g}"
+    if not report.controls.get(rule.attack, False):
+        return f"{figure} proves nothing, the controls of the {rule.attack} attack failed"
+    if beyond(found, limit, rule.judged):
+        return f"{figure} is {said(found, rule.judged)}, the limit is {limit:g}"
+    return None
 
 
 def beyond(found: ReportedFigure, limit: float, judged: Judged) -> bool:

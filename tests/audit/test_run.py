@@ -71,10 +71,26 @@ def test_an_attack_that_fails_is_told_and_costs_no_other(lab: Lab, tmp_path: Pat
     found = audit(lab, tmp_path / "out", find=Counted(fails="text"), tell=told.append)
     assert set(found.findings) == set(ATTACKS) - {"text"}
     assert found.failed == {"text": "too few images"}
-    assert told == ["the text attack could not be run: too few images"]
+    assert told == ["the text attack could not be run: InputError: too few images"]
     assert "text.presence_auc" not in found.report.figures
     assert "could not be run" in render(found, lab)
     assert {v.name: v.state for v in verdicts(judge_figures(found, Privacy()))}["Inference"] == "unknown"
+
+
+def test_a_fault_of_an_attack_is_told_by_its_kind_and_costs_no_other(lab: Lab, tmp_path: Path) -> None:
+    def find(name: str) -> Attack:
+        def attack(_lab: Lab) -> Finding:
+            if name == "position":
+                raise RuntimeError("patient-17.png")
+            return made_finding(name)
+
+        return attack
+
+    found = audit(lab, tmp_path / "out", find=find)
+    assert found.failed == {"position": "RuntimeError"}, (
+        "a fault's text may name a file"
+    )
+    assert len(found.findings) == len(ATTACKS) - 1
 
 
 def test_findings_are_read_as_they_were_written() -> None:
