@@ -8,9 +8,9 @@ from typing import Literal
 
 from featureloop.model.charts import Chart
 
-Arm = Literal["release", "shallow", "random", "baseline"]
-"""What was attacked: what leaves; the positive control, an ordered map of the first layers; the negative
-control, values that know nothing of their frame; or nothing, by a guess that needs no features."""
+Arm = Literal["release", "shallow", "planted", "random", "baseline"]
+"""What was attacked: what leaves; a positive control, an ordered map of the first layers or a leak that was planted;
+the negative control, values that know nothing of their frame; or nothing, by a guess that needs no features."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,6 +170,16 @@ class Lab:
         size = len(payload.features) + len(payload.recognition)
         return Release(codec.dequantize(symbols, manifest.released), rows, size, tuple(int(str(i)) for i in parts))
 
+    @cached_property
+    def mine(self) -> list[Release]:
+        """What leaves of the attacker's own frames."""
+        return self.release(self.attacker.frames, what="the attacker's releases")
+
+    @cached_property
+    def theirs(self) -> list[Release]:
+        """What leaves of the victims' frames."""
+        return self.release(self.victims.frames, what="the victims' releases")
+
     def ordered(self, frames: Sequence[Frame], *, what: str = "maps") -> Float32:
         """The extractor's maps before coordinates are removed: float32 (M, G * G, C) in the map's order."""
         out = []
