@@ -20,8 +20,8 @@ LEAST_RATIO = 3
 """Records that a whitened component needs."""
 REDUCED = 128
 """Components of every descriptor that the head sees."""
-HIDDEN, EMBEDDED, TEMPERATURE = 256, 96, 0.1
-BATCH, RATE, DROPOUT = 64, 1e-3, 0.2
+HIDDEN, TEMPERATURE = 256, 0.05
+BATCH, RATE, DROPOUT = 64, 3e-4, 0.2
 
 
 def cosine(a: Float32, b: Float32) -> Float32:
@@ -92,14 +92,18 @@ def _standard(x: Float32, site: Float32) -> Float32:
 
 
 class Head(nn.Module):
-    """Reduced descriptors (B, K) to embeddings (B, E) of length 1: a linear way, and a perceptron beside it."""
+    """Reduced descriptors (B, K) to embeddings (B, K) of length 1: at first themselves, so that it can only learn."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, EMBEDDED, bias=False)
+        self.linear = nn.Linear(inputs, inputs, bias=False)
+        last = nn.Linear(HIDDEN, inputs)
         self.layers = nn.Sequential(
-            nn.Dropout(DROPOUT), nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, EMBEDDED)
+            nn.Dropout(DROPOUT), nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT), last
         )
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed."""

@@ -17,8 +17,9 @@ from featureloop.images.guard import reading
 IMAGES: Final = "images"
 MASKS: Final = "masks"
 LABELS: Final = "labels.csv"
+ATTRIBUTES: Final = "attributes.csv"
 
-SIDECARS: Final = frozenset({"groups.csv", "sequences.csv", "boxes.csv", LABELS, "annotations.json"})
+SIDECARS: Final = frozenset({"groups.csv", "sequences.csv", "boxes.csv", LABELS, ATTRIBUTES, "annotations.json"})
 """Files that describe images, so are none themselves."""
 
 _MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
@@ -185,6 +186,33 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[bool, ...]
     if not table:
         raise InputError(f"{path.name} names no image: give one line per image")
     return classes, table
+
+
+def read_attributes(path: Path) -> dict[str, dict[str, str]]:
+    """Read `attributes.csv`: the column image, and any further ones (sex, age, scanner); an empty value is unknown.
+
+    Returns
+    -------
+    dict
+        Of each image, by the name that the table gives it (`look_up`), the values that are known by column.
+
+    Raises
+    ------
+    InputError
+        It can't be read, has no further column, names no image, or says two things of one image.
+    """
+    table: dict[str, dict[str, str]] = {}
+    for line, row in read_rows(path, ("image",)):
+        name, said = row.pop("image").replace("\\", "/"), {k: v for k, v in row.items() if k and v}
+        if not name:
+            raise InputError(f"{path.name}, line {line}: image is empty: fill it in")
+        if not any(row):
+            raise InputError(f"{path.name} has no column but 'image': add one for each attribute, such as sex or age")
+        if table.setdefault(name, said) != said:
+            raise InputError(f"{path.name}, line {line}: {name!r} has other values than in a line before: keep one")
+    if not table:
+        raise InputError(f"{path.name} names no image: give one line per image")
+    return table
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

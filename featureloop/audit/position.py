@@ -1,0 +1,298 @@
+"""Attack 4: where each row of a bag stood, from its values and its companions'; and the restored map for others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from featureloop.audit.findings import Arm, Finding, Measure
+from featureloop.audit.material import Lab, Party, Release
+from featureloop.audit.places import known_places, probed
+from featureloop.audit.placing import Placed, Placer, Places, assigned, said_of, train_placer
+from featureloop.audit.retrieval import as_measure
+from featureloop.core.intervals import Float64, figure_maker, mean_of
+from featureloop.core.types import Float32, Frame
+
+WEIGHTS = (0.0, 0.1, 0.3)
+"""Of the neighbours' say, tried on the attacker's own bags."""
+JUDGED = 8
+"""The attacker's bags that they are tried on, of which nothing is learned."""
+PLANTED_NOISE = 0.02
+"""On planted coordinates, as a share of the grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class PositionSettings:
+    """What the attacker spends.
+
+    Attributes
+    ----------
+    steps
+        Of training, each on 1024 rows; a control gets a quarter.
+    bags
+        Most of its own that it learns from.
+    victims
+        Most of the victims' bags that are put back.
+    control
+        Most bags of either side in a control.
+    """
+
+    steps: int = 1200
+    bags: int = 400
+    victims: int = 50
+    control: int = 40
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Restorer:
+    """Puts the rows of a bag back on the grid, as an attacker learned it.
+
+    Attributes
+    ----------
+    grid
+        Cells per side.
+    neighbours
+        Weight of the neighbours' say, chosen on the attacker's own bags.
+    """
+
+    placer: Placer | None
+    mean: Float32
+    spread: Float32
+    grid: int
+    neighbours: float
+
+    def place(self, values: Float32, *, frames: int = 1) -> Places:
+        """The cell of each row of float32 (N, C), intp (N,), counted row by row; a pooled vector is in cell 0."""
+        if self.placer is None or len(values) < 2:
+            return np.zeros(len(values), np.intp)
+        said = said_of(self.placer, self.standard(values))
+        return assigned(said, grid=self.grid, neighbours=self.neighbours, frames=frames)
+
+    def standard(self, values: Float32) -> Float32:
+        """In units of the attacker's own rows."""
+        return np.asarray((values - self.mean) / self.spread, np.float32)
+
+
+def restore(lab: Lab, settings: PositionSettings | None = None) -> Restorer:
+    """Learn to place rows on the attacker's own maps; of a pooled form there is nothing to learn."""
+    given = settings or PositionSettings()
+    if is_pooled(lab.mine):
+        nothing = np.zeros(lab.mine[0].values.shape[1], np.float32)
+        return Restorer(None, nothing, nothing + 1, lab.package.manifest.features.grid, 0.0)
+    mine = [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)]
+    return _learned(lab, _placed(lab, mine, lab.attacker), steps=given.steps)
+
+
+def attack_position(lab: Lab, settings: PositionSettings | None = None, *, restorer: Restorer | None = None) -> Finding:
+    """Place the victims' rows, and those of the controls.
+
+    Parameters
+    ----------
+    restorer
+        What `restore` learned before with the same settings; None learns it.
+    """
+    given = settings or PositionSettings()
+    grid = lab.package.manifest.features.grid
+    if is_pooled(lab.mine):
+        return _nothing_to_place(lab, given)
+    mine = _placed(lab, [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)], lab.attacker)
+    theirs = _placed(lab, [lab.theirs[i] for i in _evenly(len(lab.theirs), given.victims)], lab.victims)
+    used = restorer or _learned(lab, mine, steps=given.steps)
+    measures = _measured(lab, used, theirs, arm="release", by="perceptron and jigsaw")
+    alone = _measured(lab, replace(used, neighbours=0.0), theirs, arm="release", by="perceptron alone")
+    measures += [m for m in alone if m.figure != "bits per row"]
+    measures += _told(lab, mine, theirs)
+    controls = _controls(lab, mine, theirs, given)
+    ratio = max((m for m in measures if m.figure == "exact ratio"), key=lambda m: m.value)
+    return Finding(
+        attack="position",
+        headline={"position.exact_ratio": ratio},
+        measures=(*measures, *controls),
+        controls=_apart(controls),
+        budget=f"{len(mine)} maps of its own, {given.steps} steps of 1024 rows; {len(theirs)} records put back",
+        notes=(
+            f"Exact is a row that was put into its own of {grid * grid} cells; rows that another one of the same "
+            "record equals have no place of their own and don't count.",
+            f"The neighbours' say got the weight {used.neighbours:g}, chosen on the attacker's own bags.",
+        ),
+    )
+
+
+def is_pooled(releases: Sequence[Release]) -> bool:
+    """Whether records hold one vector each."""
+    return max(len(r.values) for r in releases) < 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bag:
+    """A release and where its rows stood.
+
+    Attributes
+    ----------
+    placed
+        The rows as they are, not standardized, with their places.
+    count
+        Frames in the record.
+    group
+        Whose the first one is.
+    """
+
+    placed: Placed
+    count: int
+    group: str
+
+
+Change = Callable[[Placed, Sequence[Bag], int, np.random.Generator], Placed]
+
+
+def _placed(lab: Lab, releases: Sequence[Release], whole: Party) -> list[Bag]:
+    frames: list[Frame] = [whole.frames[i] for r in releases for i in r.frames]
+    maps = iter(lab.ordered(frames))
+    out = []
+    for r in releases:
+        own = [next(maps) for _ in r.frames]
+        placed = known_places(r.values, own, lab.package.manifest.released)
+        out.append(Bag(placed, len(own), str(whole.groups[r.frames[0]])))
+    return out
+
+
+def _learned(lab: Lab, bags: Sequence[Bag], *, steps: int) -> Restorer:
+    """Train on most bags, and choose the neighbours' weight on the others."""
+    rows = np.concatenate([b.placed.values for b in bags])
+    grid = lab.package.manifest.features.grid
+    made = Restorer(None, rows.mean(0), rows.std(0) + np.float32(1e-6), grid, 0.0)
+    order = np.random.default_rng((lab.seed, 67)).permutation(len(bags))
+    held = order[: min(JUDGED, len(bags) // 4)]
+    rest = [replace(bags[i].placed, values=made.standard(bags[i].placed.values)) for i in order[len(held) :]]
+    made = replace(made, placer=train_placer(rest, grid=grid, steps=steps, seed=lab.seed, progress=lab.progress))
+
+    def exact(weight: float) -> float:
+        return float(np.mean([_exact(replace(made, neighbours=weight), bags[i])[0] for i in held]))
+
+    single = all(b.count == 1 for b in bags)
+    return replace(made, neighbours=max(WEIGHTS, key=exact) if single and len(held) else 0.0)
+
+
+def _exact(restorer: Restorer, bag: Bag) -> tuple[float, float, float]:
+    """Share of the rows placed exactly, their mean distance from their cells, and the bits that were learned."""
+    placed, grid = bag.placed, restorer.grid
+    if restorer.placer is None or not placed.alone.any():
+        return math.nan, math.nan, math.nan
+    said = said_of(restorer.placer, restorer.standard(placed.values))
+    cells = assigned(said, grid=grid, neighbours=restorer.neighbours, frames=bag.count)
+    (y, x), (v, u) = np.divmod(cells, grid), np.divmod(placed.cells, grid)
+    away = np.hypot(y - v, x - u)[placed.alone]
+    told = said.cells[np.arange(len(cells)), placed.cells][placed.alone]
+    bits = 2 * math.log2(grid) + float(told.mean()) / math.log(2)
+    return float((away == 0).mean()), float(away.mean()), bits
+
+
+def _measured(lab: Lab, restorer: Restorer, bags: Sequence[Bag], *, arm: Arm, by: str) -> list[Measure]:
+    found = []
+    for i, bag in enumerate(bags):
+        found.append(_exact(restorer, bag))
+        lab.progress("records put back", i + 1, len(bags))
+    values: Float64 = np.array(found).T
+    make, cells = figure_maker(np.array([b.group for b in bags]), seed=lab.seed), restorer.grid**2
+    y, x = np.divmod(np.arange(cells), restorer.grid)
+    random = float(np.hypot(y[:, None] - y, x[:, None] - x).mean())
+    exact, away, bits = values
+    # Fewer bits than none are none: a guesser would say all cells alike.
+    rows = (
+        ("exact share", exact, 1.0, 1 / cells),
+        ("exact ratio", exact * cells, float(cells), 1.0),
+        ("displacement in cells", away, math.inf, random),
+        ("bits per row", np.maximum(bits, 0), math.inf, 0.0),
+    )
+    return [as_measure(make(n, mean_of(v), most=most), arm=arm, by=by, chance=c) for n, v, most, c in rows]
+
+
+def _told(lab: Lab, mine: Sequence[Bag], theirs: Sequence[Bag]) -> list[Measure]:
+    """What one vector alone tells of its place."""
+    grid = lab.package.manifest.features.grid
+    told = probed([b.placed for b in mine], [b.placed for b in theirs], grid=grid, seed=lab.seed)
+    make = figure_maker(np.array([b.group for b in theirs]), seed=lab.seed)
+    return [
+        as_measure(make(figure, t.r2(columns)), arm="release", by=by, chance=0.0)
+        for by, t in told.items()
+        for figure, columns in (("R2 of the place", (0, 1)), ("R2 of the border's distance", (2,)))
+    ]
+
+
+def _controls(lab: Lab, mine: Sequence[Bag], theirs: Sequence[Bag], given: PositionSettings) -> list[Measure]:
+    """The same attack where coordinates were appended to the vectors, and where values know nothing of their frame."""
+    some, others = mine[: given.control], theirs[: given.control]
+    grid, rng = lab.package.manifest.features.grid, np.random.default_rng((lab.seed, 71))
+    steps = max(1, given.steps // 4)
+    out: list[Measure] = []
+    arms: tuple[tuple[Arm, str, Change], ...] = (
+        ("planted", "coordinates appended", _with_coordinates),
+        ("random", "perceptron and jigsaw", _drawn),
+    )
+    for arm, by, changed in arms:
+        a, b = ([replace(x, placed=changed(x.placed, some, grid, rng)) for x in side] for side in (some, others))
+        out += _measured(lab, _learned(lab, a, steps=steps), b, arm=arm, by=by)
+    return out
+
+
+def _with_coordinates(placed: Placed, _bags: Sequence[Bag], grid: int, rng: np.random.Generator) -> Placed:
+    y, x = np.divmod(placed.cells, grid)
+    place = np.stack([x, y], axis=1) / grid + rng.normal(0, PLANTED_NOISE, (len(x), 2))
+    values = np.concatenate([placed.values, place.astype(np.float32)], axis=1)
+    return replace(placed, values=values, alone=np.ones(len(x), bool))
+
+
+def _drawn(placed: Placed, bags: Sequence[Bag], _grid: int, rng: np.random.Generator) -> Placed:
+    pool = bags[int(rng.integers(len(bags)))].placed.values
+    drawn = rng.integers(0, len(pool), placed.values.shape)
+    values = np.take_along_axis(pool, drawn, axis=0)
+    return replace(placed, values=values, alone=np.ones(len(values), bool))
+
+
+def _apart(controls: Sequence[Measure]) -> bool:
+    exact = {m.arm: m for m in controls if m.figure == "exact share"}
+    return exact["planted"].low > exact["random"].high
+
+
+def _nothing_to_place(lab: Lab, given: PositionSettings) -> Finding:
+    """Of pooled vectors: chance by construction; the controls run on the same extractor's vectors before pooling."""
+    manifest = lab.package.manifest
+    mine, theirs = (_whole_maps(lab, whole, given.control) for whole in (lab.attacker, lab.victims))
+    controls = _controls(lab, mine, theirs, given)
+    ratio = Measure(
+        figure="exact ratio",
+        arm="release",
+        by="nothing to place",
+        value=1.0,
+        low=1.0,
+        high=1.0,
+        groups=len(np.unique(lab.victims.groups)),
+        chance=1.0,
+    )
+    return Finding(
+        attack="position",
+        headline={"position.exact_ratio": ratio},
+        measures=(ratio, *controls),
+        controls=_apart(controls),
+        budget="none: a record holds one vector",
+        notes=(
+            "A record holds one vector of the whole frame: there is no row whose place could be told, so the ratio is "
+            f"1 by construction. The controls ran on the {manifest.features.grid**2} vectors of the same extractor "
+            "before they are pooled.",
+        ),
+    )
+
+
+def _whole_maps(lab: Lab, whole: Party, most: int) -> list[Bag]:
+    chosen = _evenly(len(whole), most)
+    maps = lab.ordered([whole.frames[i] for i in chosen])
+    n = maps.shape[1]
+    every, zero, alone = np.arange(n), np.zeros(n, np.intp), np.ones(n, bool)
+    return [Bag(Placed(m, every, zero, alone), 1, str(whole.groups[i])) for m, i in zip(maps, chosen, strict=True)]
+
+
+def _evenly(count: int, most: int) -> Places:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
