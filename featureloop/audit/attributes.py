@@ -13,7 +13,7 @@ from featureloop.audit.findings import Arm, Finding, Measure
 from featureloop.audit.material import Lab, Party, Release
 from featureloop.audit.probes import area_of, held_out_scores
 from featureloop.audit.retrieval import as_measure
-from featureloop.core.intervals import Float64, figure_maker
+from featureloop.core.intervals import Float64, Statistic, figure_maker
 from featureloop.core.types import Float32, Frame
 from featureloop.images.sidecar import look_up
 
@@ -24,7 +24,7 @@ LEAST_PATIENTS = 4
 """Patients that a value needs for a probe to be judged on it."""
 NUMBERS = 6
 """Different numbers from which on values are cut at their median."""
-PLANTED, DIMMED = 120, 0.75
+PLANTED, DIMMED = 120, 0.5
 """Frames that the controls run on, and the light that is left of half of them."""
 
 
@@ -159,12 +159,16 @@ def _probe(lab: Lab, item: Labelled, features: Float32, told: Float32, groups: N
     areas = {key: make(f"{item.name} AUC", area_of(s[judged], classes), needs=needs) for key, s in scored.items()}
     alone = max(("linear", "perceptron"), key=lambda by: areas["recognition", by].value)
     base = area_of(scored["recognition", alone][judged], classes)
+
+    def above(area: Statistic) -> Statistic:
+        return lambda at: area(at) - base(at)
+
     out = [as_measure(areas["recognition", alone], arm="baseline", by="recognition alone", chance=0.5)]
     for by in ("linear", "perceptron"):
         area = area_of(scored["features", by][judged], classes)
         out.append(as_measure(areas["features", by], arm="release", by=by, chance=0.5))
-        above = make(f"{item.name} AUC above recognition alone", lambda at, a=area: a(at) - base(at), needs=needs)
-        out.append(as_measure(above, arm="release", by=by, chance=0.0))
+        gain = make(f"{item.name} AUC above recognition alone", above(area), needs=needs)
+        out.append(as_measure(gain, arm="release", by=by, chance=0.0))
     return out
 
 

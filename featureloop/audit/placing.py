@@ -24,7 +24,7 @@ Places = NDArray[np.intp]
 """Cell number of each row, intp (N,), counted row by row of the grid."""
 WIDTH, PAIR, FREQUENCIES = 256, 48, 12
 """Of the perceptron; components that pairs are compared by; waves along a side that a place is written in."""
-BATCH, RATE = 1024, 2e-3
+BATCH, RATE, DROPOUT = 1024, 2e-3, 0.1
 PAIR_SHARE = 0.2
 """Bags of which pairs are learned, for each step on rows."""
 SPREAD = 0.5
@@ -47,8 +47,10 @@ class Placer(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(3 * channels, WIDTH),
             nn.ReLU(),
+            nn.Dropout(DROPOUT),
             nn.Linear(WIDTH, WIDTH),
             nn.ReLU(),
+            nn.Dropout(DROPOUT),
             nn.Linear(WIDTH, len(waves)),
         )
         self.pairs = nn.Sequential(nn.Linear(channels, WIDTH // 2), nn.ReLU(), nn.Linear(WIDTH // 2, 4 * PAIR))

@@ -54,8 +54,8 @@ def _told(x: Float32, labels: NDArray[np.intp], others: Float32, *, by: str, see
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(x, labels)
-    chances = probe.predict_proba(others)
-    return np.asarray(np.log(chances + 1e-9) - np.log1p(1e-9 - chances), np.float64)
+    chances = np.clip(probe.predict_proba(others), 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(chances) - np.log1p(-chances), np.float64)
 
 
 def _pipeline(count: int, size: int, by: str, seed: int) -> Any:
