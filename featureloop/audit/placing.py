@@ -31,7 +31,7 @@ SPREAD = 0.5
 """Deviation, in cells, of what counts as nearly right while learning."""
 FLOOR = 8.0
 """A neighbour that is less probable than exp(-FLOOR) counts as none at all."""
-ROUNDS = 6
+ROUNDS = 8
 """Frank-Wolfe steps at most."""
 
 

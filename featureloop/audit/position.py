@@ -16,7 +16,7 @@ from featureloop.audit.retrieval import as_measure
 from featureloop.core.intervals import Float64, figure_maker, mean_of
 from featureloop.core.types import Float32, Frame
 
-WEIGHTS = (0.0, 0.1, 0.3)
+WEIGHTS = (0.0, 0.3, 1.0)
 """Of the neighbours' say, tried on the attacker's own bags."""
 JUDGED = 8
 """The attacker's bags that they are tried on, of which nothing is learned."""
