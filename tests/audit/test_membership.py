@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from featureloop.audit.material import Lab
+from featureloop.audit.members import founding_pool, own_pool, records_beside
+from featureloop.audit.membership import MembershipSettings, Shadows, above_all, attack_membership, found_at
+from featureloop.core.errors import RecordError
+from featureloop.learner.founding_records import founding_records, save_records
+from featureloop.model.founding_settings import FoundingSettings
+from tests.audit.scenes import frames_of, lab_of
+
+QUICK = MembershipSettings(shadows=4, steps=20, candidates=24, own=12)
+
+
+def able(lab: Lab) -> Lab:
+    """The same with a recognizer that is large enough to remember."""
+    spec = replace(lab.package.manifest.recognizer, width=64, blocks=2)
+    return Lab(
+        replace(lab.package, manifest=replace(lab.package.manifest, recognizer=spec)),
+        lab.attacker,
+        lab.victims,
+        seed=1,
+    )
+
+
+def founded(lab: Lab, *, versions: int = 1, held: int = 20) -> None:
+    frames = frames_of(range(200, 220), each=1), frames_of(range(300, 300 + held), each=1)
+    records = founding_records(
+        lab.package, *frames, settings=FoundingSettings(), versions=versions, progress=lambda *_: None
+    )
+    save_records(records, lab.package.path.with_name("p.founding.arrow"))
+
+
+def test_the_package_s_own_recognizer_is_attacked_where_its_founding_records_are(tmp_path):
+    lab = able(lab_of(tmp_path))
+    founded(lab)
+    found = attack_membership(lab, QUICK)
+    area = {(m.arm, m.by): m for m in found.measures if m.figure == "AUC"}
+    # The tiny package's recognizer is random numbers: it never saw a member.
+    assert area["release", "likelihood ratio"].low < 0.5 < area["release", "likelihood ratio"].high
+    assert area["planted", "learned by heart"].low > area["random", "frames that it never saw"].high
+    assert found.controls
+    assert found.headline["membership.tpr"].chance == 1e-3
+    assert any("20 outsiders" in n for n in found.notes)
+
+
+def test_without_founding_records_recognizers_of_the_same_training_are_attacked(tmp_path):
+    found = attack_membership(able(lab_of(tmp_path, attacker=20)), QUICK)
+    assert found.headline["membership.tpr"].by == "shadows in turn"
+    assert any("No founding records" in n for n in found.notes)
+
+
+def test_of_a_pooled_form_as_well(tmp_path):
+    lab = lab_of(tmp_path, task="classification", attacker=20)
+    assert records_beside(lab.package) is None
+    found = attack_membership(lab, MembershipSettings(shadows=2, steps=5, candidates=4, own=4))
+    assert 0 <= found.headline["membership.tpr"].value <= 1
+
+
+def test_members_are_the_frames_as_they_are_and_outsiders_the_held_ones(tmp_path):
+    lab = lab_of(tmp_path)
+    manifest = lab.package.manifest
+    package = replace(
+        lab.package, manifest=replace(manifest, lineage=replace(manifest.lineage, records={"founding": 20}))
+    )
+    founded(replace_package(lab, package), versions=2)
+    path = records_beside(package)
+    assert path is not None
+    pool = founding_pool(package, path)
+    assert pool.members.sum() == 20
+    assert (~pool.members).sum() == 20
+    assert len(set(pool.groups)) == 40
+    first = lab.release(frames_of(range(200, 201), each=1))[0]
+    assert (pool.values[0] == first.values).all()
+
+
+def replace_package(lab: Lab, package) -> Lab:
+    return Lab(package, lab.attacker, lab.victims, seed=1)
+
+
+def test_records_of_another_package_are_refused(tmp_path):
+    lab = lab_of(tmp_path)
+    founded(lab, held=0)
+    with pytest.raises(RecordError, match="0 that were held out"):
+        founding_pool(lab.package, records_beside(lab.package))
+    (tmp_path / "p.founding.arrow").write_bytes(b"x")
+    with pytest.raises(RecordError, match="holds no records"):
+        founding_pool(lab.package, records_beside(lab.package))
+
+
+def test_own_frames_have_their_truth_as_targets(tmp_path):
+    lab = lab_of(tmp_path)
+    pool = own_pool(lab, 100)
+    assert pool.targets.shape == (30, 16, 16)
+    masks = np.array([f.truth.mask.mean() for f in lab.attacker.frames])
+    assert np.corrcoef(pool.targets.mean((1, 2)), masks)[0, 1] > 0.9
+
+
+def test_a_recognizer_that_is_surer_of_what_it_knew_is_found_out():
+    rng = np.random.default_rng(0)
+    hard, halves = rng.normal(0, 2, 400), rng.random((4, 400)) < 0.5
+    knew = np.concatenate([halves, ~halves])
+    confidence = hard + 1.5 * knew + rng.normal(0, 0.3, knew.shape)
+    members = rng.random(400) < 0.5
+    said = hard + 1.5 * members + rng.normal(0, 0.3, 400)
+    shadows, everyone = Shadows(confidence, knew), np.arange(400)
+    for scores in (shadows.ratio(said), shadows.excess(said)):
+        assert found_at(scores, members)(everyone) > 0.5
+    # What is hard and what is easy differs more than what is known: the loss alone tells little.
+    assert found_at(said, members)(everyone) < 0.1
+    assert found_at(shadows.ratio(hard), members)(everyone) < 0.05
+
+
+@pytest.mark.parametrize("outsiders", [80, 4000])
+def test_where_nothing_leaks_few_outsiders_do_not_make_it_look_so(outsiders):
+    found, over = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        scores, members = rng.normal(size=400 + outsiders), np.arange(400 + outsiders) < 400
+        every = np.arange(len(scores))
+        found.append(found_at(scores, members)(every))
+        over.append(above_all(scores, members)(every))
+    assert np.mean(found) < 3e-3
+    if outsiders == 80:
+        assert np.mean(over) > 8e-3
