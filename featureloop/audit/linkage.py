@@ -119,7 +119,8 @@ def _recognition_alone(lab: Lab, *, single: bool) -> tuple[Measure, ...]:
         return ()
     told = np.stack([np.concatenate([r.rows.mean(0), r.rows.std(0)]) for r in lab.theirs]).astype(np.float32)
     told = (told - told.mean(0)) / (told.std(0) + np.float32(1e-6))
-    distance = -((told[:, None] - told[None]) ** 2).sum(2)
+    squared = (told**2).sum(1)
+    distance = 2 * told @ told.T - squared[:, None] - squared
     search = search_of(_patients(lab.theirs, lab.victims))
     return measures_of(distance, search, arm="baseline", by="recognition alone", seed=lab.seed)
 

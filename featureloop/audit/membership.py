@@ -1,39 +1,31 @@
 """Attack 6: was a frame in the recognizer's training? A likelihood ratio with shadow recognizers.
 
-Each shadow learns by the project's own training from a random half of the candidates and of the attacker's frames, so
-that every candidate has recognizers that knew it and such that did not (Carlini et al. 2022, arXiv:2112.03570, with
-one variance for all candidates, as they advise for few shadows).
+Attacked is the package's own recognizer where its founding records tell who was in its training, else recognizers that
+the same training made of halves of the attacker's frames.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from featureloop.audit.findings import Arm, Finding, Measure
 from featureloop.audit.material import Lab
 from featureloop.audit.members import Pool, founding_pool, own_pool, records_beside
 from featureloop.audit.probes import area_of
 from featureloop.audit.retrieval import as_measure
+from featureloop.audit.shadows import Shadows, confidence_of, fitted, losses_of, package_losses, trained_shadows
 from featureloop.core.intervals import Float64, Statistic, figure_maker
-from featureloop.core.types import Bool, Task
-from featureloop.model.fit import FitSettings, fit_recognizer
-from featureloop.model.lesson import Surroundings
-from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
-from featureloop.model.runtime import Runtime
+from featureloop.core.types import Bool
 
 FALSE_POSITIVES = 1e-3
 FINE = 1000
 """Outsiders below which the score that one in a thousand exceeds can't be read from them."""
 TAIL = 3.09
 """Deviations that one in a thousand of a normal distribution exceeds."""
-LEAST_SPREAD = 1e-3
 CANARIES, CANARY_ROWS, CANARY_STEPS = 24, 64, 150
 """Of the positive control: bags with wrong labels that are learned by heart, rows of each, steps."""
 
@@ -64,44 +56,6 @@ class MembershipSettings:
         return MembershipSettings(2 * self.shadows, 4 * self.steps, 4 * self.candidates, 4 * self.own)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shadows:
-    """What the shadows say of the candidates.
-
-    Attributes
-    ----------
-    confidence
-        float64 (S, M), log-odds of being right, standardized within each shadow.
-    knew
-        bool (S, M), whom each one learned from.
-    """
-
-    confidence: Float64
-    knew: Bool
-
-    def ratio(self, said: Float64) -> Float64:
-        """Log-likelihood ratio of having been a member, for a recognizer's standardized confidence, float64 (M,)."""
-        inside, outside = self._normal(self.knew), self._normal(~self.knew)
-        return _log_density(said, *inside) - _log_density(said, *outside)
-
-    def excess(self, said: Float64) -> Float64:
-        """How far the confidence is above that of recognizers that did not know the candidate (offline variant)."""
-        mean, spread = self._normal(~self.knew)
-        return (said - mean) / spread
-
-    def without(self, i: int) -> Shadows:
-        """The others."""
-        return Shadows(np.delete(self.confidence, i, axis=0), np.delete(self.knew, i, axis=0))
-
-    def _normal(self, which: Bool) -> tuple[Float64, float]:
-        """Each candidate's mean over some shadows, and one deviation about it for all."""
-        x = np.where(which, self.confidence, np.nan)
-        count = which.sum(0)
-        mean = np.where(count > 0, np.nansum(x, axis=0) / np.maximum(count, 1), np.nanmean(x))
-        free = max(1, int(count.sum() - (count > 0).sum()))
-        return mean, max(LEAST_SPREAD, math.sqrt(float(np.nansum((x - mean) ** 2)) / free))
-
-
 def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, records: Path | None = None) -> Finding:
     """Tell members of the recognizer's training from frames that it never saw.
 
@@ -111,18 +65,18 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
         The package's founding records; None looks for them beside the package.
     """
     given = settings or MembershipSettings()
-    if lab.package.manifest.released.anonymizer == "pool":
+    if lab.package.manifest.released.statistics:
         given = given.for_pooled()
     path = records or records_beside(lab.package)
     own = own_pool(lab, given.own)
     rng = np.random.default_rng((lab.seed, 89))
     asked = _drawn(founding_pool(lab.package, path), given.candidates, rng) if path else own
     pool = asked.joined(own) if path else own
-    shadows = _trained_shadows(lab, pool, given, rng)
+    shadows = trained_shadows(lab, pool, count=given.shadows, steps=given.steps, rng=rng)
     among = Shadows(shadows.confidence[:, : len(asked)], shadows.knew[:, : len(asked)])
     measures = []
     if path:
-        said = _confidence(_package_losses(lab, pool.only(np.arange(len(asked)))))
+        said = confidence_of(package_losses(lab, pool.only(np.arange(len(asked)))))
         for by, scores in {
             "likelihood ratio": among.ratio(said),
             "likelihood ratio, offline": among.excess(said),
@@ -150,73 +104,6 @@ def _drawn(pool: Pool, most: int, rng: np.random.Generator) -> Pool:
     """At most so many members and so many outsiders."""
     sides = [rng.permutation(np.flatnonzero(pool.members == m))[:most] for m in (True, False)]
     return pool.only(np.concatenate(sides))
-
-
-def _trained_shadows(lab: Lab, pool: Pool, given: MembershipSettings, rng: np.random.Generator) -> Shadows:
-    """Train in pairs on a random half and on the other one, so that every candidate is in half of them."""
-    knew, confidence = [], []
-    for pair in range(-(-given.shadows // 2)):
-        half = rng.permutation(len(pool)) < len(pool) // 2
-        for i, chosen in enumerate((half, ~half)):
-            made = _fitted(
-                lab, pool.only(np.flatnonzero(chosen)), steps=given.steps, seed=2 * pair + i, name="shadow recognizers"
-            )
-            knew.append(chosen)
-            confidence.append(_confidence(_losses(lab, made, pool)))
-    return Shadows(np.stack(confidence), np.stack(knew))
-
-
-def _fitted(lab: Lab, pool: Pool, *, steps: int, seed: int, name: str, average: float = 0.9) -> nn.Module:
-    """A recognizer like the package's, trained by the project's own training."""
-    manifest = lab.package.manifest
-    torch.manual_seed(1000 * lab.seed + seed)
-    made = build_recognizer(manifest.recognizer, channels=pool.values.shape[2])
-    if isinstance(made, GlobalRecognizer):
-        made.standardize_by(torch.from_numpy(pool.values))
-    batch = min(16, len(pool))
-    fit = FitSettings(
-        epochs=steps * batch / len(pool), batch=batch, learning_rate=2e-3, average=average, seed=seed, name=name
-    )
-    around = Surroundings(progress=lab.progress)
-    fit_recognizer(made, pool.bags(), task=Task(manifest.task), settings=fit, around=around)
-    return made
-
-
-def _losses(lab: Lab, made: nn.Module, pool: Pool) -> Float64:
-    """A recognizer's loss of every bag, float64 (M,)."""
-    parts = np.array_split(np.arange(len(pool)), -(-len(pool) // 16))
-    with torch.no_grad():
-        return np.concatenate([_loss(lab, made(torch.from_numpy(pool.values[at])), pool, at) for at in parts])
-
-
-def _package_losses(lab: Lab, pool: Pool) -> Float64:
-    """The package's own recognizer's."""
-    runtime = Runtime(lab.package)
-    out = []
-    for i in range(len(pool)):
-        logits = torch.from_numpy(runtime.logits(pool.values[i]))[None]
-        out.append(_loss(lab, logits, pool, np.array([i])))
-    return np.concatenate(out)
-
-
-def _loss(lab: Lab, logits: torch.Tensor, pool: Pool, at: NDArray[np.intp]) -> Float64:
-    from featureloop.model.losses import recognition_loss
-
-    targets = torch.from_numpy(pool.targets[at].astype(np.float32))
-    with torch.no_grad():
-        found = recognition_loss(logits.float(), targets, task=Task(lab.package.manifest.task))
-    return np.asarray(found.numpy(), np.float64)
-
-
-def _confidence(losses: Float64) -> Float64:
-    """Log-odds of being right, standardized over the bags: recognizers differ in how sure they are of all."""
-    x = np.clip(losses, 1e-7, 50.0)
-    odds = -x - np.log(-np.expm1(-x))
-    return np.asarray((odds - odds.mean()) / (odds.std() + 1e-9), np.float64)
-
-
-def _log_density(x: Float64, mean: Float64, spread: float) -> Float64:
-    return np.asarray(-0.5 * ((x - mean) / spread) ** 2 - math.log(spread), np.float64)
 
 
 def _in_turn(shadows: Shadows, groups: NDArray[np.str_], *, seed: int) -> list[Measure]:
@@ -281,12 +168,11 @@ def _controls(lab: Lab, asked: Pool, shadows: Shadows, rng: np.random.Generator)
     some = asked.only(rng.permutation(len(asked))[: 2 * CANARIES]).shortened(rows)
     wrong = replace(some, targets=some.targets[rng.permutation(len(some))], groups=np.arange(len(some)).astype(str))
     half = np.arange(len(wrong)) < len(wrong) // 2
-    made = _fitted(
+    made = fitted(
         lab, wrong.only(np.flatnonzero(half)), steps=CANARY_STEPS, seed=97, name="overfitted control", average=0.5
     )
-    planted = _figures(
-        -_losses(lab, made, wrong), half, wrong.groups, arm="planted", by="learned by heart", seed=lab.seed
-    )
+    told = confidence_of(losses_of(lab, made, wrong))
+    planted = _figures(told, half, wrong.groups, arm="planted", by="learned by heart", seed=lab.seed)
     # Of each shadow those that it never saw, half of them called members.
     unseen = ~shadows.knew
     scores = np.stack([shadows.without(i).ratio(said) for i, said in enumerate(shadows.confidence)])

@@ -29,6 +29,8 @@ PAIR_SHARE = 0.2
 """Bags of which pairs are learned, for each step on rows."""
 SPREAD = 0.5
 """Deviation, in cells, of what counts as nearly right while learning."""
+AGREED = 0.8
+"""Share of the rows that must stand in a unit as in all others."""
 FLOOR = 8.0
 """A neighbour that is less probable than exp(-FLOOR) counts as none at all."""
 ROUNDS = 8
@@ -156,18 +158,65 @@ def said_of(placer: Placer, values: Float32) -> Said:
     return Said(cells, right, below)
 
 
-def assigned(said: Said, *, grid: int, neighbours: float, frames: int = 1) -> Places:
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """What the order of a record's rows keeps: units of rows that stand together as they stood in the map.
+
+    Attributes
+    ----------
+    offsets
+        intp (U,), cells from a unit's first row to each of its rows; one row is a unit where the order keeps nothing.
+    starts
+        intp (S,), cells where a unit's first row may stand.
+    """
+
+    offsets: Places
+    starts: Places
+
+    def gains(self, cells: Float32) -> Float32:
+        """Log-probabilities (N, G G) of rows' cells as those of units' starts, (N / U, S)."""
+        u = len(self.offsets)
+        parts = cells.reshape(len(cells) // u, u, cells.shape[1])
+        return np.asarray(parts[:, np.arange(u), self.starts[:, None] + self.offsets].sum(2), np.float32)
+
+    def spread(self, starts: Places) -> Places:
+        """The cells of all rows of units that start there."""
+        return (starts[:, None] + self.offsets).ravel()
+
+
+def kept_order(bags: Sequence[Placed], *, grid: int) -> Order:
+    """What the order of rows keeps in bags whose rows' places are known: the longest unit that all agree on."""
+    cells = grid * grid
+    sizes = [w * w for w in range(grid, 1, -1) if all(len(b.cells) % (w * w) == 0 for b in bags)]
+    for u in sizes:
+        units = np.concatenate([b.cells.reshape(-1, u) for b in bags])
+        away = units - units[:, :1]
+        offsets = np.median(away, axis=0).astype(np.intp)
+        if (away == offsets).mean() < AGREED:
+            continue
+        starts, counts = np.unique(units[:, 0], return_counts=True)
+        usual = starts[(counts >= AGREED / 4 * counts.mean()) & (starts + offsets.max() < cells)]
+        return Order(offsets, usual)
+    return Order(np.zeros(1, np.intp), np.arange(cells))
+
+
+def assigned(said: Said, *, grid: int, neighbours: float, order: Order | None = None, frames: int = 1) -> Places:
     """One cell for every row: the best by itself, then the best with what the neighbours say, weighed by `neighbours`.
 
-    Where several frames share a bag, a cell takes a row of each, and neighbours are not asked.
+    Where several frames share a bag, a cell takes a row of each; there, and where the order keeps units of rows,
+    neighbours are not asked.
     """
+    n, cells = said.cells.shape
+    kept = order or Order(np.zeros(1, np.intp), np.arange(cells))
+    if len(kept.offsets) > 1 and n % len(kept.offsets) == 0 and n // len(kept.offsets) <= frames * len(kept.starts):
+        gains = np.tile(kept.gains(said.cells), (1, frames))
+        return kept.spread(kept.starts[_solve(gains) % len(kept.starts)])
     if frames > 1:
-        cell: Places = _solve(np.tile(said.cells, (1, frames))) % said.cells.shape[1]
+        cell: Places = _solve(np.tile(said.cells, (1, frames))) % cells
         return cell
     places = _solve(said.cells)
     if not neighbours:
         return places
-    n, cells = said.cells.shape
     current = np.zeros((n, cells), np.float32)
     current[np.arange(n), places] = 1
     pull = _pull(said, current, grid)

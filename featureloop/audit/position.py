@@ -9,17 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from featureloop.audit.findings import Arm, Finding, Measure
-from featureloop.audit.material import Lab, Party, Release
-from featureloop.audit.places import known_places, probed
-from featureloop.audit.placing import Placed, Placer, Places, assigned, said_of, train_placer
+from featureloop.audit.material import Lab, Party
+from featureloop.audit.places import probed
+from featureloop.audit.placing import Placed, Places
+from featureloop.audit.restoring import Bag, Restorer, exact_of, is_pooled, learned, placed_bags
 from featureloop.audit.retrieval import as_measure
 from featureloop.core.intervals import Float64, figure_maker, mean_of
-from featureloop.core.types import Float32, Frame
 
-WEIGHTS = (0.0, 0.3, 1.0)
-"""Of the neighbours' say, tried on the attacker's own bags."""
-JUDGED = 8
-"""The attacker's bags that they are tried on, of which nothing is learned."""
 PLANTED_NOISE = 0.02
 """On planted coordinates, as a share of the grid."""
 
@@ -46,44 +42,14 @@ class PositionSettings:
     control: int = 40
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Restorer:
-    """Puts the rows of a bag back on the grid, as an attacker learned it.
-
-    Attributes
-    ----------
-    grid
-        Cells per side.
-    neighbours
-        Weight of the neighbours' say, chosen on the attacker's own bags.
-    """
-
-    placer: Placer | None
-    mean: Float32
-    spread: Float32
-    grid: int
-    neighbours: float
-
-    def place(self, values: Float32, *, frames: int = 1) -> Places:
-        """The cell of each row of float32 (N, C), intp (N,), counted row by row; a pooled vector is in cell 0."""
-        if self.placer is None or len(values) < 2:
-            return np.zeros(len(values), np.intp)
-        said = said_of(self.placer, self.standard(values))
-        return assigned(said, grid=self.grid, neighbours=self.neighbours, frames=frames)
-
-    def standard(self, values: Float32) -> Float32:
-        """In units of the attacker's own rows."""
-        return np.asarray((values - self.mean) / self.spread, np.float32)
-
-
 def restore(lab: Lab, settings: PositionSettings | None = None) -> Restorer:
     """Learn to place rows on the attacker's own maps; of a pooled form there is nothing to learn."""
     given = settings or PositionSettings()
-    if is_pooled(lab.mine):
+    if is_pooled(lab):
         nothing = np.zeros(lab.mine[0].values.shape[1], np.float32)
         return Restorer(None, nothing, nothing + 1, lab.package.manifest.features.grid, 0.0)
     mine = [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)]
-    return _learned(lab, _placed(lab, mine, lab.attacker), steps=given.steps)
+    return learned(lab, placed_bags(lab, mine, lab.attacker), steps=given.steps)
 
 
 def attack_position(lab: Lab, settings: PositionSettings | None = None, *, restorer: Restorer | None = None) -> Finding:
@@ -96,11 +62,11 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
     """
     given = settings or PositionSettings()
     grid = lab.package.manifest.features.grid
-    if is_pooled(lab.mine):
+    if is_pooled(lab):
         return _nothing_to_place(lab, given)
-    mine = _placed(lab, [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)], lab.attacker)
-    theirs = _placed(lab, [lab.theirs[i] for i in _evenly(len(lab.theirs), given.victims)], lab.victims)
-    used = restorer or _learned(lab, mine, steps=given.steps)
+    mine = placed_bags(lab, [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)], lab.attacker)
+    theirs = placed_bags(lab, [lab.theirs[i] for i in _evenly(len(lab.theirs), given.victims)], lab.victims)
+    used = restorer or learned(lab, mine, steps=given.steps)
     measures = _measured(lab, used, theirs, arm="release", by="perceptron and jigsaw")
     alone = _measured(lab, replace(used, neighbours=0.0), theirs, arm="release", by="perceptron alone")
     measures += [m for m in alone if m.figure != "bits per row"]
@@ -114,6 +80,7 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
         controls=_apart(controls),
         budget=f"{len(mine)} maps of its own, {given.steps} steps of 1024 rows; {len(theirs)} records put back",
         notes=(
+            *_kept(used),
             f"Exact is a row that was put into its own of {grid * grid} cells; rows that another one of the same "
             "record equals have no place of their own and don't count.",
             f"The neighbours' say got the weight {used.neighbours:g}, chosen on the attacker's own bags.",
@@ -121,79 +88,20 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
     )
 
 
-def is_pooled(releases: Sequence[Release]) -> bool:
-    """Whether records hold one vector each."""
-    return max(len(r.values) for r in releases) < 2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bag:
-    """A release and where its rows stood.
-
-    Attributes
-    ----------
-    placed
-        The rows as they are, not standardized, with their places.
-    count
-        Frames in the record.
-    group
-        Whose the first one is.
-    """
-
-    placed: Placed
-    count: int
-    group: str
+def _kept(restorer: Restorer) -> tuple[str, ...]:
+    units = 1 if restorer.order is None else len(restorer.order.offsets)
+    if units < 2:
+        return ()
+    return (f"The order of a record's rows keeps {units} rows together as they stood; they were placed together.",)
 
 
 Change = Callable[[Placed, Sequence[Bag], int, np.random.Generator], Placed]
 
 
-def _placed(lab: Lab, releases: Sequence[Release], whole: Party) -> list[Bag]:
-    frames: list[Frame] = [whole.frames[i] for r in releases for i in r.frames]
-    maps = iter(lab.ordered(frames))
-    out = []
-    for r in releases:
-        own = [next(maps) for _ in r.frames]
-        placed = known_places(r.values, own, lab.package.manifest.released)
-        out.append(Bag(placed, len(own), str(whole.groups[r.frames[0]])))
-    return out
-
-
-def _learned(lab: Lab, bags: Sequence[Bag], *, steps: int) -> Restorer:
-    """Train on most bags, and choose the neighbours' weight on the others."""
-    rows = np.concatenate([b.placed.values for b in bags])
-    grid = lab.package.manifest.features.grid
-    made = Restorer(None, rows.mean(0), rows.std(0) + np.float32(1e-6), grid, 0.0)
-    order = np.random.default_rng((lab.seed, 67)).permutation(len(bags))
-    held = order[: min(JUDGED, len(bags) // 4)]
-    rest = [replace(bags[i].placed, values=made.standard(bags[i].placed.values)) for i in order[len(held) :]]
-    made = replace(made, placer=train_placer(rest, grid=grid, steps=steps, seed=lab.seed, progress=lab.progress))
-
-    def exact(weight: float) -> float:
-        return float(np.mean([_exact(replace(made, neighbours=weight), bags[i])[0] for i in held]))
-
-    single = all(b.count == 1 for b in bags)
-    return replace(made, neighbours=max(WEIGHTS, key=exact) if single and len(held) else 0.0)
-
-
-def _exact(restorer: Restorer, bag: Bag) -> tuple[float, float, float]:
-    """Share of the rows placed exactly, their mean distance from their cells, and the bits that were learned."""
-    placed, grid = bag.placed, restorer.grid
-    if restorer.placer is None or not placed.alone.any():
-        return math.nan, math.nan, math.nan
-    said = said_of(restorer.placer, restorer.standard(placed.values))
-    cells = assigned(said, grid=grid, neighbours=restorer.neighbours, frames=bag.count)
-    (y, x), (v, u) = np.divmod(cells, grid), np.divmod(placed.cells, grid)
-    away = np.hypot(y - v, x - u)[placed.alone]
-    told = said.cells[np.arange(len(cells)), placed.cells][placed.alone]
-    bits = 2 * math.log2(grid) + float(told.mean()) / math.log(2)
-    return float((away == 0).mean()), float(away.mean()), bits
-
-
 def _measured(lab: Lab, restorer: Restorer, bags: Sequence[Bag], *, arm: Arm, by: str) -> list[Measure]:
     found = []
     for i, bag in enumerate(bags):
-        found.append(_exact(restorer, bag))
+        found.append(exact_of(restorer, bag))
         lab.progress("records put back", i + 1, len(bags))
     values: Float64 = np.array(found).T
     make, cells = figure_maker(np.array([b.group for b in bags]), seed=lab.seed), restorer.grid**2
@@ -233,9 +141,17 @@ def _controls(lab: Lab, mine: Sequence[Bag], theirs: Sequence[Bag], given: Posit
         ("random", "perceptron and jigsaw", _drawn),
     )
     for arm, by, changed in arms:
-        a, b = ([replace(x, placed=changed(x.placed, some, grid, rng)) for x in side] for side in (some, others))
-        out += _measured(lab, _learned(lab, a, steps=steps), b, arm=arm, by=by)
+        a, b = (
+            [replace(x, placed=changed(_shuffled(x.placed, rng), some, grid, rng)) for x in side]
+            for side in (some, others)
+        )
+        out += _measured(lab, learned(lab, a, steps=steps), b, arm=arm, by=by)
     return out
+
+
+def _shuffled(placed: Placed, rng: np.random.Generator) -> Placed:
+    at = rng.permutation(len(placed.values))
+    return Placed(placed.values[at], placed.cells[at], placed.frames[at], placed.alone[at])
 
 
 def _with_coordinates(placed: Placed, _bags: Sequence[Bag], grid: int, rng: np.random.Generator) -> Placed:

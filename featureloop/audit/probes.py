@@ -54,7 +54,7 @@ def _told(x: Float32, labels: NDArray[np.intp], others: Float32, *, by: str, see
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(x, labels)
-    chances = np.clip(probe.predict_proba(others), 1e-9, 1 - 1e-9)
+    chances = np.clip(np.asarray(probe.predict_proba(others), np.float64), 1e-9, 1 - 1e-9)
     return np.asarray(np.log(chances) - np.log1p(-chances), np.float64)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from featureloop.audit.material import Lab
 from featureloop.audit.members import founding_pool, own_pool, records_beside
-from featureloop.audit.membership import MembershipSettings, Shadows, above_all, attack_membership, found_at
+from featureloop.audit.membership import MembershipSettings, above_all, attack_membership, found_at
+from featureloop.audit.shadows import Shadows
 from featureloop.core.errors import RecordError
 from featureloop.learner.founding_records import founding_records, save_records
 from featureloop.model.founding_settings import FoundingSettings

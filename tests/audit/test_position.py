@@ -7,7 +7,7 @@ import pytest
 
 from featureloop.audit.material import Lab
 from featureloop.audit.places import known_places
-from featureloop.audit.placing import Said, assigned
+from featureloop.audit.placing import Placed, Said, assigned, kept_order
 from featureloop.audit.position import PositionSettings, attack_position, restore
 from tests.audit.scenes import SIZE, lab_of
 
@@ -106,7 +106,6 @@ def test_rows_of_several_frames_share_cells():
 
 @pytest.mark.parametrize("by", [1, 3])
 def test_neighbours_are_rows_of_the_same_frame(by):
-    from featureloop.audit.placing import Placed
 
     order = np.random.default_rng(0).permutation(9)
     both = np.concatenate([order, order])
@@ -116,3 +115,29 @@ def test_neighbours_are_rows_of_the_same_frame(by):
     assert len(first) == 12
     assert (both[second] - both[first] == by).all()
     assert (frames[first] == frames[second]).all()
+
+
+def bags_in_windows(count: int, grid: int, side: int) -> list[Placed]:
+    """Bags whose windows stand in a random order, each in order within."""
+    cells = np.arange(grid * grid).reshape(grid // side, side, grid // side, side).swapaxes(1, 2).reshape(-1, side**2)
+    out = []
+    for i in range(count):
+        at = cells[np.random.default_rng(i).permutation(len(cells))].ravel()
+        values = np.zeros((len(at), 2), np.float32)
+        out.append(Placed(values, at, np.zeros(len(at), np.intp), np.ones(len(at), bool)))
+    return out
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6])
+def test_an_order_that_keeps_windows_is_learned_and_used(side):
+    grid = 6
+    bags = bags_in_windows(12, grid, side)
+    order = kept_order(bags[:-1], grid=grid)
+    assert len(order.offsets) == side**2
+    assert len(order.starts) == (grid // side) ** 2
+    # The first row of every window is known, of all others nothing.
+    cells = np.zeros((36, 36), np.float32)
+    first = np.arange(0, 36, side**2)
+    cells[first, bags[-1].cells[first]] = 1
+    said = Said(cells, cells[:, :0], cells[:, :0])
+    assert (assigned(said, grid=grid, neighbours=0.0, order=order) == bags[-1].cells).all()
