@@ -16,6 +16,7 @@ from featureloop.audit.descriptors import Codebooks, describe, describe_ordered
 from featureloop.audit.findings import Arm, Finding, Measure, Point
 from featureloop.audit.linking import Attacker, Known, Target, mated, prepare, search_of
 from featureloop.audit.material import LEAST_GROUPS, Lab, Party, Release
+from featureloop.audit.pictures import similarity_chart
 from featureloop.audit.retrieval import Search, as_measure, measures_of, strongest, top1_of
 from featureloop.audit.rows import row_votes
 from featureloop.audit.takes import takes_of
@@ -87,6 +88,7 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
             f"training; a gallery of {len(lab.theirs)} records of {len(np.unique(lab.victims.groups))} patients"
         ),
         notes=_notes(lab, attacker, best, single=single),
+        charts=(similarity_chart(found[best.by], target.search, by=best.by),),
     )
 
 

@@ -26,6 +26,7 @@ def test_records_of_one_scene_are_linked_and_values_of_no_frame_are_not(tmp_path
     assert found.headline["linkage.auc"].value > 0.8
     assert max(m.low for m in of(found, "top-1", "random")) < 0.4
     assert [p.images for p in found.curve] == [15, 30]
+    assert found.charts[0].image.startswith("data:image/png")
     assert of(found, "image-to-record top-1, the same image", "release")[0].value == 1.0
 
 
