@@ -15,7 +15,8 @@ def similarity_chart(similarity: Float32, search: Search, *, by: str) -> Chart:
     """How alike records of one patient are, and records of two: the further apart, the more is linked."""
     figure, axes = new_axes(f"similarity ({by})", "share of the pairs", width=5.0, height=3.0)
     pairs = similarity[search.mates], similarity[search.allowed & ~search.mates]
-    edges = np.linspace(*np.quantile(similarity[search.allowed], [0.0005, 1.0]), BINS)
+    least, most = (float(np.quantile(similarity[search.allowed], q)) for q in (0.0005, 1.0))
+    edges = np.linspace(least, most, BINS)
     for values, colour, name in zip(pairs, (ACCENT, SOFT), ("one patient", "two patients"), strict=True):
         weights = np.full(len(values), 1 / max(1, len(values)))
         axes.hist(values, edges, weights=weights, color=colour, alpha=0.65, label=name)
