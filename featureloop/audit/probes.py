@@ -50,6 +50,10 @@ def held_out_scores(
 def _told(x: Float32, labels: NDArray[np.intp], others: Float32, *, by: str, seed: int) -> Float64:
     from sklearn.exceptions import ConvergenceWarning
 
+    varies = np.ptp(x, axis=0) > 0
+    if not varies.any():
+        return np.zeros((len(others), int(labels.max()) + 1))
+    x, others = x[:, varies], others[:, varies]
     probe = _pipeline(len(x), x.shape[1], by, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

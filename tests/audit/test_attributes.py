@@ -60,6 +60,13 @@ def test_a_probe_never_learns_from_a_patient_that_it_is_judged_on():
     assert 0.2 < area_of(scores, labels)(np.arange(240)) < 0.8
 
 
+def test_values_that_never_change_tell_nothing():
+    groups, labels = np.arange(20).astype(str), np.arange(20) % 2
+    x = np.ones((20, 3), np.float32)
+    scores = held_out_scores(x, labels, groups, judged=np.ones(20, bool), by="linear", seed=1)
+    assert area_of(scores, labels)(np.arange(20)) == 0.5
+
+
 def test_the_area_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 200)
