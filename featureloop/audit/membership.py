@@ -26,8 +26,8 @@ FINE = 1000
 """Outsiders below which the score that one in a thousand exceeds can't be read from them."""
 TAIL = 3.09
 """Deviations that one in a thousand of a normal distribution exceeds."""
-CANARIES, CANARY_ROWS, CANARY_STEPS = 24, 64, 150
-"""Of the positive control: bags with wrong labels that are learned by heart, rows of each, steps."""
+CANARIES, CANARY_ROWS, CANARY_STEPS, POOLED_CANARY_STEPS = 24, 64, 150, 1500
+"""Of the positive control: bags with wrong labels that are learned by heart, rows of each, steps, and steps of a pooled form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +168,8 @@ def _controls(lab: Lab, asked: Pool, shadows: Shadows, rng: np.random.Generator)
     some = asked.only(rng.permutation(len(asked))[: 2 * CANARIES]).shortened(rows)
     wrong = replace(some, targets=some.targets[rng.permutation(len(some))], groups=np.arange(len(some)).astype(str))
     half = np.arange(len(wrong)) < len(wrong) // 2
-    made = fitted(
-        lab, wrong.only(np.flatnonzero(half)), steps=CANARY_STEPS, seed=97, name="overfitted control", average=0.5
-    )
+    steps = CANARY_STEPS if rows > 1 else POOLED_CANARY_STEPS
+    made = fitted(lab, wrong.only(np.flatnonzero(half)), steps=steps, seed=97, name="overfitted control", average=0.5)
     told = confidence_of(losses_of(lab, made, wrong))
     planted = _figures(told, half, wrong.groups, arm="planted", by="learned by heart", seed=lab.seed)
     # Of each shadow those that it never saw, half of them called members.
