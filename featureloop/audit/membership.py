@@ -26,8 +26,9 @@ FINE = 1000
 """Outsiders below which the score that one in a thousand exceeds can't be read from them."""
 TAIL = 3.09
 """Deviations that one in a thousand of a normal distribution exceeds."""
-CANARIES, CANARY_ROWS, CANARY_STEPS, POOLED_CANARY_STEPS = 24, 64, 150, 1500
-"""Of the positive control: bags with wrong labels that are learned by heart, rows of each, steps, and steps of a pooled form."""
+CANARIES, CANARY_ROWS = 16, 64
+"""Of the positive control: bags with wrong labels that are learned by heart, and rows of each."""
+CANARY_STEPS, POOLED_CANARY_STEPS = 400, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +165,10 @@ def _tail(scores: Float64) -> float:
 
 def _controls(lab: Lab, asked: Pool, shadows: Shadows, rng: np.random.Generator) -> list[Measure]:
     """A recognizer that learned wrong labels by heart must tell whose; one that saw none of the frames must not."""
-    rows = min(CANARY_ROWS, asked.values.shape[1])
-    some = asked.only(rng.permutation(len(asked))[: 2 * CANARIES]).shortened(rows)
+    some = asked.shortened(min(CANARY_ROWS, asked.values.shape[1]))
     wrong = replace(some, targets=some.targets[rng.permutation(len(some))], groups=np.arange(len(some)).astype(str))
-    half = np.arange(len(wrong)) < len(wrong) // 2
-    steps = CANARY_STEPS if rows > 1 else POOLED_CANARY_STEPS
+    half = rng.permutation(len(wrong)) < min(CANARIES, len(wrong) // 2)
+    steps = CANARY_STEPS if some.values.shape[1] > 1 else POOLED_CANARY_STEPS
     made = fitted(lab, wrong.only(np.flatnonzero(half)), steps=steps, seed=97, name="overfitted control", average=0.5)
     told = confidence_of(losses_of(lab, made, wrong))
     planted = _figures(told, half, wrong.groups, arm="planted", by="learned by heart", seed=lab.seed)
