@@ -2,7 +2,7 @@
 """What it costs a form to tell less: necks trained against adversaries, computed to tell less, or simply smaller.
 
     benchmarks/compare_adversaries.py [--package runs/polyps/P0] [--data ../shared/data/polyps] [--frames 480]
-        [--strengths 0 1 4 16] [--erasures 4 64] [--arms computed trained ...] [--cache FILE]
+        [--erasures 10 1000] [--trained STRENGTH RATE HIDDEN BITS ...] [--only computed] [--cache FILE]
 
 Under one package's tuned backbone, every neck begins from the same taps. Of each: Dice on the founding set's
 calibration part and on the providing sequences of a new site, whose held-back ones are not looked at; bytes of
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -60,6 +61,9 @@ Float64 = NDArray[np.float64]
 VERSIONS, POSITIONS, BATCH, BITS = 3, 100, 16, 66.0
 RECOGNIZER_STEPS, ATTACK_STEPS, ASSIGNED = 600, 1000, 120
 GALLERIES = 20
+STAGE_EPOCHS = 13.3
+"""Makes 400 steps of the neck with 480 frames, as a founding on 800 has."""
+TRAINED = [(0.001, 0.0, 0, BITS), (2.0, 0.0, 0, BITS), (16.0, 0.0, 0, BITS), (16.0, 0.0, 64, BITS), (16.0, 0.0, 0, 16)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +82,6 @@ class Arm:
     With noise of so many quantization steps, normal, before the quantization.
     """
 
-    name: str
     of: Callable[[Float32], Float32]
     levels: tuple[int, ...]
     noise: float = 0.0
@@ -98,60 +101,65 @@ def main() -> None:
     parser.add_argument("--package", type=Path, default=root / "runs" / "polyps" / "P0")
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
     parser.add_argument("--frames", type=int, default=480, help="of the founding part; small numbers for a look")
-    parser.add_argument("--strengths", type=float, nargs="*", default=[0.001, 1.0, 4.0, 16.0])
-    parser.add_argument("--hidden", type=int, nargs="*", default=[64], help="at the second largest strength")
+    parser.add_argument(
+        "--trained", type=float, nargs=4, action="append", metavar=("STRENGTH", "RATE", "HIDDEN", "BITS"), default=[]
+    )
     parser.add_argument("--channels", type=int, nargs="*", default=[8, 16])
     parser.add_argument("--bits", type=float, nargs="*", default=[16.0, 32.0])
     parser.add_argument("--noise", type=float, nargs="*", default=[1.0, 3.0], help="in quantization steps")
     parser.add_argument("--erasures", type=float, nargs="*", default=[10.0, 1000.0], help="of place and of identity")
     parser.add_argument("--steps-share", type=float, default=1.0, help="of all trainings; less for a look")
+    parser.add_argument("--only", default="", help="forms whose names begin so")
     parser.add_argument("--cache", type=Path, help="keep the taps here")
     parser.add_argument("--out", type=Path, help="the figures as JSON")
     args = parser.parse_args()
     package = load_package(args.package)
     parts = cached_parts(package, args.data, args.frames, args.cache)
+    args.trained = args.trained or TRAINED
     bench = Bench(package.manifest.recognizer, parts, args.steps_share)
     print("| form | channels | bytes | Dice, calibration part | Dice, new site | position R2 | put back | ", end="")
     print("linked by cosine: top-1, AUC | by a trained head: top-1, AUC |\n|---|---|---|---|---|---|---|---|---|")
     found = []
-    for arm in arms(bench, args):
-        found.append(bench.row(arm))
+    for name, make in arms(bench, args).items():
+        found.append(bench.row(name, make()))
         if args.out is not None:
             args.out.write_text(json.dumps(found, indent=1))
 
 
-def arms(bench: Bench, args: argparse.Namespace) -> Any:
-    """The forms to compare, one after the other."""
-    computed = bench.fit()
-    yield linear("computed", computed)
+def arms(bench: Bench, args: argparse.Namespace) -> dict[str, Callable[[], Arm]]:
+    """The forms to compare, each made when its turn comes."""
+    whole = bench.fit()
+    out: dict[str, Callable[[], Arm]] = {"computed": lambda: linear(whole)}
     for bits in args.bits:
-        yield linear(f"computed, {bits:g} bits", bench.fit(bits=bits))
+        out[f"computed, {bits:g} bits"] = lambda bits=bits: linear(bench.fit(bits=bits))
     for channels in args.channels:
-        yield linear(f"computed, {channels} channels", bench.fit(channels=channels))
+        out[f"computed, {channels} channels"] = lambda channels=channels: linear(bench.fit(channels=channels))
     for noise in args.noise:
-        yield replace(linear(f"computed, noise of {noise:g} steps", computed), noise=noise)
-    yield centred("computed, frame's mean removed", bench.fit(centred=True))
+        out[f"computed, noise of {noise:g} steps"] = lambda noise=noise: replace(linear(whole), noise=noise)
+    out["computed, frame's mean removed"] = lambda: centred(bench.fit(centred=True))
     for gamma in args.erasures:
-        for what, share in (("place", bench.place_share()), ("identity", bench.identity_share())):
-            yield linear(f"computed, {what} erased by {gamma:g}", bench.fit(erase=bench.eraser(share, gamma)))
-    for strength in args.strengths:
-        yield bench.trained(computed, strength, hidden=0)
-    for hidden in args.hidden:
-        yield bench.trained(computed, sorted(args.strengths)[-2:][0], hidden=hidden)
-    for channels in args.channels[:1]:
-        yield bench.trained(bench.fit(channels=channels), sorted(args.strengths)[-2:][0], hidden=0)
+        out[f"computed, place erased by {gamma:g}"] = lambda gamma=gamma: linear(
+            bench.fit(erase=bench.eraser(bench.place_share(), gamma))
+        )
+        out[f"computed, identity erased by {gamma:g}"] = lambda gamma=gamma: linear(
+            bench.fit(erase=bench.eraser(bench.identity_share(), gamma))
+        )
+    for strength, rate, hidden, bits in args.trained:
+        name = f"trained, strength {strength:g}, rate {rate:g}, {hidden:g} hidden, {bits:g} bits"
+        out[name] = lambda a=strength, r=rate, h=int(hidden), b=bits: bench.trained(a, rate=r, hidden=h, bits=b)
+    return {name: made for name, made in out.items() if name.startswith(args.only)}
 
 
-def linear(name: str, transform: Transform) -> Arm:
+def linear(transform: Transform) -> Arm:
     """A computed neck as a form."""
     weight, bias = transform.weight.T.copy(), transform.bias
-    return Arm(name, lambda v: np.clip(v @ weight + bias, -1, 1), transform.levels)
+    return Arm(lambda v: np.clip(v @ weight + bias, -1, 1), transform.levels)
 
 
-def centred(name: str, transform: Transform) -> Arm:
+def centred(transform: Transform) -> Arm:
     """A computed neck of taps less their frame's mean as a form."""
     weight, bias = transform.weight.T.copy(), transform.bias
-    return Arm(name, lambda v: np.clip((v - v.mean(0)) @ weight + bias, -1, 1), transform.levels)
+    return Arm(lambda v: np.clip((v - v.mean(0)) @ weight + bias, -1, 1), transform.levels)
 
 
 class Bench:
@@ -213,14 +221,19 @@ class Bench:
         shrink = (directions * (1 + gamma * np.clip(shares, 0, 1)) ** -0.5) @ directions.T
         return np.asarray(inverse @ shrink @ root)
 
-    def trained(self, computed: Transform, strength: float, *, hidden: int) -> Arm:
-        """A neck that is trained against adversaries."""
+    def trained(self, strength: float, *, rate: float, hidden: int, bits: float) -> Arm:
+        """A neck that is trained against adversaries, from the computed one of so many bits."""
+        computed = self.fit(bits=bits)
         basis = fit_transform(
             self.rows, bits_per_vector=np.inf, max_channels=BASIS_CHANNELS, information=self.information
         )
         start = starting_neck(computed, basis, hidden=hidden, seed=1)
         settings = FoundingSettings(
-            adversary=strength, adversary_hidden=hidden, adversary_epochs=8.0 * self.share, bits_per_vector=BITS
+            adversary=strength,
+            adversary_rate=rate,
+            adversary_hidden=hidden,
+            adversary_epochs=STAGE_EPOCHS * self.share,
+            bits_per_vector=bits,
         )
         weight, bias = basis.weight.T.copy(), basis.bias
         takes = self._takes(lambda v: v.astype(np.float32) @ weight + bias)
@@ -235,10 +248,10 @@ class Bench:
             with torch.no_grad():
                 return neck(torch.from_numpy(np.ascontiguousarray(v.T))[None, ..., None])[0, :, :, 0].T.numpy()
 
-        name = f"trained, strength {strength:g}" + (f", {hidden} hidden" if hidden else "")
-        return Arm(f"{name} ({len(computed.levels)} at first, {spent:.0f} s)", of, made.levels)
+        print(f"trained in {spent:.0f} s, from {len(computed.levels)} channels", file=sys.stderr)
+        return Arm(of, made.levels)
 
-    def row(self, arm: Arm) -> dict[str, float | str]:
+    def row(self, name: str, arm: Arm) -> dict[str, float | str]:
         """Measure a form, and print it."""
         rng, p = np.random.default_rng(2), self.parts
         top = np.array(arm.levels, np.float32) - np.float32(1)
@@ -255,11 +268,11 @@ class Bench:
         make = figure_maker(p.site.groups, seed=1)
         quality = make("", mean_of(new))
         told = {
-            "form": arm.name, "channels": len(arm.levels), "bytes": float(np.mean(sizes)), "own": float(own.mean()),
+            "form": name, "channels": len(arm.levels), "bytes": float(np.mean(sizes)), "own": float(own.mean()),
             "site": quality.value, "site low": quality.low, "site high": quality.high, **leak,
         }  # fmt: skip
         print(
-            f"| {arm.name} | {len(arm.levels)} | {np.mean(sizes):.0f} | {own.mean():.3f} | {quality.value:.3f} | "
+            f"| {name} | {len(arm.levels)} | {np.mean(sizes):.0f} | {own.mean():.3f} | {quality.value:.3f} | "
             f"{leak['R2']:.3f} | {leak['exact']:.3f} | {leak['cosine top-1']:.2f}, {leak['cosine AUC']:.3f} | "
             f"{leak['head top-1']:.2f}, {leak['head AUC']:.3f} |",
             flush=True,

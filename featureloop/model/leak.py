@@ -37,6 +37,12 @@ class Leak:
     linkage: float
     chance: float
 
+    @property
+    def text(self) -> str:
+        """For people."""
+        where = "" if np.isnan(self.position) else f"position R2 {self.position:.2f}, "
+        return f"{where}linkage top-1 {self.linkage:.2f} (chance {self.chance:.3f})"
+
 
 def fresh_leak(
     neck: Neck,

@@ -33,10 +33,10 @@ from featureloop.model.takes import TOLD, Form, Pairs, Takes, form_of, told_of
 Float64 = NDArray[np.float64]
 TURNS = 3
 """The adversaries' steps to one of the neck."""
-WARM, RAMPED = 0.15, 0.6
+WARM, RAMPED = 0.15, 0.4
 """Shares of the steps until which the neck stands still, and from which on the adversaries count in full."""
-ADVERSARY_RATE = 2.0
-"""The adversaries' learning rate, as a share of the recognizer's and the neck's."""
+ADVERSARY_RATE, NECK_RATE = 2.0, 5.0
+"""Learning rates, as shares of the recognizer's."""
 OVERDRAWN = 10.0
 """What twice the computed neck's bits cost in the loss."""
 
@@ -114,7 +114,7 @@ def train_neck(
     form = form_of(levels, settings.statistics if spec.anonymizer == "pool" else ())
     stage = _Stage(start, form, takes, spec, task=task, shares=shares, settings=settings)
     rate = settings.learning_rate
-    rates = [(start, rate), (stage.recognizer, rate), (stage.adversaries, ADVERSARY_RATE * rate)]
+    rates = [(start, NECK_RATE * rate), (stage.recognizer, rate), (stage.adversaries, ADVERSARY_RATE * rate)]
     lesson = Lesson("neck", stage, rates, stage.batch, stage.loss)
     train(lesson, pace=Pace(stage.steps, settings.average, settings.seed), around=around)
     if not form.rows:
@@ -208,7 +208,7 @@ def _within_budget(neck: Neck, levels: NDArray[np.intp], takes: Takes, budget: f
     found = released(neck, form_of(levels.tolist(), ()), takes, takes.originals).flatten(0, 1).numpy()
 
     def with_steps(factor: float) -> tuple[NDArray[np.intp], Float64]:
-        half = np.maximum(np.floor((levels // 2) / factor), 1).astype(int)
+        half = np.maximum(np.rint((levels // 2) / factor), 1).astype(int)
         return 2 * half + 1, entropies(found * half, 1.0)
 
     low, high = 1.0, float(levels.max())
