@@ -47,11 +47,7 @@ CALIBRATION_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Founded:
-    """A founding package, its founding records' file, and the frames that could not be used.
-
-    Of a neck that was trained against what it must not tell, `leaks` say what the computed one told of the held frames,
-    and what the trained one does.
-    """
+    """A founding package, its founding records' file, the frames that could not be used, and `Networks.leaks`."""
 
     package: Package
     records: Path
