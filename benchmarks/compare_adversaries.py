@@ -2,7 +2,7 @@
 """What it costs a form to tell less: necks trained against adversaries, computed to tell less, or simply smaller.
 
     benchmarks/compare_adversaries.py [--package runs/polyps/P0] [--data ../shared/data/polyps] [--frames 480]
-        [--erasures 10 1000] [--trained STRENGTH RATE HIDDEN BITS ...] [--only computed] [--cache FILE]
+        [--erasures 10 1000] [--trained STRENGTH RATE HIDDEN BITS ...] [--only "computed, 8 bits" ...] [--cache FILE]
 
 Under one package's tuned backbone, every neck begins from the same taps. Of each: Dice on the founding set's
 calibration part and on the providing sequences of a new site, whose held-back ones are not looked at; bytes of
@@ -63,7 +63,7 @@ RECOGNIZER_STEPS, ATTACK_STEPS, ASSIGNED = 600, 1000, 120
 GALLERIES = 20
 STAGE_EPOCHS = 13.3
 """Makes 400 steps of the neck with 480 frames, as a founding on 800 has."""
-TRAINED = [(0.001, 0.0, 0, BITS), (2.0, 0.0, 0, BITS), (16.0, 0.0, 0, BITS), (16.0, 0.0, 64, BITS), (16.0, 0.0, 0, 16)]
+TRAINED = [(a, 0.0, 0, bits) for bits in (BITS, 16.0) for a in (0.001, 0.5, 4.0)] + [(4.0, 0.0, 64, 16.0)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,11 +105,11 @@ def main() -> None:
         "--trained", type=float, nargs=4, action="append", metavar=("STRENGTH", "RATE", "HIDDEN", "BITS"), default=[]
     )
     parser.add_argument("--channels", type=int, nargs="*", default=[8, 16])
-    parser.add_argument("--bits", type=float, nargs="*", default=[16.0, 32.0])
+    parser.add_argument("--bits", type=float, nargs="*", default=[8.0, 16.0, 32.0])
     parser.add_argument("--noise", type=float, nargs="*", default=[1.0, 3.0], help="in quantization steps")
     parser.add_argument("--erasures", type=float, nargs="*", default=[10.0, 1000.0], help="of place and of identity")
     parser.add_argument("--steps-share", type=float, default=1.0, help="of all trainings; less for a look")
-    parser.add_argument("--only", default="", help="forms whose names begin so")
+    parser.add_argument("--only", nargs="*", help="these forms")
     parser.add_argument("--cache", type=Path, help="keep the taps here")
     parser.add_argument("--out", type=Path, help="the figures as JSON")
     args = parser.parse_args()
@@ -136,7 +136,8 @@ def arms(bench: Bench, args: argparse.Namespace) -> dict[str, Callable[[], Arm]]
         out[f"computed, {channels} channels"] = lambda channels=channels: linear(bench.fit(channels=channels))
     for noise in args.noise:
         out[f"computed, noise of {noise:g} steps"] = lambda noise=noise: replace(linear(whole), noise=noise)
-    out["computed, frame's mean removed"] = lambda: centred(bench.fit(centred=True))
+    for bits in (BITS, *args.bits):
+        out[f"centred, {bits:g} bits"] = lambda bits=bits: centred(bench.fit(bits=bits, centred=True))
     for gamma in args.erasures:
         out[f"computed, place erased by {gamma:g}"] = lambda gamma=gamma: linear(
             bench.fit(erase=bench.eraser(bench.place_share(), gamma))
@@ -147,7 +148,7 @@ def arms(bench: Bench, args: argparse.Namespace) -> dict[str, Callable[[], Arm]]
     for strength, rate, hidden, bits in args.trained:
         name = f"trained, strength {strength:g}, rate {rate:g}, {hidden:g} hidden, {bits:g} bits"
         out[name] = lambda a=strength, r=rate, h=int(hidden), b=bits: bench.trained(a, rate=r, hidden=h, bits=b)
-    return {name: made for name, made in out.items() if name.startswith(args.only)}
+    return {name: made for name, made in out.items() if not args.only or name in args.only}
 
 
 def linear(transform: Transform) -> Arm:
@@ -157,7 +158,7 @@ def linear(transform: Transform) -> Arm:
 
 
 def centred(transform: Transform) -> Arm:
-    """A computed neck of taps less their frame's mean as a form."""
+    """A computed neck as a form, of taps less their frame's mean."""
     weight, bias = transform.weight.T.copy(), transform.bias
     return Arm(lambda v: np.clip((v - v.mean(0)) @ weight + bias, -1, 1), transform.levels)
 
