@@ -63,7 +63,7 @@ RECOGNIZER_STEPS, ATTACK_STEPS, ASSIGNED = 600, 1000, 120
 GALLERIES = 20
 STAGE_EPOCHS = 13.3
 """Makes 400 steps of the neck with 480 frames, as a founding on 800 has."""
-TRAINED = [(a, 0.0, 0, bits) for bits in (BITS, 16.0) for a in (0.001, 0.5, 4.0)] + [(4.0, 0.0, 64, 16.0)]
+TRAINED = [(a, 0.0, 0, bits) for bits in (BITS, 16.0) for a in (0.001, 0.5, 4.0, 16.0)] + [(4.0, 0.0, 64, 16.0)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
