@@ -14,6 +14,10 @@ from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_n
 from featureloop.cli.model_package import evaluate, export, import_, show
 from featureloop.cli.training_options import (
     FURTHER,
+    Adversary,
+    AdversaryEpochs,
+    AdversaryHidden,
+    AdversaryRate,
     Augmentation,
     Augmentations,
     BatchSize,
@@ -85,6 +89,10 @@ def train(
     recognizer_epochs: RecognizerEpochs = None,
     batch: BatchSize = 16,
     learning_rate: LearningRate = 1e-3,
+    adversary: Adversary = 0.0,
+    adversary_hidden: AdversaryHidden = 0,
+    adversary_rate: AdversaryRate = 0.0,
+    adversary_epochs: AdversaryEpochs = None,
     risk: Risk = None,
     compute: Where = "auto",
     tensorboard: Curves = None,
@@ -132,6 +140,10 @@ def train(
         "batch": batch,
         "learning_rate": learning_rate,
         "augmentation": augmentation,
+        "adversary": adversary,
+        "adversary_hidden": adversary_hidden,
+        "adversary_rate": adversary_rate,
+        "adversary_epochs": adversary_epochs,
         "profile": profile.value,
     }
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
@@ -227,6 +239,8 @@ def _report_founded(founded: Founded, *, started: float, as_json: bool) -> None:
         "skipped": len(founded.skipped),
         "seconds": round(time.perf_counter() - started, 1),
     }
+    for which, leak in zip(("computed neck tells", "trained neck tells"), founded.leaks, strict=False):
+        data[which] = leak.text
     report(data, as_json=as_json, show=lambda: table("founding package", ["", "value"], list(data.items())))
 
 

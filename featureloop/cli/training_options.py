@@ -66,6 +66,36 @@ LearningRate = Annotated[
     float,
     typer.Option("--learning-rate", min=1e-7, max=1.0, help="Of AdamW, at its highest.", rich_help_panel=FURTHER),
 ]
+Adversary = Annotated[
+    float,
+    typer.Option(
+        "--adversary",
+        min=0.0,
+        max=1000.0,
+        help="Train the neck against what it must not tell, so strongly; 0 leaves it as computed.",
+        rich_help_panel=FURTHER,
+    ),
+]
+AdversaryHidden = Annotated[
+    int,
+    typer.Option(
+        "--adversary-hidden", min=0, max=1024, help="Hidden layer of a neck that is trained.", rich_help_panel=FURTHER
+    ),
+]
+AdversaryRate = Annotated[
+    float,
+    typer.Option(
+        "--adversary-rate",
+        min=0.0,
+        max=100.0,
+        help="What the computed neck's bits would cost one that is trained.",
+        rich_help_panel=FURTHER,
+    ),
+]
+AdversaryEpochs = Annotated[
+    float | None,
+    typer.Option("--adversary-epochs", min=0.1, help="Passes of the neck's training.", rich_help_panel=FURTHER),
+]
 Risk = Annotated[
     float | None,
     typer.Option(

@@ -33,6 +33,7 @@ from featureloop.model.backbones import DEFAULT, DEFAULT_STRIDE, Backbone
 from featureloop.model.checkpoint import open_checkpoint
 from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
 from featureloop.model.manifest import Lineage, Manifest, uncalibrated
 from featureloop.model.package import EXTRACTOR, SIGNATURE, Package, seal_package
@@ -46,12 +47,13 @@ CALIBRATION_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Founded:
-    """A founding package, its founding records' file, and the frames that could not be used."""
+    """A founding package, its founding records' file, the frames that could not be used, and `Networks.leaks`."""
 
     package: Package
     records: Path
     skipped: tuple[Skipped, ...]
     frames: int
+    leaks: tuple[Leak, ...] = ()
 
 
 def found_package(
@@ -144,7 +146,8 @@ def found_package(
     path = founding_records_path(out)
     save_records(records, path)
     checkpoint.remove()
-    return Founded(package, path, tuple(dict.fromkeys((*bad, *others_bad))), len(own.train) + len(own.held))
+    frames = len(own.train) + len(own.held)
+    return Founded(package, path, tuple(dict.fromkeys((*bad, *others_bad))), frames, networks.leaks)
 
 
 def add_task(

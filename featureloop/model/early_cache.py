@@ -33,6 +33,10 @@ class EarlyCache:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def every(self, versions: int) -> EarlyCache:
+        """The first of every so many: the frames without their changed versions."""
+        return self if versions == 1 else EarlyCache(self.features[::versions], self.targets[::versions])
+
 
 def fill_cache(
     frames: Sequence[Frame],

@@ -21,10 +21,12 @@ from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
 from featureloop.model.forms import POOL, Form, parse_form
-from featureloop.model.founding_features import LateRun, neck_transform, released_bags
+from featureloop.model.founding_features import LateRun, neck_transform, released_bags, sample_taps
 from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
+from featureloop.model.private_founding import found_private
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.tasks import RULES
 from featureloop.model.tuning import tune_late, tune_whole
@@ -32,7 +34,11 @@ from featureloop.model.tuning import tune_late, tune_whole
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Networks:
-    """The trained networks and what describes them."""
+    """The trained networks and what describes them.
+
+    Where the neck was trained against what it must not tell, `leaks` say what the computed one told the held frames'
+    attackers, and what this one does.
+    """
 
     backbone: Backbone
     neck: nn.Module
@@ -44,6 +50,7 @@ class Networks:
     levels: tuple[int, ...]
     bits_per_vector: float
     pooling: tuple[str, ...] = ()
+    leaks: tuple[Leak, ...] = ()
 
 
 def recognizer_spec(task: Task, classes: int, settings: FoundingSettings) -> RecognizerSpec:
@@ -167,17 +174,25 @@ def train_networks(
         )
 
     cache = cached(frames, "frames", settings.augmentations)
-    kept = cached(held, "held", 0) if held else None
+    looked = cached(held, "held", settings.augmentations if settings.adversary else 0) if held else None
+    kept = looked and looked.every(settings.augmentations + 1 if settings.adversary else 1)
     if settings.profile == "fast":
         tune_late(made, head, spec, cache, kept, task=task, settings=settings, around=around)
     rng = np.random.default_rng((settings.seed, 3))
     taps = LateRun(made.late, cache, batch=settings.batch)
-    transform = neck_transform(taps, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
-    neck = transform.neck()
+    sampled = sample_taps(taps, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
+    transform = neck_transform(sampled, spec, settings)
+    leaks: tuple[Leak, ...] = ()
+    neck, levels, bits = transform.neck(), transform.levels, transform.bits
+    if settings.adversary:
+        sides = [(frames, cache)] + ([] if looked is None else [(held, looked)])
+        neck, levels, bits, leaks = found_private(
+            made.late, sampled, transform, sides, spec, task=task, settings=settings, around=around
+        )
     released = LateRun(nn.Sequential(made.late, neck), cache, batch=settings.batch)
 
     def bags_of(some: EarlyCache) -> BagSet:
-        return released_bags(released, some, spec, transform, task=task, settings=settings, progress=progress)
+        return released_bags(released, some, spec, levels, task=task, settings=settings, progress=progress)
 
     bags, held_bags = bags_of(cache), None if kept is None else bags_of(kept)
     torch.manual_seed(settings.seed)  # what came before may have been done by an earlier process
@@ -193,12 +208,13 @@ def train_networks(
         neck.eval(),
         recognizer.eval(),
         settings.preprocessing,
-        FeatureSpec(len(transform.levels), made.stride, settings.size // made.stride, made.name),
+        FeatureSpec(len(levels), made.stride, settings.size // made.stride, made.name),
         spec,
         task,
-        transform.levels,
-        transform.bits,
+        levels,
+        bits,
         settings.statistics if spec.anonymizer == "pool" else (),
+        leaks,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ from featureloop.model.sensitivity import fisher_information
 SET_CHANNELS = 160
 POOL_CHANNELS = 48
 """Channels of a map that is pooled: each makes one value a statistic."""
+BASIS_CHANNELS = 192
+"""Directions of the taps among which a neck that is trained may choose."""
 SAMPLED_POSITIONS = 60_000
 """Position vectors that the neck's transform is computed from."""
 ASKED_FRAMES = 400
@@ -118,7 +122,15 @@ class LateRun:
             progress(what, start + len(at), len(chosen))
 
 
-def neck_transform(
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """Joined taps of many positions, float32 (M, D), and how much recognition depends on them, float64 (D, D)."""
+
+    rows: Float32
+    information: NDArray[np.float64]
+
+
+def sample_taps(
     late: LateRun,
     head: nn.Module,
     cache: EarlyCache,
@@ -128,8 +140,8 @@ def neck_transform(
     settings: FoundingSettings,
     rng: np.random.Generator,
     progress: Progress,
-) -> Transform:
-    """Compute the neck's transform from positions of the original frames and one augmentation of each."""
+) -> Sampled:
+    """Positions of the original frames and of one augmentation of each, and what recognition asks of them."""
     versions = settings.augmentations + 1
     frames = len(cache.targets) // versions
     originals = np.arange(frames) * versions
@@ -146,25 +158,37 @@ def neck_transform(
         task=task,
         seed=settings.seed,
     )
+    return Sampled(np.concatenate(rows), information)
+
+
+def neck_transform(sampled: Sampled, spec: RecognizerSpec, settings: FoundingSettings) -> Transform:
+    """Compute the neck's transform."""
     if spec.anonymizer == "set":
         budget, limit = settings.bits_per_vector, settings.channels or SET_CHANNELS
     else:
-        budget, limit = float("inf"), settings.channels or POOL_CHANNELS
-    return fit_transform(np.concatenate(rows), bits_per_vector=budget, max_channels=limit, information=information)
+        budget, limit = math.inf, settings.channels or POOL_CHANNELS
+    return fit_transform(sampled.rows, bits_per_vector=budget, max_channels=limit, information=sampled.information)
+
+
+def basis_transform(sampled: Sampled) -> Transform:
+    """The directions that a neck which is trained may choose among: the computed neck's, and those that come next."""
+    return fit_transform(
+        sampled.rows, bits_per_vector=math.inf, max_channels=BASIS_CHANNELS, information=sampled.information
+    )
 
 
 def released_bags(
     extractor: LateRun,
     cache: EarlyCache,
     spec: RecognizerSpec,
-    transform: Transform,
+    levels: Sequence[int],
     *,
     task: Task,
     settings: FoundingSettings,
     progress: Progress,
 ) -> BagSet:
-    """All cached versions as they would be released: quantized position vectors, or pooled vectors."""
-    top = np.array(transform.levels, np.float32) - np.float32(1)
+    """All cached versions as they would be released: position vectors in so many levels, or pooled vectors."""
+    top = np.array(levels, np.float32) - np.float32(1)
     values: list[NDArray[Any]] = []
     every = np.arange(len(cache.targets))
     for z in extractor.over(cache, every, what="features", progress=progress):

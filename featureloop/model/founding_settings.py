@@ -49,6 +49,14 @@ class FoundingSettings:
         Cached augmented versions of every frame, besides the original.
     augmentation
         What may change in them (`model.augment`): `free`, `upright`, or `auto`, which asks the frames.
+    adversary
+        How strongly the neck is trained against what it must not tell (`model.private_neck`); 0 leaves it as computed.
+    adversary_hidden
+        Width of a hidden layer of a neck that is trained; 0 for none.
+    adversary_rate
+        What all bits of the computed neck would cost in the loss of a neck that is trained.
+    adversary_epochs
+        Passes over the frames in the neck's training; None takes 8, and more where they are few.
     average
         Decay of the running average of the weights that is kept.
     seed
@@ -72,6 +80,10 @@ class FoundingSettings:
     learning_rate: float = 1e-3
     augmentations: int = 5
     augmentation: str = "auto"
+    adversary: float = 0.0
+    adversary_hidden: int = 0
+    adversary_rate: float = 0.0
+    adversary_epochs: float | None = None
     average: float = 0.98
     seed: int = 1
 
@@ -83,6 +95,16 @@ class FoundingSettings:
         check_pooling(self.pooling)
         if self.release:
             parse_form(self.release)
+        if not (0 <= self.adversary < float("inf") and 0 <= self.adversary_rate < float("inf")):
+            raise InputError(
+                f"a neck's adversary and rate are strengths from 0, not {self.adversary} and {self.adversary_rate}"
+            )
+        if not self.adversary and (self.adversary_hidden or self.adversary_rate):
+            raise InputError("a hidden layer and a rate need a neck that is trained; give a strength of the adversary")
+        if self.adversary and not self.augmentations:
+            raise InputError(
+                "a neck learns what it must not tell from changed versions of frames; let there be augmentations"
+            )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -102,6 +124,10 @@ class FoundingSettings:
     def recognizer_steps(self, frames: int) -> int:
         """Batches that the recognizer learns from."""
         return self._steps(self.recognizer_epochs, frames, usual=16.0, least=800)
+
+    def adversary_steps(self, frames: int) -> int:
+        """Batches that the neck learns from."""
+        return self._steps(self.adversary_epochs, frames, usual=8.0, least=300)
 
     def _steps(self, epochs: float | None, frames: int, *, usual: float, least: int) -> int:
         passes = usual if epochs is None else epochs

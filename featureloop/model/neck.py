@@ -13,6 +13,7 @@ end, and what is not shown about that: docs/adr/001.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,15 +42,28 @@ def join_taps(taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 
 
 class Neck(nn.Module):
-    """Joined taps (B, D, G, G) to (B, C, G, G), bounded to [-1, 1]."""
+    """Joined taps (B, D, G, G) to (B, C, G, G), bounded to [-1, 1].
 
-    def __init__(self, dimensions: int, channels: int) -> None:
+    Parameters
+    ----------
+    hidden
+        Width of a hidden layer beside the linear one, whose part is 0 at first; 0 for none.
+    """
+
+    def __init__(self, dimensions: int, channels: int, *, hidden: int = 0) -> None:
         super().__init__()
         self.transform = nn.Conv2d(dimensions, channels, 1)
+        self.down = nn.Conv2d(dimensions, hidden, 1) if hidden else None
+        self.up = nn.Conv2d(hidden, channels, 1, bias=False) if hidden else None
+        if self.up is not None:
+            nn.init.zeros_(self.up.weight)
 
     def forward(self, joined: Tensor) -> Tensor:
         """Transform and bound."""
-        return torch.clamp(self.transform(joined), -1.0, 1.0)
+        out = self.transform(joined)
+        if self.down is not None and self.up is not None:
+            out = out + self.up(torch.relu(self.down(joined)))
+        return torch.clamp(out, -1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +128,7 @@ def fit_transform(
     z = x @ axes.astype(np.float32)
     deviation = np.maximum(z.std(axis=0, dtype=np.float64), 1e-6)
     step = _step(z, bits_per_vector)
-    entropy = _entropies(z, step)
+    entropy = entropies(z, step)
     kept = entropy >= LEAST_BITS
     if not kept.any():
         kept[0] = True
@@ -151,16 +165,18 @@ def _step(z: Float32, budget: float) -> float:
     """The finest step whose entropies sum to at most the budget, by bisection."""
     scale = max(float(z.std()), 1e-6)
     low, high = 1e-3 * scale, 100.0 * scale
+    if math.isinf(budget):
+        return low
     for _ in range(30):
         middle = (low * high) ** 0.5
-        if _entropies(z, middle).sum() > budget:
+        if entropies(z, middle).sum() > budget:
             low = middle
         else:
             high = middle
     return high
 
 
-def _entropies(z: Float32, step: float) -> Float64:
+def entropies(z: Float32, step: float) -> Float64:
     """Entropy in bits of each channel of float32 (M, C), quantized uniformly."""
     symbols = np.rint(z / step).astype(np.int64)
     out = np.empty(z.shape[1])
