@@ -45,37 +45,47 @@ class LinearDecoder:
         names = np.unique(groups)
         kept = np.random.default_rng((seed, 51)).permutation(names)[: max(1, len(names) // 5)]
         held = np.isin(groups, kept)
-        tried = {
-            (name, penalty): _error(_fit(x[~held], pictures[~held], penalty)(x[held]), pictures[held])
-            for name, x in descriptors.items()
-            for penalty in PENALTIES
-        }
+        basis = components(pictures[~held])
+        tried: dict[tuple[str, float], float] = {}
+        for name, x in descriptors.items():
+            ridge = _Ridge(x[~held], pictures[~held], basis)
+            tried |= {(name, p): _error(ridge(x[held], p), pictures[held]) for p in PENALTIES}
         self.name, self._penalty = min(tried, key=lambda k: tried[k])
-        self._decode = _fit(descriptors[self.name], pictures, self._penalty)
+        self._ridge = _Ridge(descriptors[self.name], pictures, components(pictures))
 
     def __call__(self, descriptors: Mapping[str, Float32]) -> Float32:
         """Pictures of records with these descriptors."""
-        return self._decode(descriptors[self.name])
+        return self._ridge(descriptors[self.name], self._penalty)
+
+
+def components(pictures: Float32, count: int = COMPONENTS) -> tuple[Float32, Float32, Float32]:
+    """Mean (D,), principal components (K, D) and their deviations (K,) of pictures, all float32, K at most `count`."""
+    flat = pictures.reshape(len(pictures), -1)
+    centre = flat.mean(0)
+    _, singular, basis = np.linalg.svd(flat - centre, full_matrices=False)
+    k = min(count, len(pictures) - 1)
+    return centre, basis[:k].astype(np.float32), (singular[:k] / len(pictures) ** 0.5).astype(np.float32)
 
 
 def _error(found: Float32, true: Float32) -> float:
     return float(((found - true) ** 2).mean())
 
 
-def _fit(x: Float32, pictures: Float32, penalty: float) -> Callable[[Float32], Float32]:
-    mean, spread = x.mean(0), x.std(0) + 1e-6
-    flat = pictures.reshape(len(pictures), -1)
-    centre = flat.mean(0)
-    basis = np.linalg.svd(flat - centre, full_matrices=False)[2][:COMPONENTS]
-    reduce = np.linalg.svd((x - mean) / spread, full_matrices=False)[2][:DESCRIBED]
-    known, wanted = ((x - mean) / spread) @ reduce.T, (flat - centre) @ basis.T
-    weights = np.linalg.solve(known.T @ known + penalty * np.eye(known.shape[1]), known.T @ wanted)
+class _Ridge:
+    """From descriptors' principal components to pictures', by any penalty."""
 
-    def decode(other: Float32) -> Float32:
-        found = centre + ((other - mean) / spread) @ reduce.T @ weights @ basis
-        return np.clip(found, 0, 1).astype(np.float32).reshape(-1, 3, SIDE, SIDE)
+    def __init__(self, x: Float32, pictures: Float32, basis: tuple[Float32, Float32, Float32]) -> None:
+        self._mean, self._spread = x.mean(0), x.std(0) + 1e-6
+        self._centre, self._basis, _ = basis
+        standard = (x - self._mean) / self._spread
+        self._reduce = np.linalg.svd(standard, full_matrices=False)[2][:DESCRIBED].T
+        known, wanted = standard @ self._reduce, (pictures.reshape(len(pictures), -1) - self._centre) @ self._basis.T
+        self._square, self._cross = known.T @ known, known.T @ wanted
 
-    return decode
+    def __call__(self, x: Float32, penalty: float) -> Float32:
+        weights = np.linalg.solve(self._square + penalty * np.eye(len(self._square)), self._cross)
+        found = self._centre + ((x - self._mean) / self._spread) @ self._reduce @ weights @ self._basis
+        return np.asarray(np.clip(found, 0, 1).reshape(-1, 3, SIDE, SIDE), np.float32)
 
 
 class SetDecoder(nn.Module):
@@ -132,8 +142,8 @@ def train_decoder(
     last = [m for m in network.modules() if isinstance(m, nn.Conv2d)][-1]
     nn.init.zeros_(last.weight)
     with torch.no_grad():
-        assert last.bias is not None
-        last.bias.copy_(true.mean((0, 2, 3)))
+        if last.bias is not None:
+            last.bias.copy_(true.mean((0, 2, 3)))
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     network.train()
@@ -141,7 +151,7 @@ def train_decoder(
         at = rng.integers(0, len(pictures), min(BATCH, len(pictures)))
         loss = ((network(draw(rng, at)) - true[at]) ** 2).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         progress(what, step + 1, steps)

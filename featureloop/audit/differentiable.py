@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.nn import functional
 
 from featureloop.core.errors import PackageError
 from featureloop.model.package import EXTRACTOR, Package
@@ -39,9 +39,9 @@ class Differentiable(nn.Module):
         self._source, self._result = graph.input[0].name, until or graph.output[0].name
         self._constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         self._weights = {k: torch.from_numpy(v.copy()) for k, v in self._constants.items() if v.dtype == np.float32}
+        value = onnx.helper.get_attribute_value
         self._nodes = [
-            (n.op_type, list(n.input), list(n.output), {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute})
-            for n in graph.node
+            (n.op_type, list(n.input), list(n.output), {a.name: value(a) for a in n.attribute}) for n in graph.node
         ]
         if unknown := sorted({kind for kind, *_ in self._nodes} - set(_OPERATORS)):
             raise PackageError(f"the extractor has operators whose gradient is not known here: {', '.join(unknown)}")

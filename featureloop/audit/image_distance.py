@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from featureloop.core.intervals import Float64
 from featureloop.core.types import Float32
+
+if TYPE_CHECKING:
+    from featureloop.model.backbones import RunEarly
 
 SIDE = 64
 """Pixels per side of originals and reconstructions."""
@@ -27,13 +33,18 @@ def ssim(found: Float32, true: Float32) -> Float64:
     return np.asarray(metric(torch.from_numpy(found), torch.from_numpy(true)).numpy().ravel(), np.float64)
 
 
+@cache
+def _first_layers() -> RunEarly:
+    from featureloop.model.backbones import efficientnet_lite0
+
+    return efficientnet_lite0().open_early(SIDE)
+
+
 class Perceptual:
     """Distance between features of the first layers of EfficientNet-Lite0 with ImageNet weights, unit by position."""
 
     def __init__(self) -> None:
-        from featureloop.model.backbones import efficientnet_lite0
-
-        self._run = efficientnet_lite0().open_early(SIDE)
+        self._run = _first_layers()
 
     def features(self, pictures: Float32) -> Float32:
         """Of pictures float32 (M, 3, 64, 64) in [0, 1]: float32 (M, C, h, w), of unit length at every position."""

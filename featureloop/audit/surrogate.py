@@ -1,8 +1,8 @@
 """A surrogate extractor: an attacker without the package imitates it by the distribution of what leaves.
 
-In the manner of FORA (Xu et al. 2024): a network of the attacker's own is trained so that the features of its own images are
-distributed as the victims' (maximum mean discrepancy, Gretton et al. 2012, by random Fourier features); a decoder of
-its features is then turned on the victims'.
+In the manner of FORA (Xu et al. 2024): a network of the attacker's own is trained so that the features of its own
+images are distributed as the victims' (maximum mean discrepancy, Gretton et al. 2012, by random Fourier features); a
+decoder of its features is then turned on the victims'.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Surrogate(nn.Module):
         return out.flatten(2).transpose(1, 2)
 
 
-def imitate(
-    releases: Sequence[Tensor], pictures: Float32, *, steps: int, seed: int, progress: Progress
-) -> Surrogate:
+def imitate(releases: Sequence[Tensor], pictures: Float32, *, steps: int, seed: int, progress: Progress) -> Surrogate:
     """A surrogate whose features of pictures are distributed as the victims' standardized bags, each (1, N, C)."""
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 53))
@@ -61,12 +59,12 @@ def imitate(
 
     with torch.no_grad():
         theirs = torch.cat([embedded(x) for x in releases])
-        moments = torch.cat([torch.cat([x.mean(1), x.std(1) if x.shape[1] > 1 else 0 * x[:, 0]], dim=1) for x in releases])
+        moments = torch.cat([_moments(x) for x in releases])
     for step in range(steps):
         rows = network(own[rng.integers(0, len(own), BATCH)])
         if releases[0].shape[1] == 1:
             rows = rows.mean(1, keepdim=True)
-        mine = torch.cat([rows.mean(1), rows.std(1) if rows.shape[1] > 1 else 0 * rows[:, 0]], dim=1)
+        mine = _moments(rows)
         # Frames' own embeddings are compared as distributions too: by their mean and their spread.
         found = embedded(rows)
         loss = ((found.mean(0) - theirs.mean(0)) ** 2).sum() + ((found.std(0) - theirs.std(0)) ** 2).sum()
@@ -76,6 +74,11 @@ def imitate(
         optimizer.step()
         progress("surrogate", step + 1, steps)
     return network.eval()
+
+
+def _moments(rows: Tensor) -> Tensor:
+    """Means and deviations of bags (B, N, C): (B, 2 C)."""
+    return torch.cat([rows.mean(1), rows.std(1) if rows.shape[1] > 1 else 0 * rows[:, 0]], dim=1)
 
 
 def rows_as_releases(network: Surrogate, pictures: Float32) -> list[Tensor]:

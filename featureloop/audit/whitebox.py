@@ -2,7 +2,7 @@
 
 The attacker holds the extractor and follows its gradient. Rows have no order, so two bags are compared by their
 projections on random directions, sorted (sliced Wasserstein distance, Rabin et al. 2012), and pooled vectors as they
-are. The image is as smooth as total variation makes it, and begins as a decoder's guess.
+are. From what leaves, the search begins as a decoder's guess and stays among images like the attacker's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
+from torch.nn import functional
 
 from featureloop.audit.image_distance import SIDE
 from featureloop.core.ports import Progress
@@ -33,9 +33,9 @@ class Search:
     Attributes
     ----------
     steps, rate
-        Of Adam on the image's pixels.
+        Of Adam on the image's pixels, or on its weights of components.
     smooth
-        Weight of the total variation.
+        Weight of what is unlikely of an image.
     """
 
     steps: int = 80
@@ -43,30 +43,61 @@ class Search:
     smooth: float = 0.02
 
 
+class Pixels:
+    """A picture float32 (3, 64, 64) as its pixels."""
+
+    def __init__(self, start: Float32) -> None:
+        self.values = torch.from_numpy(start[None].copy()).requires_grad_()
+
+    def picture(self) -> Tensor:
+        """Float32 (1, 3, 64, 64)."""
+        return self.values.clamp(0, 1)
+
+    def unlikely(self) -> Tensor:
+        """How rough it is: its total variation."""
+        x = self.picture()
+        return (x[..., 1:] - x[..., :-1]).abs().mean() + (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
+
+
+class Components:
+    """A picture as a mean and weights of principal components of the attacker's images, so that it looks like them."""
+
+    def __init__(self, start: Float32, basis: tuple[Float32, Float32, Float32]) -> None:
+        self._centre, self._basis, self._spread = (torch.from_numpy(b.astype(np.float32)) for b in basis)
+        weights = (torch.from_numpy(start.reshape(-1)) - self._centre) @ self._basis.T / self._spread
+        self.values = weights.clone().requires_grad_()
+
+    def picture(self) -> Tensor:
+        """Float32 (1, 3, 64, 64)."""
+        flat = self._centre + (self.values * self._spread) @ self._basis
+        return flat.reshape(1, 3, SIDE, SIDE).clamp(0, 1)
+
+    def unlikely(self) -> Tensor:
+        """The weights' squares, in units of their deviations."""
+        return (self.values**2).mean()
+
+
 def invert(
     extract: Callable[[Tensor], Tensor],
     distance: Distance,
-    start: Float32,
+    start: Pixels | Components,
     preprocessing: Preprocessing,
     *,
     search: Search,
     progress: Progress,
 ) -> Float32:
-    """A picture float32 (3, 64, 64) in [0, 1] whose features are near; `start` is where the search begins."""
-    pixels = torch.from_numpy(start[None].copy()).requires_grad_()
-    optimizer = torch.optim.Adam([pixels], lr=search.rate)
+    """A picture float32 (3, 64, 64) in [0, 1] whose features are near; `start` is what is changed."""
+    optimizer = torch.optim.Adam([start.values], lr=search.rate)
+    size = (preprocessing.size,) * 2
     for step in range(search.steps):
-        whole = functional.interpolate(pixels, size=(preprocessing.size,) * 2, mode="bilinear", align_corners=False)
+        whole = functional.interpolate(start.picture(), size=size, mode="bilinear", align_corners=False)
         found = extract((whole * 255 - preprocessing.mean) / preprocessing.scale)
-        rough = (pixels[..., 1:] - pixels[..., :-1]).abs().mean() + (pixels[..., 1:, :] - pixels[..., :-1, :]).abs().mean()
-        loss = distance(found) + search.smooth * rough
+        loss = distance(found) + search.smooth * start.unlikely()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        with torch.no_grad():
-            pixels.clamp_(0, 1)
         progress("white-box search", step + 1, search.steps)
-    return pixels.detach().numpy()[0]
+    return np.asarray(start.picture().detach().numpy()[0], np.float32)
 
 
 def to_bag(values: Float32, spread: Float32, *, seed: int) -> Distance:
@@ -105,8 +136,3 @@ def to_map(wanted: Float32) -> Distance:
     """The distance from an ordered map float32 (C, h, w): what the positive control is."""
     target = torch.from_numpy(np.ascontiguousarray(wanted))[None]
     return lambda z: ((z - target) ** 2).mean() / target.var()
-
-
-def enlarged(pictures: Float32) -> Float32:
-    """Pictures of any size as float32 (M, 3, 64, 64)."""
-    return functional.interpolate(torch.from_numpy(pictures), size=(SIDE, SIDE), mode="area").numpy()
