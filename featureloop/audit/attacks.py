@@ -54,6 +54,7 @@ def finding_from_json(raw: bytes) -> Finding:
         budget=data["budget"],
         notes=tuple(data["notes"]),
         charts=tuple(Chart(c["image"], c["text"]) for c in data["charts"]),
+        sheet=data["sheet"],
     )
 
 

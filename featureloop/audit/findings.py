@@ -83,6 +83,8 @@ class Finding:
         What a reader has to know, in sentences.
     charts
         Pictures of the evidence.
+    sheet
+        Originals beside reconstructions, as a data URL: it shows victims, and stays out of packages.
     """
 
     attack: str
@@ -93,3 +95,4 @@ class Finding:
     budget: str = ""
     notes: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = field(default=(), repr=False)
+    sheet: str | None = field(default=None, repr=False)

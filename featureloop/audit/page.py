@@ -37,16 +37,15 @@ class _Row:
     limit: float | None
 
 
-def render(audited: Audited, lab: Lab, *, privacy: Privacy | None = None, sheet: str | None = None) -> str:
+def render(audited: Audited, lab: Lab, *, privacy: Privacy | None = None, with_sheet: bool = False) -> str:
     """The report's page as HTML, one file.
 
     Parameters
     ----------
     privacy
         The limits to judge by; None takes the default ones.
-    sheet
-        A picture of originals and reconstructions, as a data URL. It shows the victims' images, so the page
-        that goes into a package has none.
+    with_sheet
+        Whether originals and reconstructions are shown: victims' images, which don't go into a package.
     """
     judged = judge_figures(audited, privacy or Privacy())
     answers = verdicts(judged)
@@ -67,7 +66,7 @@ def render(audited: Audited, lab: Lab, *, privacy: Privacy | None = None, sheet:
         curves=[c for f in audited.findings.values() if (c := _curve(f))],
         arms=ARMS,
         rules=RULES,
-        sheet=sheet,
+        sheet=next((f.sheet for f in audited.findings.values() if f.sheet), None) if with_sheet else None,
     )
 
 

@@ -43,11 +43,12 @@ def held_out_scores(
         learned = np.setdiff1d(np.arange(len(x)), told)
         learned = learned[~np.isin(groups[learned], groups[told])]
         if len(np.unique(labels[learned])) == kinds:
-            out[told] = _told(x[learned], labels[learned], x[told], by=by, seed=seed)
+            out[told] = log_odds(x[learned], labels[learned], x[told], by=by, seed=seed)
     return out
 
 
-def _told(x: Float32, labels: NDArray[np.intp], others: Float32, *, by: str, seed: int) -> Float64:
+def log_odds(x: Float32, labels: NDArray[np.intp], others: Float32, *, by: str, seed: int) -> Float64:
+    """Log-odds of each label of other records, float64 (O, K), by a probe that learned from x float32 (M, D)."""
     from sklearn.exceptions import ConvergenceWarning
 
     varies = np.ptp(x, axis=0) > 0

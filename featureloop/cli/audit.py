@@ -82,9 +82,10 @@ def privacy(
         mine, theirs = _parties(view, images, attacker_images, groups, most=most, seed=seed)
         tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")
         found = run(Lab(view, mine, theirs, seed=seed, progress=progress), out, attacks=names, tell=tell)
-        page = render(found, Lab(view, mine, theirs, seed=seed))
+        lab = Lab(view, mine, theirs, seed=seed)
+        page, shown = render(found, lab), render(found, lab, with_sheet=True)
     write_atomically(out / Path(REPORT).name, found.report.to_json())
-    write_atomically(out / Path(PAGE).name, page.encode())
+    write_atomically(out / Path(PAGE).name, shown.encode())
     digest = loaded.digest
     if whole and not found.failed:
         digest = attach(view, found.report, page, key=secret).digest

@@ -13,6 +13,8 @@ from featureloop.core.types import Frame
 from featureloop.sharing.privacy import RULES
 from featureloop.testing import tiny_package
 
+SHEET = "data:image/jpeg;base64,"
+
 
 def noisy_frames(count: int, *, groups: int, size: int = 64) -> list[Frame]:
     """Frames of random pixels."""
@@ -33,7 +35,7 @@ def made_finding(attack: str, *, value: float = 0.008) -> Finding:
     ]
     headline = {n: next(m for m in measures if m.figure == n) for n in names}
     curve = (Point(images=10, value=value, low=0.0, high=0.1), Point(images=20, value=value, low=0.0, high=0.1))
-    return Finding(attack=attack, headline=headline, measures=tuple(measures), controls=True, curve=curve)
+    return Finding(attack=attack, headline=headline, measures=tuple(measures), controls=True, curve=curve, sheet=SHEET)
 
 
 @pytest.fixture

@@ -87,9 +87,7 @@ def test_a_fault_of_an_attack_is_told_by_its_kind_and_costs_no_other(lab: Lab, t
         return attack
 
     found = audit(lab, tmp_path / "out", find=find)
-    assert found.failed == {"position": "RuntimeError"}, (
-        "a fault's text may name a file"
-    )
+    assert found.failed == {"position": "RuntimeError"}, "a fault's text may name a file"
     assert len(found.findings) == len(ATTACKS) - 1
 
 
@@ -140,7 +138,7 @@ def test_the_page_opens_with_a_picture_and_the_three_answers(
     assert "Not a medical device" in page
     assert "http" not in page.replace("http-equiv", "")
     assert "victims' images: this sheet" not in page, "the package's page shows no victim"
-    assert "victims' images: this sheet" in " ".join(render(found, lab, sheet="data:image/png;base64,").split())
+    assert "victims' images: this sheet" in " ".join(render(found, lab, with_sheet=True).split())
 
 
 def test_the_report_names_no_file_and_no_patient(lab: Lab, tmp_path: Path) -> None:

@@ -1,0 +1,281 @@
+"""Attack 2, inversion: what image can be drawn of what leaves, and whose it is.
+
+Four attackers learn on images of other patients: ridge regression from descriptors, a network that draws, a search
+along the extractor's own gradient, and a surrogate of an attacker who has no package. Each is measured by what it adds
+to the best guess that needs no features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featureloop.audit.decoders import (
+    BATCH,
+    LinearDecoder,
+    MapDecoder,
+    SetDecoder,
+    bags,
+    components,
+    decode,
+    train_decoder,
+)
+from featureloop.audit.descriptors import Codebooks, describe
+from featureloop.audit.differentiable import Differentiable
+from featureloop.audit.findings import Arm, Finding, Measure
+from featureloop.audit.image_distance import SIDE, psnr
+from featureloop.audit.material import Lab, Party, Release
+from featureloop.audit.reconstructions import Case, Judge, linked, pictures_of, sheet_of
+from featureloop.audit.reconstructions import strongest as strongest_on
+from featureloop.audit.shallow import shallow_name
+from featureloop.audit.surrogate import imitate, pooled, rows_as_releases
+from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map, to_vector
+from featureloop.core.errors import PackageError
+from featureloop.core.types import Float32
+from featureloop.model.founding_features import pool_map
+
+CONTROL_SIDE = 16
+"""Cells per side of the ordered maps that a network draws from."""
+NEIGHBOURS = 20
+"""Of the attacker's images with the most similar recognition, whose mean is the label's guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class InversionSettings:
+    """What the attacker spends.
+
+    Attributes
+    ----------
+    victims
+        Most records that are drawn.
+    steps, control_steps, surrogate_steps
+        Of training a network that draws, the same on the controls, and of the surrogate.
+    searched
+        Records that are searched for along the gradient.
+    search
+        How.
+    sheet
+        Victims that are shown on the sheet.
+    """
+
+    victims: int = 150
+    steps: int = 500
+    control_steps: int = 250
+    surrogate_steps: int = 250
+    searched: int = 6
+    search: Search = field(default_factory=Search)
+    sheet: int = 8
+
+
+def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Finding:
+    """Draw the victims' images from what leaves and from the controls, and search for whose they are."""
+    given = settings or InversionSettings()
+    case, theirs = _case(lab, given)
+    drawn = _release_arm(lab, case, given)
+    notes = ["Diffusion models, which need a GPU, were not run: where they know such images, they draw sharper ones."]
+    searched: dict[str, tuple[Float32, NDArray[np.intp]]] = {}
+    try:
+        searched = _searched(lab, case, theirs, drawn, given)
+    except PackageError as error:
+        notes.append(f"The search along the gradient was not run: {error}.")
+    shallow = _shallow_arm(lab, case, theirs, given)
+    blind = _random_arm(lab, case, given)
+    guesses = _guesses(case)
+    measures: list[Measure] = []
+    best = max(guesses, key=lambda by: float(psnr(guesses[by], case.pictures).mean()))
+    judge = Judge(case, guesses[best], seed=lab.seed)
+    every = np.arange(len(case.pictures))
+    arms: list[tuple[Arm, Mapping[str, tuple[Float32, NDArray[np.intp]]]]] = [
+        ("release", {**{by: (p, every) for by, p in drawn.items()}, **_of(searched, "release")}),
+        ("shallow", {**{by: (p, every) for by, p in shallow.items()}, **_of(searched, "shallow")}),
+        ("random", {by: (p, every) for by, p in blind.items()}),
+        ("baseline", {by: (p, every) for by, p in guesses.items()}),
+    ]
+    for arm, found in arms:
+        for by, (pictures, at) in found.items():
+            measures += judge.measures(pictures, at, arm=arm, by=by)
+    strongest = strongest_on(measures, "release")
+    found_again = [linked(lab, case, pictures, "release", by) for by, pictures in drawn.items()]
+    found_again.append(linked(lab, case, max(shallow.values(), key=judge.gain), "shallow", "the strongest decoder"))
+    found_again.append(linked(lab, case, guesses[best], "baseline", best))
+    top1 = max((m for m in found_again if m.arm == "release"), key=lambda m: m.value)
+    notes.append(f"The best guess without features is the {best}; gains are over it, record by record.")
+    return Finding(
+        attack="inversion",
+        headline={"inversion.gain_db": strongest, "inversion.linkage_top1": top1},
+        measures=(*measures, *found_again),
+        controls=bool(strongest_on(measures, "shallow").low > strongest_on(measures, "random").high),
+        budget=(
+            f"{len(case.known)} images of the attacker; {len(case.asked)} records drawn at {SIDE} x {SIDE} pixels; "
+            f"{given.steps} steps of {BATCH} images; {given.searched} records searched for, {given.search.steps} steps "
+            "each."
+        ),
+        notes=tuple(notes),
+        sheet=sheet_of(case, drawn, guesses[best], judge, most=given.sheet),
+    )
+
+
+def _case(lab: Lab, given: InversionSettings) -> tuple[Case, Party]:
+    """Records of one frame each or of several, with the first one's picture; victims thinned evenly."""
+    at = np.unique(np.linspace(0, len(lab.victims) - 1, min(given.victims, len(lab.victims))).round().astype(int))
+    theirs = lab.victims.only(at)
+    asked = lab.release(theirs.frames, what="the victims' records")
+    mine = lab.mine
+    first, others = ([r.frames[0] for r in releases] for releases in (mine, asked))
+    case = Case(
+        mine,
+        pictures_of(lab.attacker)[first],
+        lab.attacker.groups[first],
+        asked,
+        pictures_of(theirs)[others],
+        theirs.groups[others],
+        [theirs.frames[i] for i in others],
+    )
+    return case, theirs
+
+
+def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Float32]:
+    """Pictures of all asked records, by every attacker that draws them at once."""
+    books = Codebooks(case.known, seed=lab.seed)
+    known, asked = describe(case.known, books), describe(case.asked, books)
+    linear = LinearDecoder(known, case.known_pictures, case.known_groups, seed=lab.seed)
+    name = linear.name
+    out = {f"linear, {name}": linear(asked), f"nearest image, {name}": _nearest(known[name], asked[name], case)}
+    out["network"] = _networked(lab, case.known, case.asked, case.known_pictures, given, what="decoder of records")
+    theirs = bags(case.asked, *_scale(case.asked))
+    stranger = imitate(theirs, case.known_pictures, steps=given.surrogate_steps, seed=lab.seed, progress=lab.progress)
+    rows = pooled(rows_as_releases(stranger, case.known_pictures), case.asked)
+    network = SetDecoder(theirs[0].shape[2])
+    draw = partial(_drawn_rows, rows)
+    train_decoder(
+        network, draw, case.known_pictures, steps=given.steps, seed=lab.seed, progress=lab.progress,
+        what="decoder of the surrogate",
+    )  # fmt: skip
+    out["surrogate without the package"] = decode(network, theirs)
+    return out
+
+
+def _networked(
+    lab: Lab,
+    known: Sequence[Release],
+    asked: Sequence[Release],
+    pictures: Float32,
+    given: InversionSettings,
+    *,
+    what: str,
+) -> Float32:
+    """A network that draws from bags."""
+    scale = _scale(known)
+    rows = bags(known, *scale)
+    network = SetDecoder(rows[0].shape[2])
+    draw = partial(_drawn_rows, rows)
+    train_decoder(network, draw, pictures, steps=given.steps, seed=lab.seed, progress=lab.progress, what=what)
+    return decode(network, bags(asked, *scale))
+
+
+def _drawn_rows(rows: Sequence[Tensor], rng: np.random.Generator, at: NDArray[np.intp]) -> Tensor:
+    """Bags of these numbers, their rows in another order each time."""
+    chosen = [rows[i][0] for i in at]
+    return torch.stack([x[torch.from_numpy(rng.permutation(len(x)))] for x in chosen])
+
+
+def _scale(releases: Sequence[Release]) -> tuple[Float32, Float32]:
+    values = np.concatenate([r.values for r in releases])
+    return values.mean(0), values.std(0) + np.float32(1e-3)
+
+
+def _nearest(known: Float32, asked: Float32, case: Case) -> Float32:
+    """The attacker's image whose record is nearest."""
+    mean, spread = known.mean(0), known.std(0) + 1e-6
+    a, b = (((x - mean) / spread).astype(np.float32) for x in (known, asked))
+    distance = (b**2).sum(1)[:, None] - 2 * b @ a.T + (a**2).sum(1)
+    return np.asarray(case.known_pictures[distance.argmin(1)], np.float32)
+
+
+def _guesses(case: Case) -> dict[str, Float32]:
+    """What can be drawn without features: the mean image, and that of the images with the most similar recognition."""
+    mean = np.broadcast_to(case.known_pictures.mean(0), case.pictures.shape).astype(np.float32)
+    known, asked = (np.stack([r.rows.mean(0) for r in releases]) for releases in (case.known, case.asked))
+    distance = ((asked[:, None] - known[None]) ** 2).sum(2)
+    near = distance.argsort(1, kind="stable")[:, : min(NEIGHBOURS, len(known))]
+    return {"mean image": mean, "mean image of the label": case.known_pictures[near].mean(1).astype(np.float32)}
+
+
+def _searched(
+    lab: Lab, case: Case, theirs: Party, drawn: Mapping[str, Float32], given: InversionSettings
+) -> dict[str, tuple[Float32, NDArray[np.intp]]]:
+    """A few records, searched for along the gradient: what leaves, and the positive control."""
+    if lab.package.manifest.released.form.mix > 1:
+        raise PackageError("records of several frames have no one image")
+    at = np.linspace(0, len(case.asked) - 1, min(given.searched, len(case.asked))).round().astype(int)
+    whole = Differentiable(lab.package)
+    preprocessing = replace(lab.package.manifest.preprocessing, blank_border=False)
+    spread = _scale(case.known)[1]
+    statistics = lab.package.manifest.released.statistics
+    basis, out = components(case.known_pictures), []
+    for i in at:
+        values = case.asked[i].values
+        if lab.package.manifest.released.form.base == "pool":
+            aim = to_vector(values[0], spread, lambda z: pool_map(z, statistics))
+        else:
+            aim = to_bag(values, spread, seed=lab.seed)
+        start = Components(drawn["network"][i], basis)
+        out.append(invert(whole, aim, start, preprocessing, search=given.search, progress=lab.progress))
+    found = {"release: white-box search": (np.stack(out), at)}
+    name = shallow_name(lab.package)
+    if name is None:
+        return found
+    first = Differentiable(lab.package, until=name)
+    maps = lab.shallow([theirs.frames[case.asked[i].frames[0]] for i in at], what="control of the search")
+    mean = case.known_pictures.mean(0)
+    control = [
+        invert(first, to_map(m), Pixels(mean), preprocessing, search=given.search, progress=lab.progress) for m in maps
+    ]
+    return found | {"shallow: white-box search": (np.stack(control), at)}
+
+
+def _of(
+    searched: Mapping[str, tuple[Float32, NDArray[np.intp]]], arm: str
+) -> dict[str, tuple[Float32, NDArray[np.intp]]]:
+    return {key.split(": ")[1]: value for key, value in searched.items() if key.startswith(arm)}
+
+
+def _shallow_arm(lab: Lab, case: Case, theirs: Party, given: InversionSettings) -> dict[str, Float32]:
+    """Pictures from ordered maps of the first layers, which must show the images."""
+    sides = []
+    for party, releases in ((lab.attacker, case.known), (theirs, case.asked)):
+        frames = [party.frames[r.frames[0]] for r in releases]
+        sides.append(_cells(lab.shallow(frames, what="maps of the control")))
+    mean, spread = sides[0].mean((0, 2, 3), keepdims=True), sides[0].std((0, 2, 3), keepdims=True) + 1e-3
+    known, asked = (torch.from_numpy(((x - mean) / spread).astype(np.float32)) for x in sides)
+    network = MapDecoder(known.shape[1])
+    train_decoder(
+        network, lambda _rng, at: known[at], case.known_pictures, steps=given.control_steps, seed=lab.seed,
+        progress=lab.progress, what="decoder of the control",
+    )  # fmt: skip
+    return {"network": decode(network, [x[None] for x in asked])}
+
+
+def _cells(maps: Float32) -> Float32:
+    """Ordered maps at the control's resolution, float32 (M, C, 16, 16)."""
+    return np.asarray(torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(maps), CONTROL_SIDE).numpy())
+
+
+def _random_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Float32]:
+    """Pictures from values that know nothing of their frame."""
+    known, asked = (lab.random(releases, seed=60 + i) for i, releases in enumerate((case.known, case.asked)))
+    books = Codebooks(known, seed=lab.seed)
+    described, others = describe(known, books), describe(asked, books)
+    linear = LinearDecoder(described, case.known_pictures, case.known_groups, seed=lab.seed)
+    return {
+        f"linear, {linear.name}": linear(others),
+        "network": _networked(
+            lab, known, asked, case.known_pictures, replace(given, steps=given.control_steps), what="decoder of nothing"
+        ),
+    }

@@ -1,0 +1,118 @@
+"""Reconstructions against their originals: how near they are, whose they are, and side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featureloop.audit.findings import Arm, Measure
+from featureloop.audit.image_distance import PERCEPTUAL, SIDE, Perceptual, psnr, ssim
+from featureloop.audit.linking import mated, search_of
+from featureloop.audit.material import LEAST_GROUPS, Lab, Party, Release
+from featureloop.audit.retrieval import top1_of
+from featureloop.audit.takes import takes_of
+from featureloop.core.intervals import Float64, figure_maker, mean_of
+from featureloop.core.types import Float32, Frame
+from featureloop.model.charts import picture_url
+
+GAIN, SIMILAR, LOOKS, FOUND = "PSNR gain, dB", "SSIM gain", f"less {PERCEPTUAL}", "reconstructions linked, top-1"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """What is known of both sides: pictures float32 (M, 3, 64, 64) in [0, 1] and records, one for one."""
+
+    known: Sequence[Release]
+    known_pictures: Float32
+    known_groups: NDArray[np.str_]
+    asked: Sequence[Release]
+    pictures: Float32
+    groups: NDArray[np.str_]
+    frames: Sequence[Frame]
+
+
+def pictures_of(side: Party) -> Float32:
+    """A side's frames as pictures, float32 (M, 3, 64, 64) in [0, 1]."""
+    return np.asarray(side.pixels(SIDE).transpose(0, 3, 1, 2) / 255, np.float32, order="C")
+
+
+class Judge:
+    """Measures pictures of the victims against the best guess."""
+
+    def __init__(self, case: Case, guess: Float32, *, seed: int) -> None:
+        self._case, self._seed, self._looks = case, seed, Perceptual()
+        self._psnr, self._ssim = psnr(guess, case.pictures), ssim(guess, case.pictures)
+        self._distance = self._looks(guess, case.pictures)
+
+    def gain(self, pictures: Float32) -> float:
+        """The mean PSNR gain of pictures of all victims."""
+        return float((psnr(pictures, self._case.pictures) - self._psnr).mean())
+
+    def measures(self, pictures: Float32, at: NDArray[np.intp], *, arm: Arm, by: str) -> list[Measure]:
+        """PSNR itself, and the three gains, of pictures of the records of these numbers."""
+        true = self._case.pictures[at]
+        own = psnr(pictures, true)
+        values: dict[str, Float64] = {
+            "PSNR, dB": own,
+            GAIN: own - self._psnr[at],
+            SIMILAR: ssim(pictures, true) - self._ssim[at],
+            LOOKS: self._distance[at] - self._looks(pictures, true),
+        }
+        make = figure_maker(self._case.groups[at], seed=self._seed)
+        found = [make(name, mean_of(v), most=np.inf) for name, v in values.items()]
+        return [
+            Measure(
+                figure=f.name, arm=arm, by=by, value=f.value, low=f.low, high=f.high, groups=f.groups,
+                chance=None if f.name.startswith("PSNR, ") else 0.0,
+            )
+            for f in found
+        ]  # fmt: skip
+
+
+def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> Measure:
+    """How often a reconstruction's nearest image, among other images of the victims, is of the same patient.
+
+    Where patients have one image each, the image itself stands among other takes.
+    """
+    single = len(mated(case.groups)) < LEAST_GROUPS
+    gallery = case.pictures
+    if single:
+        gallery = pictures_of(Party(tuple(takes_of(case.frames, seed=(lab.seed, 61))), case.groups))
+    looks = Perceptual()
+    found, others = (_unit(looks, p) for p in (pictures, gallery))
+    whose = [{g} for g in case.groups.tolist()]
+    search = search_of(whose, whose if single else None)
+    hits = top1_of((found @ others.T).astype(np.float32), search)
+    f = figure_maker(case.groups, seed=lab.seed)(FOUND, mean_of(hits))
+    return Measure(
+        figure=FOUND, arm=arm, by=by, value=f.value, low=f.low, high=f.high, groups=f.groups, chance=search.chance_top1
+    )
+
+
+def _unit(looks: Perceptual, pictures: Float32) -> Float32:
+    """One vector of unit length for each picture: structure at stride 8, and colours at 8 x 8."""
+    m = len(pictures)
+    small = pictures.reshape(m, 3, 8, SIDE // 8, 8, SIDE // 8).mean((3, 5)).reshape(m, -1)
+    seen = looks.features(pictures).reshape(m, -1)
+    parts = [(x - x.mean(0)) / max(float(x.std()), 1e-6) / x.shape[1] ** 0.5 for x in (small, seen)]
+    joined = np.concatenate(parts, axis=1)
+    return np.asarray(joined / np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-6), np.float32)
+
+
+def sheet_of(case: Case, drawn: Mapping[str, Float32], guess: Float32, judge: Judge, *, most: int) -> str:
+    """Original, strongest reconstruction, guess and nearest image of a few victims, a row each, as a data URL."""
+    best = max((by for by in drawn if not by.startswith("nearest")), key=lambda by: judge.gain(drawn[by]))
+    near = next(p for by, p in drawn.items() if by.startswith("nearest"))
+    at = np.linspace(0, len(case.pictures) - 1, min(most, len(case.pictures))).round().astype(int)
+    rows = [np.concatenate([p[i].transpose(1, 2, 0) for p in (case.pictures, drawn[best], guess, near)], 1) for i in at]
+    pixels = (np.concatenate(rows) * 255).round().astype(np.uint8)
+    return picture_url(Image.fromarray(pixels).resize((2 * pixels.shape[1], 2 * pixels.shape[0])))
+
+
+def strongest(measures: Sequence[Measure], arm: Arm) -> Measure:
+    """The largest PSNR gain on an arm."""
+    return max((m for m in measures if m.arm == arm and m.figure == GAIN), key=lambda m: m.value)

@@ -1,0 +1,163 @@
+"""Inversion: the attackers draw where there is something to draw from, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from featureloop.audit.differentiable import Differentiable
+from featureloop.audit.image_distance import SIDE, Perceptual, psnr, ssim
+from featureloop.audit.inversion import InversionSettings, attack_inversion
+from featureloop.audit.material import Lab, party, split_party
+from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map
+from featureloop.core.errors import PackageError
+from featureloop.core.ports import silent
+from featureloop.core.types import Frame, Task
+from featureloop.model.export import export_onnx
+from featureloop.model.manifest import Preprocessing
+from featureloop.model.package import EXTRACTOR, Package, seal_package
+from featureloop.model.preprocess import to_input
+from featureloop.model.runtime import Runtime
+from featureloop.testing import tiny_package
+from tests.audit.test_text import smooth
+
+QUICK = InversionSettings(
+    victims=16, steps=5, control_steps=40, surrogate_steps=10, searched=1, search=Search(steps=4), sheet=2
+)
+
+
+class Layers(nn.Module):
+    """Every kind of layer that extractors usually have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU6())
+        self.deep = nn.Sequential(
+            nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.SiLU(), nn.AvgPool2d(2), nn.LeakyReLU()
+        )
+        self.last = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A map (B, 8, S / 16, S / 16)."""
+        a = self.first(x)
+        b = nn.functional.interpolate(self.deep(a), scale_factor=4.0, mode="nearest")
+        return torch.tanh(nn.functional.avg_pool2d(self.last(torch.cat([a, b], dim=1)), 8) * 0.5 - 0.1)
+
+
+def with_extractor(package: Package, network: nn.Module) -> Package:
+    size = package.manifest.preprocessing.size
+    path, example = package.path / EXTRACTOR, torch.zeros(1, 3, size, size)
+    export_onnx(network.eval(), example, path, source="image", result="features", dynamic={})
+    return seal_package(package.path, package.manifest)
+
+
+@pytest.mark.parametrize("network", [None, Layers()], ids=["tiny", "layers"])
+def test_the_torch_extractor_is_the_packages_and_has_a_gradient(tmp_path: Path, network: nn.Module | None) -> None:
+    torch.manual_seed(0)
+    package = tiny_package(tmp_path / "p")
+    package = package if network is None else with_extractor(package, network)
+    frame = smooth(1, groups=1)[0].pixels
+    x = torch.from_numpy(to_input(frame, package.manifest.preprocessing)).requires_grad_()
+    found = Differentiable(package)(x)
+    expected = Runtime(package).extract_input(x.detach().numpy())
+    assert np.allclose(
+        found.detach().numpy()[0].reshape(found.shape[1], -1).T, expected.reshape(-1, found.shape[1]), atol=1e-4
+    )
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_an_operator_that_is_not_known_is_named(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.erf(nn.functional.avg_pool2d(x, 16))
+
+    with pytest.raises(PackageError, match="Erf"):
+        Differentiable(with_extractor(tiny_package(tmp_path / "p"), Odd()))
+
+
+def test_the_search_finds_an_image_from_an_ordered_map_and_nears_a_bag() -> None:
+    torch.manual_seed(0)
+    network: nn.Module = nn.Sequential(nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.Tanh()).requires_grad_(False)
+    preprocessing = Preprocessing(SIDE)
+    true = smooth(1, groups=1)[0].pixels.transpose(2, 0, 1).astype(np.float32) / 255
+    with torch.no_grad():
+        z = network((torch.from_numpy(true)[None] * 255 - 127) / 128)
+    grey = np.full_like(true, 0.3)
+    found = invert(
+        network,
+        to_map(z[0].numpy()),
+        Pixels(grey),
+        preprocessing,
+        search=Search(steps=100, smooth=0.0),
+        progress=silent,
+    )
+    assert psnr(found[None], true[None])[0] > psnr(grey[None], true[None])[0] + 6
+    rows = z[0].flatten(1).T.numpy()
+    aim = to_bag(rows[np.random.default_rng(0).permutation(len(rows))], rows.std(0) + 1e-3, seed=1)
+    assert float(aim(z)) < 1e-6, "the order of rows counts for nothing"
+    basis = (grey.reshape(-1), np.eye(5, grey.size, dtype=np.float32), np.ones(5, np.float32))
+    start = Components(grey, basis)
+    before = float(aim(network((start.picture() * 255 - 127) / 128)))
+    after = invert(network, aim, start, preprocessing, search=Search(steps=20), progress=silent)
+    assert float(aim(network((torch.from_numpy(after)[None] * 255 - 127) / 128))) <= before
+
+
+def test_distances_know_the_same_from_another() -> None:
+    a, b = (
+        np.stack([f.pixels.transpose(2, 0, 1) for f in smooth(6, groups=6)[i::2]]).astype(np.float32) / 255
+        for i in (0, 1)
+    )
+    looks = Perceptual()
+    assert psnr(a, a).min() == pytest.approx(100)
+    assert ssim(a, a) == pytest.approx(np.ones(3))
+    assert looks(a, a) == pytest.approx(np.zeros(3), abs=1e-6)
+    assert (psnr(a, b) < 60).all()
+    assert (looks(a, b) > 0).all()
+
+
+def shapes(count: int, *, groups: int) -> list[Frame]:
+    """Frames of one bright block at a place that the group has."""
+    rng = np.random.default_rng(5)
+    at = rng.integers(4, 36, (groups, 2))
+    out = []
+    for i in range(count):
+        pixels = np.full((64, 64, 3), 60, np.uint8)
+        y, x = at[i % groups] + rng.integers(-3, 4, 2)
+        pixels[y : y + 24, x : x + 24] = rng.integers(140, 255, 3)
+        out.append(Frame(pixels, f"{i}.png", group=f"g{i % groups}"))
+    return out
+
+
+@pytest.mark.parametrize("task", [Task.SEGMENTATION, Task.CLASSIFICATION])
+def test_the_control_is_drawn_and_noise_is_not(tmp_path: Path, task: Task) -> None:
+    package = tiny_package(tmp_path / "p", task=task)
+    whole, _ = party(shapes(64, groups=16), size=64)
+    found = attack_inversion(Lab(package, *split_party(whole)), QUICK)
+    gain = {(m.arm, m.by): m for m in found.measures if m.figure == "PSNR gain, dB"}
+    assert found.controls
+    assert gain["shallow", "network"].value > 2
+    assert max(m.value for (arm, _), m in gain.items() if arm == "random") < 1
+    assert {by for arm, by in gain if arm == "release"} >= {
+        "network",
+        "surrogate without the package",
+        "white-box search",
+    }
+    assert set(found.headline) == {"inversion.gain_db", "inversion.linkage_top1"}
+    assert found.sheet is not None
+    assert found.sheet.startswith("data:image/jpeg")
+
+
+def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "p")
+    whole, _ = party(shapes(32, groups=8), size=64)
+    lab = Lab(package, *split_party(whole))
+    given = InversionSettings(
+        victims=8, steps=5, control_steps=5, surrogate_steps=3, searched=1, search=Search(steps=2), sheet=1
+    )
+    assert attack_inversion(lab, given).headline == attack_inversion(lab, given).headline
