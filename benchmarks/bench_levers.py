@@ -38,7 +38,8 @@ from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 
-USUAL = FoundingSettings()
+USUAL = FoundingSettings(blank_border=False)
+"""As it was before the border was made black by default, which the last row tells apart."""
 SIMPLE = {"augmentations": 0, "width": 64, "blocks": 1}
 LEVERS: dict[str, dict[str, Any]] = {
     "usual": {},
@@ -49,7 +50,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "half the bits of a vector": {"bits_per_vector": USUAL.bits_per_vector / 2},
     "twice the bits of a vector": {"bits_per_vector": USUAL.bits_per_vector * 2},
     "one tap, no augmented versions, the small recognizer": SIMPLE,
-    "black outside the field of view": {"blank_border": True},
+    "black outside the field of view, the default now": {"blank_border": True},
 }
 
 

@@ -33,6 +33,7 @@ from featureloop.audit.image_distance import SIDE, psnr
 from featureloop.audit.material import Lab, Party, Release
 from featureloop.audit.reconstructions import Case, Judge, linked, pictures_of, sheet_of
 from featureloop.audit.reconstructions import strongest as strongest_on
+from featureloop.audit.restored import drawn_from_restored
 from featureloop.audit.shallow import shallow_name
 from featureloop.audit.surrogate import imitate, pooled, rows_as_releases
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map, to_vector
@@ -147,6 +148,9 @@ def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Fl
     linear = LinearDecoder(known, case.known_pictures, case.known_groups, seed=lab.seed)
     name = linear.name
     out = {f"linear, {name}": linear(asked), f"nearest image, {name}": _nearest(known[name], asked[name], case)}
+    form = lab.package.manifest.released.form
+    if form.base != "pool" and form.mix == 1:
+        out["network, rows put back"] = drawn_from_restored(lab, case, steps=given.control_steps)
     out["network"] = _networked(lab, case.known, case.asked, case.known_pictures, given, what="decoder of records")
     theirs = bags(case.asked, *_scale(case.asked))
     stranger = imitate(theirs, case.known_pictures, steps=given.surrogate_steps, seed=lab.seed, progress=lab.progress)

@@ -131,6 +131,7 @@ class Lab:
             )
         self.package, self.attacker, self.victims = package, attacker, victims
         self.seed, self.progress = seed, progress
+        self.learned: dict[str, Any] = {}  # What one attack learned, and another may use.
         self.runtime = Runtime(package)
 
     @property

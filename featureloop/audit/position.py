@@ -52,6 +52,14 @@ def restore(lab: Lab, settings: PositionSettings | None = None) -> Restorer:
     return learned(lab, placed_bags(lab, mine, lab.attacker), steps=given.steps)
 
 
+def restorer_of(lab: Lab) -> Restorer:
+    """What `restore` learns with the usual settings; once a lab."""
+    if "restorer" not in lab.learned:
+        lab.learned["restorer"] = restore(lab)
+    made: Restorer = lab.learned["restorer"]
+    return made
+
+
 def attack_position(lab: Lab, settings: PositionSettings | None = None, *, restorer: Restorer | None = None) -> Finding:
     """Place the victims' rows, and those of the controls.
 
@@ -66,7 +74,9 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
         return _nothing_to_place(lab, given)
     mine = placed_bags(lab, [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)], lab.attacker)
     theirs = placed_bags(lab, [lab.theirs[i] for i in _evenly(len(lab.theirs), given.victims)], lab.victims)
-    used = restorer or learned(lab, mine, steps=given.steps)
+    if restorer is None:
+        restorer = restorer_of(lab) if settings is None else learned(lab, mine, steps=given.steps)
+    used = restorer
     measures = _measured(lab, used, theirs, arm="release", by="perceptron and jigsaw")
     alone = _measured(lab, replace(used, neighbours=0.0), theirs, arm="release", by="perceptron alone")
     measures += [m for m in alone if m.figure != "bits per row"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +17,14 @@ from featureloop.cli.folders import Seed, tell_skipped
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Skipped, Task
 from featureloop.images.labelled import open_labelled
-from featureloop.images.sidecar import look_up, read_group_table
+from featureloop.images.sidecar import ATTRIBUTES, look_up, read_attributes, read_group_table
 from featureloop.images.source import open_source
 from featureloop.model.package import Package, load_package, write_atomically
 from featureloop.sharing.privacy import ATTACKS, PAGE, REPORT, report_file
 
 if TYPE_CHECKING:
+    from featureloop.audit.attacks import Attack
+    from featureloop.audit.findings import Finding
     from featureloop.audit.material import Party
     from featureloop.audit.run import Audited
 
@@ -81,7 +84,8 @@ def privacy(
     with progress_bars() as progress:
         mine, theirs = _parties(view, images, attacker_images, groups, most=most, seed=seed)
         tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")
-        found = run(Lab(view, mine, theirs, seed=seed, progress=progress), out, attacks=names, tell=tell)
+        finder = _with_attributes(images, attacker_images or images)
+        found = run(Lab(view, mine, theirs, seed=seed, progress=progress), out, attacks=names, find=finder, tell=tell)
         lab = Lab(view, mine, theirs, seed=seed)
         page, shown = render(found, lab), render(found, lab, with_sheet=True)
     write_atomically(out / Path(REPORT).name, found.report.to_json())
@@ -94,6 +98,21 @@ def privacy(
         tell(f"report: {out / Path(PAGE).name}; not put into the package: it lacks {_lacking(found)}")
     data = _data(found, digest=digest, seconds=time.perf_counter() - started)
     report(data, as_json=as_json, show=lambda: _table(found))
+
+
+def _with_attributes(theirs: Path, mine: Path) -> Callable[[str], Attack]:
+    """What finds an attack by its name; that on attributes knows what `attributes.csv` beside the images says."""
+    from featureloop.audit import attacks
+
+    def find(name: str) -> Attack:
+        attack: Callable[..., Finding] = attacks.attack_named(name)
+        if name != "attributes":
+            return attack
+        tables = [path / ATTRIBUTES for path in (mine, theirs)]
+        known = [read_attributes(table) if table.is_file() else None for table in tables]
+        return partial(attack, mine=known[0], theirs=known[1])
+
+    return find
 
 
 def _patients(side: Party) -> int:

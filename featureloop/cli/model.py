@@ -65,8 +65,8 @@ def train(
     seed: Seed = 1,
     size: Annotated[int, typer.Option(help="Pixels per side of the extractor's input; a multiple of 32.")] = 320,
     blank_border: Annotated[
-        bool, typer.Option("--blank-border", help="Make black what is outside the field of view, and written there.")
-    ] = False,
+        bool, typer.Option(help="Make black what is outside the field of view, and written there.")
+    ] = True,
     channels: Annotated[int | None, typer.Option(min=4, max=256, help="Values per position vector.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.1, help="Passes over the frames.")] = None,
     form: Form = None,

@@ -65,7 +65,7 @@ class FoundingSettings:
 
     profile: str = "fast"
     size: int = 320
-    blank_border: bool = False
+    blank_border: bool = True
     channels: int | None = None
     bits_per_vector: float = 66.0
     form: str | None = None

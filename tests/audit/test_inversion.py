@@ -103,7 +103,7 @@ def test_the_search_finds_an_image_from_an_ordered_map_and_nears_a_bag() -> None
     assert float(aim(z)) < 1e-6, "the order of rows counts for nothing"
     basis = (grey.reshape(-1), np.eye(5, grey.size, dtype=np.float32), np.ones(5, np.float32))
     start = Components(grey, basis)
-    before = float(aim(network((start.picture() * 255 - 127) / 128)))
+    before = float(aim(network((start.picture().detach() * 255 - 127) / 128)))
     after = invert(network, aim, start, preprocessing, search=Search(steps=20), progress=silent)
     assert float(aim(network((torch.from_numpy(after)[None] * 255 - 127) / 128))) <= before
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from featureloop.audit import run as audits
+from featureloop.audit import attacks
 from featureloop.device.state import DeviceState, Identity
 from featureloop.model.package import load_package
 from featureloop.sharing.privacy import ATTACKS
@@ -28,8 +27,7 @@ def images(folder: Path, count: int = 24) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attacks that take no time: what they find is tested where they are."""
-    find = partial(audits.audit, find=lambda name: lambda _lab: made_finding(name))
-    monkeypatch.setattr(audits, "audit", find)
+    monkeypatch.setattr(attacks, "attack_named", lambda name: lambda _lab, **_known: made_finding(name))
 
 
 @pytest.mark.usefixtures("quick")
