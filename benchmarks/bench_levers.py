@@ -88,6 +88,17 @@ def main() -> None:
         other = None if usual is None or usual is found else usual["dice"]
         cells = [cell(found["dice"][part], other and other[part]) for part in tests]
         print(f"| {name} | {found['channels']} | {found['bytes']:.0f} | {' | '.join(cells)} |", flush=True)
+    print("\n| lever, on ClinicDB's held-back sequences | third 1 | third 2 | third 3 |\n|---|---|---|---|")
+    for name in args.only:
+        found = json.loads((args.work / f"{list(LEVERS).index(name)}.json").read_text())["dice"]["ClinicDB"]
+        print(f"| {name} | {' | '.join(f'{dice:.4f}' for dice in thirds(found, clinic))} |")
+
+
+def thirds(found: dict[str, Any], clinic: LabelledFolder) -> list[float]:
+    """Mean Dice of the sequences that `bench_loop_polyps.py` and `bench_upper_bound.py` hold back, for each seed."""
+    values, groups = np.array(found["values"]), np.array(found["groups"])
+    held = [{i.group for i in split(clinic.items, hold_out=1 / 3, seed=seed)[1]} for seed in (1, 2, 3)]
+    return [float(values[np.isin(groups, sorted(names))].mean()) for names in held]
 
 
 def founded(name: str, folder: LabelledFolder, items: Sequence[LabelledItem], work: Path) -> Package:
