@@ -17,7 +17,7 @@ from pathlib import Path
 
 from featureloop.cli.processes import children
 
-SHARE_ALL = '[share]\nprovide = "all"\nbelow_threshold = "provide"\n\n[privacy]\nreport = "optional"\n'
+SHARE_ALL = '[privacy]\nreport = "optional"\n\n[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
 
 
 def main() -> None:

@@ -133,10 +133,18 @@ def _grow(channels: int, *, doublings: int = 4) -> nn.Sequential:
 
 
 def train_decoder(
-    network: nn.Module, draw: Draw, pictures: Float32, *, steps: int, seed: int, progress: Progress, what: str
-) -> None:
-    """Learn pictures float32 (M, 3, 64, 64) in place; the mean picture is where it starts."""
+    make: Callable[[], nn.Module],
+    draw: Draw,
+    pictures: Float32,
+    *,
+    steps: int,
+    seed: int,
+    progress: Progress,
+    what: str,
+) -> nn.Module:
+    """A new network that has learned to draw pictures float32 (M, 3, 64, 64); their mean colour is where it starts."""
     torch.manual_seed(seed)
+    network = make()
     rng = np.random.default_rng((seed, 52))
     true = torch.from_numpy(pictures)
     last = [m for m in network.modules() if isinstance(m, nn.Conv2d)][-1]
@@ -155,7 +163,7 @@ def train_decoder(
         optimizer.step()
         schedule.step()
         progress(what, step + 1, steps)
-    network.eval()
+    return network.eval()
 
 
 def decode(network: nn.Module, inputs: Sequence[Tensor]) -> Float32:

@@ -155,12 +155,16 @@ def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Fl
     theirs = bags(case.asked, *_scale(case.asked))
     stranger = imitate(theirs, case.known_pictures, steps=given.surrogate_steps, seed=lab.seed, progress=lab.progress)
     rows = pooled(rows_as_releases(stranger, case.known_pictures), case.asked)
-    network = SetDecoder(theirs[0].shape[2])
     draw = partial(_drawn_rows, rows)
-    train_decoder(
-        network, draw, case.known_pictures, steps=given.steps, seed=lab.seed, progress=lab.progress,
+    network = train_decoder(
+        lambda: SetDecoder(theirs[0].shape[2]),
+        draw,
+        case.known_pictures,
+        steps=given.steps,
+        seed=lab.seed,
+        progress=lab.progress,
         what="decoder of the surrogate",
-    )  # fmt: skip
+    )
     out["surrogate without the package"] = decode(network, theirs)
     return out
 
@@ -177,9 +181,15 @@ def _networked(
     """A network that draws from bags."""
     scale = _scale(known)
     rows = bags(known, *scale)
-    network = SetDecoder(rows[0].shape[2])
-    draw = partial(_drawn_rows, rows)
-    train_decoder(network, draw, pictures, steps=given.steps, seed=lab.seed, progress=lab.progress, what=what)
+    network = train_decoder(
+        lambda: SetDecoder(rows[0].shape[2]),
+        partial(_drawn_rows, rows),
+        pictures,
+        steps=given.steps,
+        seed=lab.seed,
+        progress=lab.progress,
+        what=what,
+    )
     return decode(network, bags(asked, *scale))
 
 
@@ -258,11 +268,15 @@ def _shallow_arm(lab: Lab, case: Case, theirs: Party, given: InversionSettings) 
         sides.append(_cells(lab.shallow(frames, what="maps of the control")))
     mean, spread = sides[0].mean((0, 2, 3), keepdims=True), sides[0].std((0, 2, 3), keepdims=True) + 1e-3
     known, asked = (torch.from_numpy(((x - mean) / spread).astype(np.float32)) for x in sides)
-    network = MapDecoder(known.shape[1])
-    train_decoder(
-        network, lambda _rng, at: known[at], case.known_pictures, steps=given.control_steps, seed=lab.seed,
-        progress=lab.progress, what="decoder of the control",
-    )  # fmt: skip
+    network = train_decoder(
+        lambda: MapDecoder(known.shape[1]),
+        lambda _rng, at: known[at],
+        case.known_pictures,
+        steps=given.control_steps,
+        seed=lab.seed,
+        progress=lab.progress,
+        what="decoder of the control",
+    )
     return {"network": decode(network, [x[None] for x in asked])}
 
 

@@ -26,6 +26,7 @@ from featureloop.core.types import Float32, Frame
 Describe = Callable[[Sequence[Release]], Mapping[str, Float32]]
 STRENGTHS = (1.0, 3.0, 3.0)
 """Of the attacker's takes of its own frames."""
+SAME_IMAGE, OTHER_TAKE = "image-to-record top-1, the same image", "image-to-record top-1, another take of it"
 APART = 10
 """Frames of an examination between two that are not neighbours."""
 
@@ -79,7 +80,11 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
     linked, unlinked = (max(arm, key=lambda m: m.value) for arm in (_top1(shallow), _top1(random)))
     return Finding(
         attack="linkage",
-        headline={"linkage.top1": best, "linkage.auc": strongest(measures, "AUC")},
+        headline={
+            "linkage.top1": best,
+            "linkage.auc": strongest(measures, "AUC"),
+            "linkage.image_top1": strongest(measures, SAME_IMAGE),
+        },
         measures=tuple(measures),
         controls=linked.low > unlinked.high,
         curve=_curve(known, target, best, given, lab),
@@ -152,14 +157,14 @@ def _image_to_record(
     owners = [{str(i) for i in r.frames} for r in lab.theirs]
     out = []
     takes = takes_of(held.frames, seed=(lab.seed, 47))
-    for frames, name in ((held.frames, "the same image"), (takes, "another take of it")):
+    for frames, name in ((held.frames, SAME_IMAGE), (takes, OTHER_TAKE)):
         asked = lab.release(frames, what="held images")
         own = search_of([{str(chosen[i]) for i in r.frames} for r in asked], owners)
         search = Search(own.mates, own.allowed, np.array([held.groups[r.frames[0]] for r in asked]))
         found = attacker.similarities(Target(gallery, search, described(asked)))
         make = figure_maker(search.groups, seed=lab.seed)
         for by, s in found.items():
-            figure = make(f"image-to-record top-1, {name}", mean_of(top1_of(s, search)))
+            figure = make(name, mean_of(top1_of(s, search)))
             out.append(as_measure(figure, arm="release", by=by, chance=search.chance_top1))
     return out
 

@@ -25,9 +25,8 @@ def drawn_from_restored(lab: Lab, case: Case, *, steps: int) -> Float32:
     # The neighbours' say costs most of the time, and a network that has learned from misplaced rows forgives them.
     restorer = replace(restorer_of(lab), neighbours=0.0)
     known, asked = (_maps(lab, restorer, releases) for releases in (case.known, case.asked))
-    network = MapDecoder(known.shape[1])
-    train_decoder(
-        network,
+    network = train_decoder(
+        lambda: MapDecoder(known.shape[1]),
         lambda _rng, at: known[at],
         case.known_pictures,
         steps=steps,

@@ -197,5 +197,5 @@ def write_frames(folder: Path, numbers: Sequence[int]) -> Path:
     return folder
 
 
-SHARE_ALL = '[share]\nprovide = "all"\nbelow_threshold = "provide"\n\n[privacy]\nreport = "optional"\n'
+SHARE_ALL = '[privacy]\nreport = "optional"\n\n[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
 """A policy under which every frame leaves, so that records can be counted."""

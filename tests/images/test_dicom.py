@@ -424,7 +424,7 @@ def test_training_and_device_give_the_extractor_the_same_tensor(tmp_path, kind, 
                 write(path, values, **{"PhotometricInterpretation": photometric, "BitsStored": bits, **tags})
     frames = [f for f in open_labelled(images).frames() if isinstance(f, Frame)]
     learner = Heard()
-    training = FoundingSettings(size=64)
+    training = FoundingSettings(size=64, blank_border=False)  # As the package has it.
     given = training.preprocessing
     fill_cache(frames, learner, task=Task.CLASSIFICATION, classes=2, preprocessing=given, augmentations=0, seed=1)
     squares = Squares(frames, task=Task.CLASSIFICATION, classes=2, settings=training, stride=16)
