@@ -87,7 +87,10 @@ def attacked(package: Package, kvasir: LabelledFolder, clinic: LabelledFolder, o
     mine, theirs = (party(folder.frames(), size=size, most=MOST)[0] for folder in (kvasir, clinic))
     lab = Lab(package, mine, theirs)
     report = audit(lab, out, attacks=ATTACKS).report
-    found = {name: (f.value, f.low, f.high) for name, f in report.figures.items()}
+    found = {
+        name: tuple(float("nan") if v is None else v for v in (f.value, f.low, f.high))
+        for name, f in report.figures.items()
+    }
     missing = dict.fromkeys(FIGURES, (float("nan"),) * 3)
     return missing | found | {"bytes": float(np.mean([r.payload / len(r.frames) for r in lab.theirs]))}
 

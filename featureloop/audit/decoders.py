@@ -141,6 +141,7 @@ def train_decoder(
     seed: int,
     progress: Progress,
     what: str,
+    batch: int = BATCH,
 ) -> nn.Module:
     """A new network that has learned to draw pictures float32 (M, 3, 64, 64); their mean colour is where it starts."""
     torch.manual_seed(seed)
@@ -156,7 +157,7 @@ def train_decoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     network.train()
     for step in range(steps):
-        at = rng.integers(0, len(pictures), min(BATCH, len(pictures)))
+        at = rng.integers(0, len(pictures), min(batch, len(pictures)))
         loss = ((network(draw(rng, at)) - true[at]) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -57,6 +57,8 @@ class InversionSettings:
         Most records that are drawn.
     steps, control_steps, surrogate_steps
         Of training a network that draws, the same on the controls, and of the surrogate.
+    batch
+        Images of a step.
     searched
         Records that are searched for along the gradient.
     search
@@ -69,6 +71,7 @@ class InversionSettings:
     steps: int = 500
     control_steps: int = 250
     surrogate_steps: int = 250
+    batch: int = BATCH
     searched: int = 6
     search: Search = field(default_factory=Search)
     sheet: int = 8
@@ -114,8 +117,8 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
         controls=bool(strongest_on(measures, "shallow").low > strongest_on(measures, "random").high),
         budget=(
             f"{len(case.known)} images of the attacker; {len(case.asked)} records drawn at {SIDE} x {SIDE} pixels; "
-            f"{given.steps} steps of {BATCH} images; {given.searched} records searched for, {given.search.steps} steps "
-            "each."
+            f"{given.steps} steps of {given.batch} images; {given.searched} records searched for, in "
+            f"{given.search.steps} steps each."
         ),
         notes=tuple(notes),
         sheet=sheet_of(case, drawn, guesses[best], judge, most=given.sheet),
@@ -150,7 +153,7 @@ def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Fl
     out = {f"linear, {name}": linear(asked), f"nearest image, {name}": _nearest(known[name], asked[name], case)}
     form = lab.package.manifest.released.form
     if form.base != "pool" and form.mix == 1:
-        out["network, rows put back"] = drawn_from_restored(lab, case, steps=given.control_steps)
+        out["network, rows put back"] = drawn_from_restored(lab, case, steps=given.control_steps, batch=given.batch)
     out["network"] = _networked(lab, case.known, case.asked, case.known_pictures, given, what="decoder of records")
     theirs = bags(case.asked, *_scale(case.asked))
     stranger = imitate(theirs, case.known_pictures, steps=given.surrogate_steps, seed=lab.seed, progress=lab.progress)
@@ -161,6 +164,7 @@ def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Fl
         draw,
         case.known_pictures,
         steps=given.steps,
+        batch=given.batch,
         seed=lab.seed,
         progress=lab.progress,
         what="decoder of the surrogate",
@@ -186,6 +190,7 @@ def _networked(
         partial(_drawn_rows, rows),
         pictures,
         steps=given.steps,
+        batch=given.batch,
         seed=lab.seed,
         progress=lab.progress,
         what=what,
@@ -273,6 +278,7 @@ def _shallow_arm(lab: Lab, case: Case, theirs: Party, given: InversionSettings) 
         lambda _rng, at: known[at],
         case.known_pictures,
         steps=given.control_steps,
+        batch=given.batch,
         seed=lab.seed,
         progress=lab.progress,
         what="decoder of the control",

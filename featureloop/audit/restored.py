@@ -20,7 +20,7 @@ SIDE = 16
 """Cells per side of the maps that are drawn from."""
 
 
-def drawn_from_restored(lab: Lab, case: Case, *, steps: int) -> Float32:
+def drawn_from_restored(lab: Lab, case: Case, *, steps: int, batch: int) -> Float32:
     """Pictures of the asked records, by a network that learned from the attacker's own, restored in the same way."""
     # The neighbours' say costs most of the time, and a network that has learned from misplaced rows forgives them.
     restorer = replace(restorer_of(lab), neighbours=0.0)
@@ -30,6 +30,7 @@ def drawn_from_restored(lab: Lab, case: Case, *, steps: int) -> Float32:
         lambda _rng, at: known[at],
         case.known_pictures,
         steps=steps,
+        batch=batch,
         seed=lab.seed,
         progress=lab.progress,
         what="decoder of restored maps",

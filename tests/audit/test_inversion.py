@@ -27,7 +27,7 @@ from featureloop.testing import tiny_package
 from tests.audit.test_text import smooth
 
 QUICK = InversionSettings(
-    victims=16, steps=3, control_steps=40, surrogate_steps=10, searched=1, search=Search(steps=4), sheet=2
+    victims=16, steps=3, control_steps=40, surrogate_steps=10, batch=6, searched=1, search=Search(steps=4), sheet=2
 )
 
 
