@@ -4,9 +4,9 @@
     benchmarks/bench_payload_sizes.py --package runs/polyps/P0 [--data ../shared/data/polyps/cvc-clinicdb]
 
 Every frame is released as the device does it, its recognition included. The mutual information is between a payload's
-size and the recognized lesion's area in eight classes of as many frames each (3 bits would tell the class). Of few frames the
-plain estimate is too large; the mean over shuffled areas is what it would be if nothing was told, and is subtracted. Bytes
-and sizes are of features, rows of targets, and both together; the codec's own sizes come last.
+size and the recognized lesion's area in eight classes of as many frames each (3 bits would tell the class). Of few frames
+the plain estimate is too large; the mean over shuffled areas is what it would be if nothing was told, and is subtracted.
+Bytes and sizes are of features, rows of targets, and both together; the codec's own sizes come last.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def plain_sizes(path: Path, data: Path) -> tuple[int, Ints, Ints, Ints]:
-    """Vectors of a frame, and bytes of every frame's features and of its rows without padding, and its lesion's sub-cells: int64 (M,) each."""
+    """A frame's vectors; bytes of features and of rows without padding, and lesion sub-cells, int64 (M,) each."""
     package = load_package(path)
     released, grid = package.manifest.released, package.manifest.features.grid
     runtime = Runtime(package, threads=1)

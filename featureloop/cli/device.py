@@ -61,6 +61,7 @@ def open_outbox(state: DeviceState, policy: Policy) -> Outbox:
         byte_budget=limits.bytes_per_day or None,
         max_bytes=limits.outbox_bytes,
         retention_s=limits.retention_days * 86_400.0,
+        sending=policy.sending,
     )
 
 
