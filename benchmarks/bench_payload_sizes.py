@@ -4,8 +4,8 @@
     benchmarks/bench_payload_sizes.py --package runs/polyps/P0 [--data ../shared/data/polyps/cvc-clinicdb]
 
 Every frame is released as the device does it, its recognition included. The mutual information is between a payload's
-size and the recognized lesion's area in eight classes of as many frames each (3 bits would tell the class). Of few frames
-the plain estimate is too large; the mean over shuffled areas is what it would be if nothing was told, and is subtracted.
+size and the recognized lesion's area in eight classes of as many frames each (3 bits would tell it). Of few frames the
+plain estimate is too large; the mean over shuffled areas is what it would be if nothing was told, and is subtracted.
 Bytes and sizes are of features, rows of targets, and both together; the codec's own sizes come last.
 """
 

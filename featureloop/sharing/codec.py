@@ -32,7 +32,7 @@ from featureloop.model.manifest import ReleasedForm
 
 Int32 = NDArray[np.int32]
 NAME, PLAIN = "uniform/2", "uniform/1"
-LEAST_SIZE = 64
+LEAST_SIZE = 16
 """Bytes of the shortest padded payload."""
 
 

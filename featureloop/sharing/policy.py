@@ -9,6 +9,7 @@ A TOML file, `policy.toml`::
     content = "result-and-reliability" # result-and-reliability | result | reliability
     threshold = 0.8                    # instead of the package's
     groups = true                      # the keyed pseudonym of patient or examination
+    rotation = "quarter"               # never | year | quarter: when pseudonyms change
 
     [limits]
     bytes_per_day = 50_000_000         # 0: no limit
@@ -43,6 +44,7 @@ _T = TypeVar("_T")
 Provide = Literal["all", "below-threshold", "changed", "nothing"]
 BelowThreshold = Literal["ask", "withhold", "provide"]
 Content = Literal["result-and-reliability", "result", "reliability"]
+Rotation = Literal["never", "year", "quarter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Share:
         In [0, 1]; None takes the package's.
     groups
         Whether the keyed pseudonym of the patient or examination goes along.
+    rotation
+        When pseudonyms change, so that records of two turns can't be linked by them.
     """
 
     anonymizers: tuple[str, ...] = ("set", "pool")
@@ -73,6 +77,7 @@ class Share:
     content: Content = "result-and-reliability"
     threshold: float | None = None
     groups: bool = True
+    rotation: Rotation = "quarter"
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,6 +288,28 @@ def test_records_are_erased_by_exactly_one_criterion(server: Server, package: Pa
     assert "leaving" not in report("learner", "status", *data)["records"]  # type: ignore[operator]
 
 
+def test_a_patient_can_be_erased_after_the_key_was_rotated(server: Server, package: Package, tmp_path: Path) -> None:
+    """The site computes every pseudonym that the patient had; the other patient's records stay."""
+    state, policy = tmp_path / "state", tmp_path / "policy.toml"
+    enroll(server, state, site="rotating")
+    policy.write_text(SHARE_ALL)
+    args = ("--learner", server.url, "--state", state, "--policy", policy, "--package", package.path)
+    for i, part in enumerate((range(20, 22), range(22, 25))):
+        folder = write_frames(tmp_path / f"in-{i}", part)
+        names = sorted(p.name for p in folder.iterdir())
+        lines = [f"{name},{'leaves' if k else 'stays'}" for k, name in enumerate(names)]
+        (folder / "groups.csv").write_text("\n".join(["image,group", *lines]) + "\n")
+        report("device", "process", folder, *args)
+        assert report("device", "rotate-key", "--state", state) == {"keys": i + 2}
+    known = report("device", "pseudonyms", "leaves", "--since", 2026, "--state", state)
+    assert "\n".join(known) == shown("device", "pseudonyms", "leaves", "--since", 2026, "--state", state).strip()
+    groups = [part for pseudonym in known for part in ("--group", pseudonym)]
+    assert featureloop("records", "erase", *groups, "--group", "00", "--data", server.data).code == InputError.exit_code
+    assert report("records", "erase", *groups, "--data", server.data) == {"erased": 3}
+    found = report("records", "list", "--data", server.data)
+    assert [f["records"] for f in found if f["site"] == "rotating"] == [2]  # type: ignore[index]
+
+
 def test_model_show_says_what_the_package_says(package: Package) -> None:
     data = report("model", "show", package.path)
     assert (data["digest"], data["task"], data["line"]) == (package.digest.hex(), "segmentation", package.line)
