@@ -135,7 +135,7 @@ OTHER = {
     "anonymizer": "pool",
     "vectors": 1,
     "channels": 9,
-    "codec": "uniform/2",
+    "codec": "uniform/1",
     "features": b"other",
     "recognition": None,
     "reliability": 0.625,
