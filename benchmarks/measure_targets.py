@@ -8,8 +8,8 @@ Detection: two rows of one box differ in their distances by how their positions 
 that is their offset. Reported are the share of pairs of rows of one box whose offset is exactly right, the share that
 is right of all pairs that an attacker takes for one box's (as wide and as high as each other), and the bits that are
 left of such rows' place in the frame (their box lies within it). The same for rows that say less, with what boxes
-perfect rows of that kind, in their order and best scored in a box's middle, would still be decoded to: the intersection
-over union with the truth.
+perfect rows of that kind, in their order and best scored in a box's middle, would still be decoded to: the
+intersection over union with the truth.
 
 Segmentation: each row is a piece of a puzzle of 4 x 4 sub-cells. For each piece of a lesion's border, the attacker ranks
 the others by how well their edge continues its own. Reported is how often the best (of equal ones, any) is the true
