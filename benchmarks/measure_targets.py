@@ -11,8 +11,8 @@ left of such rows' place in the frame (their box lies within it). The same for r
 perfect rows of that kind, in their order and best scored in a box's middle, would still be decoded to: the
 intersection over union with the truth.
 
-Segmentation: each row is a piece of a puzzle of 4 x 4 sub-cells. For each piece of a lesion's border, the attacker ranks
-the others by how well their edge continues its own. Reported is how often the best (of equal ones, any) is the true
+Segmentation: each row is a piece of a puzzle of 4 x 4 sub-cells. For each piece of a lesion's border, the attacker
+ranks the others by how well their edge continues its own. Reported is how often the best (of equal ones, any) is the true
 neighbour, and how often it is by the one assignment of all pieces that is best.
 """
 
@@ -146,7 +146,7 @@ def restored(rows: Sequence[UInt8], truths: Sequence[Sequence[Box]] | None, grid
         if truths is None:
             same = overlaps(sides, sides)[first, second] > 0.5
         else:
-            owner = overlaps(owners(frame, truths[i], grid)[told], np.array([b.corners() for b in truths[i]])).argmax(1)
+            owner = overlaps(owners(truths[i], grid)[told], np.array([b.corners() for b in truths[i]])).argmax(1)
             same = owner[first] == owner[second]
         true = np.rint((at[told[first]] - at[told[second]]) * grid)
         size = d[:, :2] + d[:, 2:]
@@ -162,7 +162,7 @@ def restored(rows: Sequence[UInt8], truths: Sequence[Sequence[Box]] | None, grid
     return hits / max(1, pairs), right / max(1, claims), float(np.mean(bits))
 
 
-def owners(frame: UInt8, boxes: Sequence[Box], grid: int) -> Float64:
+def owners(boxes: Sequence[Box], grid: int) -> Float64:
     """For each row, the sides of its box before anything was made coarser, float64 (N, 4)."""
     fine = boxes_to_rows([Box(b.x_center, b.y_center, b.width, b.height) for b in boxes], labels=1, grid=grid)
     d, at = decode_distances(fine[:, 1:] / SYMBOLS), positions(grid)

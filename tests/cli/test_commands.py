@@ -30,15 +30,18 @@ from rig import (
 )
 
 from featureloop import __version__
+from featureloop.cli.device import open_outbox
 from featureloop.cli.main import app
 from featureloop.core import errors
 from featureloop.core.errors import EXIT_CODES, FeatureloopError, GateError, InputError
+from featureloop.device.state import DeviceState
 from featureloop.images.phantom import HOSPITAL_A, write_phantom_folder
 from featureloop.learner.adopt import adopt
 from featureloop.learner.service import Learner, open_learner
 from featureloop.model.package import Package, load_package
+from featureloop.sharing.policy import Policy, Sending
 from featureloop.sharing.record import Record
-from featureloop.testing import tiny_package
+from featureloop.testing import make_record, tiny_package
 
 RUN_FOR_LONG = {"learner serve", "device run"}
 """Commands that report nothing: they run until they are stopped."""
@@ -308,6 +311,14 @@ def test_a_patient_can_be_erased_after_the_key_was_rotated(server: Server, packa
     assert report("records", "erase", *groups, "--data", server.data) == {"erased": 3}
     found = report("records", "list", "--data", server.data)
     assert [f["records"] for f in found if f["site"] == "rotating"] == [2]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("sending", "left"), [(Sending(), 0), (Sending(delay_seconds=0, batch_records=0), 1)])
+def test_the_outbox_keeps_the_rounds_of_the_sites_policy(tmp_path: Path, sending: Sending, left: int) -> None:
+    with open_outbox(DeviceState(tmp_path), Policy(sending=sending)) as outbox:
+        outbox.put(make_record(0), frame_key=None)
+        assert len(outbox.lease_due(limit=1, seconds=60)) == left
+        assert len(outbox.lease(limit=1, seconds=60)) == 1 - left
 
 
 def test_model_show_says_what_the_package_says(package: Package) -> None:
