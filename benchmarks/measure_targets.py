@@ -12,8 +12,8 @@ perfect rows of that kind, in their order and best scored in a box's middle, wou
 intersection over union with the truth.
 
 Segmentation: each row is a piece of a puzzle of 4 x 4 sub-cells. For each piece of a lesion's border, the attacker
-ranks the others by how well their edge continues its own. Reported is how often the best (of equal ones, any) is the true
-neighbour, and how often it is by the one assignment of all pieces that is best.
+ranks the others by how well their edge continues its own. Reported is how often the best (of equal ones, any) is the
+true neighbour, and how often it is by the one assignment of all pieces that is best.
 """
 
 from __future__ import annotations
