@@ -26,6 +26,7 @@ import argparse
 import json
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ import numpy as np
 from featureloop.cli.processes import Children, children
 from featureloop.core.errors import GateError
 from featureloop.core.types import Frame, Task
-from featureloop.device.state import DeviceState, pseudonym
+from featureloop.device.state import DeviceState, pseudonyms
 from featureloop.images.labelled import open_labelled, split
 from featureloop.learner.bags import ACCEPTED_WEIGHT, load_bags, training_set
 from featureloop.learner.evaluation import evaluate
@@ -49,6 +50,7 @@ from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.policy import load_policy
+from featureloop.sharing.record import quarter_of
 from featureloop.sharing.reliability import reliability
 
 SITE_HOLD_OUT = 1 / 3
@@ -183,10 +185,10 @@ def full_maps(control: Control, *, labels: str) -> dict[str, Any]:
     own = training_set(bags, manifest, founding_share=settings.founding_share, chosen=~bags.held)
     is_founding = bags.sites[~bags.held] == FOUNDING_SITE
     learned_groups = set(bags.groups[~bags.held].tolist())
-    key = DeviceState(control.state).site_key()
+    key, now = DeviceState(control.state).site_key(), quarter_of(datetime.now(UTC).date())
     folder = open_labelled(clinic)
     rest, _ = split(folder.items, hold_out=SITE_HOLD_OUT, seed=settings.fit.seed)
-    items = [i for i in rest if pseudonym(key, i.group).hex() in learned_groups]
+    items = [i for i in rest if learned_groups & {p.hex() for p in pseudonyms([key], i.group, first=now - 1, last=now)}]
     runtime = Runtime(package)
     maps, targets, weights = [], [], []
     for frame in folder.frames(items):

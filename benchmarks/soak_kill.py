@@ -63,7 +63,7 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
     data, state = work / "learner", work / "device"
     shutil.rmtree(data, ignore_errors=True)
     policy = work / "policy.toml"
-    policy.write_text('[privacy]\nreport = "optional"\n')
+    policy.write_text('[privacy]\nreport = "optional"\n[sending]\ndelay_seconds = 1\nbatch_records = 8\n')
     with children() as group:
         port = free_port()
         serve = ["learner", "serve", "--data", str(data), "--port", str(port)]

@@ -144,7 +144,7 @@ def make_record(i: int, **overrides: Any) -> Record:
         "anonymizer": "set",
         "vectors": 16,
         "channels": 8,
-        "codec": "uniform/1",
+        "codec": "uniform/2",
         "features": noise[:-8],
         "recognition": noise[-8:],
         "reliability": (i % 129) / 128,

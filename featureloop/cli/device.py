@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +22,14 @@ from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
 from featureloop.device.provide import Provider, check_policy
 from featureloop.device.reviewers import TruthReviewer
-from featureloop.device.state import DeviceState, Identity
+from featureloop.device.state import DeviceState, Identity, pseudonyms
 from featureloop.device.update import poll_update
 from featureloop.device.wire import HttpWire
 from featureloop.device.wire import enroll as enroll_device
 from featureloop.model.package import Package, load_package
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.policy import Policy, load_policy
+from featureloop.sharing.record import quarter_of
 
 app = typer.Typer(no_args_is_help=True, help="The device at the hospital.")
 
@@ -61,6 +63,7 @@ def open_outbox(state: DeviceState, policy: Policy) -> Outbox:
         byte_budget=limits.bytes_per_day or None,
         max_bytes=limits.outbox_bytes,
         retention_s=limits.retention_days * 86_400.0,
+        sending=policy.sending,
     )
 
 
@@ -117,7 +120,7 @@ def process(
         identity = _identity(place, learner)
         try:
             check_policy(loaded, rules)
-            outbox, site_key = open_outbox(place, rules), place.site_key()
+            outbox, site_key, group_key = open_outbox(place, rules), place.site_key(), place.group_keys()[0]
         except (PolicyError, PackageError, StorageError) as error:
             tell(f"nothing is shared, recognition goes on: {error}")
             done = Done(run_frames(frames, runtime=runtime, out=out, total=total), error)
@@ -126,6 +129,7 @@ def process(
                 site=identity.site,
                 device=identity.device,
                 site_key=site_key,
+                group_key=group_key,
                 package=loaded,
                 policy=rules,
                 keeper=outbox,
@@ -195,6 +199,29 @@ def status(state: State = None, policy: PolicyFile = None, as_json: AsJson = Fal
     data["outbox"] = {str(k): v for k, v in outbox.counts().items()}
     outbox.close()
     report(data, as_json=as_json, show=lambda: table("device", ["", "value"], list(data.items())))
+
+
+@app.command("rotate-key")
+def rotate_key(state: State = None, as_json: AsJson = False) -> None:
+    """Give every patient and examination a new pseudonym from now on; old keys stay here, for erasure.
+
+    A 'device run' that is under way takes the new key over when it is started again.
+    """
+    data = {"keys": device_state(state).rotate_key()}
+    report(data, as_json=as_json, show=lambda: f"pseudonyms have a new key, {data['keys']} in all")
+
+
+@app.command("pseudonyms")
+def list_pseudonyms(
+    group: Annotated[str, typer.Argument(help="A patient or examination, as the images name it.")],
+    since: Annotated[int, typer.Option(min=1900, max=2199, help="The year of the first record.")] = 2025,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """All pseudonyms that a group may have at the learner, one a line: what to erase there."""
+    keys, last = device_state(state).group_keys(), quarter_of(datetime.now(UTC).date())
+    found = [p.hex() for p in pseudonyms(keys, group, first=4 * since, last=last)]
+    report(found, as_json=as_json, show=lambda: "\n".join(found))
 
 
 @app.command()

@@ -30,20 +30,25 @@ def list_records(data: Data = None, as_json: AsJson = False) -> None:
 def erase(
     site: Annotated[str | None, typer.Option(help="All records of a site.")] = None,
     device: Annotated[str | None, typer.Option(help="All records of a device.")] = None,
-    group: Annotated[str | None, typer.Option(help="All records of a group: its pseudonym in hexadecimal.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="All records of a group: its pseudonym in hexadecimal, or several.")
+    ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Erase records for good: deleted, compacted, old versions removed."""
     from featureloop.learner.service import open_learner
 
-    if sum(x is not None for x in (site, device, group)) != 1:
+    if sum(bool(x) for x in (site, device, group)) != 1:
         raise InputError("name exactly one of --site, --device and --group")
     try:
-        pseudonym = bytes.fromhex(group) if group is not None else None
+        groups = [bytes.fromhex(g) for g in group or ()]
+        if wrong := [g for g in groups if len(g) != 16]:
+            raise ValueError(wrong)
     except ValueError as error:
         raise InputError(f"a group's pseudonym is 32 hexadecimal digits, not {group!r}") from error
     learner = open_learner(learner_data(data))
     learner.ingest.drain()
-    n = learner.store.erase(site=site, device=device, group=pseudonym)
+    store = learner.store
+    n = sum(store.erase(group=g) for g in groups) if groups else store.erase(site=site, device=device)
     report({"erased": n}, as_json=as_json, show=lambda: f"{n} records erased")

@@ -31,6 +31,8 @@ from featureloop.device.state import Identity
 
 TIMEOUT_S = 30.0
 MAX_ANSWER = 4 << 20
+AGENT = "featureloop"
+"""No version and no library: versions tell devices apart that share a site."""
 MAX_RETRY_AFTER_S = 3_600.0
 
 
@@ -169,7 +171,7 @@ def exchange(
     TransportError
         The learner can't be reached, is too slow, or its answer is too long or compressed.
     """
-    sent = {"Accept-Encoding": "identity", **(headers or {})}
+    sent = {"Accept-Encoding": "identity", "User-Agent": AGENT, **(headers or {})}
     try:
         with client.stream(
             method, url, headers=sent, params=params, content=content, timeout=timeout, follow_redirects=False

@@ -30,6 +30,8 @@ from featureloop.device.outbox_file import (
     read_record,
     translated,
 )
+from featureloop.device.rounds import AT_ONCE, Rounds, ready
+from featureloop.sharing.policy import Sending
 from featureloop.sharing.record import MAX_BODY, MAX_RECORDS_PER_BODY, Record
 
 __all__ = ["SETTLED", "TRANSITIONS", "Entry", "Item", "Outbox", "State", "payload_bytes"]
@@ -59,6 +61,10 @@ class Outbox:
         Payload bytes that may wait; beyond it `put` refuses.
     retention_s
         What has waited longer than this many seconds expires.
+    sending
+        When `lease_due` gives records out.
+    rng
+        Draws which records leave, and in what order.
 
     Raises
     ------
@@ -74,12 +80,16 @@ class Outbox:
         byte_budget: int | None = None,
         max_bytes: int = WATERMARK,
         retention_s: float = RETENTION_S,
+        sending: Sending = AT_ONCE,
+        rng: random.Random | None = None,
     ) -> None:
         self._path = path
         self._clock = clock
         self._budget = byte_budget
         self._max_bytes = max_bytes
         self._retention_s = retention_s
+        self._rng = random.SystemRandom() if rng is None else rng
+        self._rounds = Rounds(sending, phase=self._rng.random())
         self._lock = threading.RLock()
         with translated(path):
             self._db = open_file(path)
@@ -138,22 +148,26 @@ class Outbox:
             return db.execute("SELECT 1 FROM frames WHERE key = ?", (frame_key,)).fetchone() is not None
 
     def lease(self, *, limit: int, seconds: float) -> tuple[Record, ...]:
-        """Take waiting records for some time: the oldest ones, in random order.
+        """Take waiting records for some time: any of them, drawn at random and in random order.
 
         The order of processing would tell which records are of one
         examination, so it isn't kept. What exceeds the day's byte budget
         keeps waiting.
         """
+        return self._lease(limit, seconds, Rounds(AT_ONCE))
+
+    def lease_due(self, *, limit: int, seconds: float) -> tuple[Record, ...]:
+        """As `lease`, of what may leave by the site's rounds; nothing where too few came in them."""
+        return self._lease(limit, seconds, self._rounds)
+
+    def _lease(self, limit: int, seconds: float, rounds: Rounds) -> tuple[Record, ...]:
         if not 1 <= limit <= MAX_RECORDS_PER_BODY or not seconds > 0:
             raise ValueError(f"limit must be 1 to {MAX_RECORDS_PER_BODY} and seconds positive, not {limit}, {seconds}")
         now, taken = self._clock(), []
         with self._transaction() as db:
             room = self._room(db, now)
-            found = db.execute(
-                "SELECT seq, id, bytes FROM entries WHERE state = ? AND bytes <= ? ORDER BY put_at, seq LIMIT ?",
-                (State.PENDING, room, limit),
-            ).fetchall()
-            for seq, key, size in found:
+            found = ready(db, rounds, now=now, room=room)
+            for seq, key, size in self._rng.sample(found, min(limit, len(found))):
                 if size > room:
                     continue
                 room -= size
@@ -163,7 +177,6 @@ class Outbox:
                     self._move(db, key, State.REFUSED, reason="damaged on this device's disk")
                 else:
                     taken.append(record)
-        random.SystemRandom().shuffle(taken)
         return tuple(taken)
 
     def settle(self, receipt: Receipt) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from featureloop.core.errors import PolicyError
 from featureloop.core.ports import Clock, Reviewer
 from featureloop.core.types import Bag, Float32, Frame, Recognition
-from featureloop.device.state import frame_key, pseudonym, release_secret
+from featureloop.device.state import frame_key, pseudonym, release_secret, turn_of
 from featureloop.model.forms import allows
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package
@@ -63,7 +63,9 @@ class Provider:
     site, device
         Enrolled ids.
     site_key
-        32 bytes that never leave the site; makes pseudonyms.
+        32 bytes that never leave the site; names frames and draws what leaves of them.
+    group_key
+        The same, for groups' pseudonyms; None takes the site's key.
     package
         The package that recognizes, with all its tasks.
     policy
@@ -84,6 +86,7 @@ class Provider:
     keeper: RecordKeeper
     reviewer: Reviewer | None
     clock: Clock
+    group_key: bytes | None = None
     _mixers: dict[tuple[str, str | None], Mixer[_Ready]] = field(default_factory=dict, init=False, repr=False)
 
     def keys_of(self, frame: Frame) -> tuple[bytes, ...]:
@@ -171,6 +174,7 @@ class Provider:
         share, released, one = self.policy.share, manifest.released, ready[0]
         bag = joined([r.part for r in ready], released=released, grid=manifest.features.grid)
         payload, group = coded(bag, released), one.group if len(ready) == 1 else None
+        key = self.site_key if self.group_key is None else self.group_key
         now = quarter_of(datetime.fromtimestamp(self.clock(), UTC).date())
         with_reliability = share.content != "result"
         with_result = share.content != "reliability" or bag.changed is not None
@@ -191,7 +195,7 @@ class Provider:
             changed=payload.changed,
             changed_by=one.changed_by,
             changed_when=None if bag.changed is None else now,
-            group=pseudonym(self.site_key, group) if share.groups and group else None,
+            group=pseudonym(key, group, turn_of(now, share.rotation)) if share.groups and group else None,
             period=now,
         )
 

@@ -123,6 +123,7 @@ class DeviceService:
             site=self.identity.site,
             device=self.identity.device,
             site_key=self.state.site_key(),
+            group_key=self.state.group_keys()[0],
             package=package,
             policy=self.policy,
             keeper=self.outbox,

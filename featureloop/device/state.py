@@ -4,6 +4,7 @@ Layout::
 
     identity.json     learner, site, device, token, trusted keys (mode 0600)
     site.key          32 random bytes that never leave the site (mode 0600)
+    group.keys/N      the same, made by rotating the pseudonyms' key; the last one is in use, all are kept for erasure
     outbox.sqlite     see `outbox`
     packages/HEX/     packages by digest
     current           the digest of the package in use
@@ -19,13 +20,16 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from featureloop.core.errors import AuthError, PackageError, StorageError
 from featureloop.model.package import Package, load_package, write_atomically
+from featureloop.sharing.policy import Rotation
 from featureloop.sharing.record import ENROLLED_ID
 
 KEY_BYTES = 32
@@ -37,6 +41,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _GROUP_LABEL = b"featureloop.group/1"
 _FRAME_LABEL = b"featureloop.frame/1"
 _RELEASE_LABEL = b"featureloop.release/1"
+_TURN_LABEL = b"featureloop.turn/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +154,44 @@ class DeviceState:
         StorageError
             It can't be made or read, or isn't 32 bytes long.
         """
-        path = self.path / "site.key"
+        return self._key(self.path / "site.key")
+
+    def group_keys(self) -> tuple[bytes, ...]:
+        """The secrets behind groups' pseudonyms, the one in use first; the last is the site's key.
+
+        Raises
+        ------
+        StorageError
+            One of them can't be read, or isn't 32 bytes long.
+        """
+        return (*(self._key(path) for path in reversed(self._rotated())), self.site_key())
+
+    def rotate_key(self) -> int:
+        """Make a new key for pseudonyms, and return how many there are now.
+
+        What was recognized before and what frames are done hang on the site's key, which stays.
+
+        Raises
+        ------
+        StorageError
+            It can't be made.
+        """
+        self.site_key()
+        number = len(self._rotated()) + 1
+        self._key(self.path / "group.keys" / f"{number:06d}")
+        return number + 1
+
+    def _rotated(self) -> list[Path]:
+        try:
+            return sorted(p for p in (self.path / "group.keys").glob("*") if p.name.isdigit())
+        except OSError as error:
+            raise StorageError(f"the keys in '{self.path}' can't be listed: {error}") from error
+
+    def _key(self, path: Path) -> bytes:
         try:
             if not path.exists():
                 self._make()
+                path.parent.mkdir(mode=0o700, exist_ok=True)
                 self._make_key(path)
             key = path.read_bytes()
         except OSError as error:
@@ -204,7 +243,7 @@ class DeviceState:
             write_atomically(temporary, secrets.token_bytes(KEY_BYTES), mode=0o600)
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(temporary)
-            sync_folder(self.path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -212,13 +251,42 @@ class DeviceState:
 _ENROLL = "run 'featureloop device enroll' with a code from the learner's operator"
 
 
-def pseudonym(key: bytes, group: str) -> bytes:
+def pseudonym(key: bytes, group: str, turn: str = "") -> bytes:
     """Keyed pseudonym of one patient or examination, 16 bytes.
 
     The same group gives the same pseudonym at this site only; without the key
-    nobody can try out names.
+    nobody can try out names, or tell which pseudonyms of two turns are of one
+    group.
+
+    Parameters
+    ----------
+    turn
+        As `turn_of` names it; nothing where pseudonyms don't rotate.
     """
+    if turn:
+        key = _keyed(key, _TURN_LABEL, (turn,))
     return _keyed(key, _GROUP_LABEL, (group,))[:PSEUDONYM_BYTES]
+
+
+def turn_of(quarter: int, rotation: Rotation) -> str:
+    """The turn of the rotation in which a quarter is (`4 * year + quarter - 1`): `2026-3`, `2026`, or nothing."""
+    year, rest = divmod(quarter, 4)
+    return {"never": "", "year": f"{year}", "quarter": f"{year}-{rest + 1}"}[rotation]
+
+
+def pseudonyms(keys: Sequence[bytes], group: str, *, first: int, last: int) -> tuple[bytes, ...]:
+    """Every pseudonym that a group may have been given from one quarter to another, whatever the rotation was.
+
+    Parameters
+    ----------
+    keys
+        As `DeviceState.group_keys`.
+    first, last
+        Quarters, `4 * year + quarter - 1`.
+    """
+    rotations: tuple[Rotation, ...] = get_args(Rotation)
+    turns = dict.fromkeys(turn_of(q, r) for q in range(first, last + 1) for r in rotations)
+    return tuple(pseudonym(key, group, turn) for key in keys for turn in turns)
 
 
 def release_secret(key: bytes) -> bytes:

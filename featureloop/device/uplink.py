@@ -131,7 +131,7 @@ class Uplink:
         self._jitter = jitter
 
     def send_once(self) -> Sent:
-        """Send one batch, if anything waits.
+        """Send one batch, if anything is due by the site's rounds.
 
         Raises
         ------
@@ -143,8 +143,11 @@ class Uplink:
         StorageError
             The outbox can't be read or written.
         """
+        return self._send(self._outbox.lease_due)
+
+    def _send(self, lease: Callable[..., tuple[Record, ...]]) -> Sent:
         self._outbox.reap()
-        records = self._outbox.lease(limit=self._batch, seconds=self._lease_s)
+        records = lease(limit=self._batch, seconds=self._lease_s)
         if not records:
             return Sent(waiting=self._waiting())
         batch = _Batch({r.id: r for r in records})
@@ -157,7 +160,7 @@ class Uplink:
         return Sent(len(batch.held), len(batch.refused), self._waiting())
 
     def drain(self, *, deadline_s: float) -> Sent:
-        """Send until nothing waits, the day's budget is used up, or the time is over.
+        """Send, due or not, until nothing waits, the day's budget is used up, or the time is over.
 
         What another process has leased, a killed one perhaps, is waited for.
 
@@ -176,7 +179,7 @@ class Uplink:
         until, total, failures = self._clock() + deadline_s, Sent(waiting=self._waiting()), 0
         while self._clock() < until:
             try:
-                sent = self.send_once()
+                sent = self._send(self._outbox.lease)
             except TransportError as error:
                 failures += 1
                 wait = wait_after(error, self._retry, failures - 1, self._jitter())

@@ -31,7 +31,6 @@ def check_declared(record: Record, manifest: Manifest) -> None:
         "extractor": bytes.fromhex(manifest.files[EXTRACTOR]),
         "anonymizer": released.anonymizer,
         "channels": released.channels,
-        "codec": codec.NAME,
     }
     for name, expected in declared.items():
         found = getattr(record, name)
@@ -53,9 +52,9 @@ def _check_payloads(record: Record, manifest: Manifest) -> None:
     symbols = codec.decode_features(record.features, released, max_vectors=record.vectors)
     if len(symbols) != record.vectors:
         raise RecordError(f"its features hold {len(symbols)} rows for the {record.vectors} vectors that it declares")
-    if codec.encode_features(symbols, released) != record.features:
+    if codec.encode_features(symbols, released, name=record.codec) != record.features:
         # Many byte strings could decode alike; the choice among them would carry something.
-        raise RecordError("its features are not coded as its package's codec codes them")
+        raise RecordError("its features are not coded as its codec codes them")
     found = {}
     for name, payload in (("recognition", record.recognition), ("changed", record.changed)):
         if payload is None:
@@ -65,8 +64,8 @@ def _check_payloads(record: Record, manifest: Manifest) -> None:
         expected = record.vectors if manifest.recognizer.form == "set" else 1
         if len(rows) != expected:
             raise RecordError(f"its {name} hold {len(rows)} rows, its package's recognizer gives {expected}")
-        if codec.encode_rows(rows, released) != payload:
-            raise RecordError(f"its {name} is not coded as its package's codec codes it")
+        if codec.encode_rows(rows, released, name=record.codec) != payload:
+            raise RecordError(f"its {name} is not coded as its codec codes it")
         found[name] = rows
     first = found.pop("recognition", None)
     if first is None and found:

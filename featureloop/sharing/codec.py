@@ -1,16 +1,24 @@
-"""The codec `uniform/1`: per-channel quantization and entropy coding with static tables.
+"""The codec `uniform/2`: per-channel quantization and entropy coding with static tables, padded to a few sizes.
 
 Values are quantized uniformly between a channel's exact bounds (beyond them
 is an error, never a silent clip) and coded by an asymmetric numeral system
 (Duda 2013, arXiv:1311.2540; the constriction library) under integer frequency
 tables that the package carries, so that decoding is bit-exact on every
 machine. Every payload ends in a CRC-32.
+
+How long a coded mask is tells how large the lesion is, so payloads are padded
+with zero words to a size of a ladder. A code stream never ends in a
+zero word, so the padding needs no length field, holds nothing, and has one
+form; the CRC covers it. `uniform/1` is the same without padding: it is still
+read, and no longer written.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -23,7 +31,40 @@ from featureloop.core.types import Float32, UInt8
 from featureloop.model.manifest import ReleasedForm
 
 Int32 = NDArray[np.int32]
-NAME = "uniform/1"
+NAME, PLAIN = "uniform/2", "uniform/1"
+LEAST_SIZE = 16
+"""Bytes of the shortest padded payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """The sizes that payloads are padded to: `LEAST_SIZE * ratio**k` bytes, rounded up to whole words.
+
+    Attributes
+    ----------
+    ratio
+        Of one size to the next.
+    each
+        Bytes that every vector or row is given at least, whatever it takes.
+    """
+
+    ratio: float
+    each: float = 0.0
+
+    def rung(self, size: int, n: int = 0) -> int:
+        """The smallest size that holds so many bytes of n vectors or rows."""
+        size = max(size, int(self.each * n), LEAST_SIZE)
+        k = math.floor(math.log(size / LEAST_SIZE, self.ratio))
+        # The logarithm may be off in its last bit; a size that is on the ladder stays.
+        return next(s for s in map(self._step, range(k - 1, k + 3)) if s >= size)
+
+    def _step(self, k: int) -> int:
+        return 4 * math.ceil(LEAST_SIZE * self.ratio**k / 4 - 1e-6)
+
+
+FEATURES = Ladder(2**0.25)
+ROWS = Ladder(2.0, each=0.5)
+"""Rows of targets are short and tell most: nearly all of a grid's are given the same size."""
 TOTAL = 4096
 """Every frequency table sums to this; exact in float64, so models are the same everywhere."""
 _HEADER = struct.Struct("<I")
@@ -59,13 +100,13 @@ def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
     return values
 
 
-def encode_features(symbols: UInt8, form: ReleasedForm) -> bytes:
-    """Symbols uint8 (N, C) to a payload."""
+def encode_features(symbols: UInt8, form: ReleasedForm, *, name: str = NAME) -> bytes:
+    """Symbols uint8 (N, C) to a payload of the codec of this name."""
     coder = constriction.stream.stack.AnsCoder()
     columns = symbols.astype(np.int32)
     for c in reversed(range(form.channels)):
         coder.encode_reverse(np.ascontiguousarray(columns[:, c]), _model(form.frequencies[c]))
-    return _seal(len(symbols), coder)
+    return _seal(len(symbols), coder, FEATURES if name == NAME else None)
 
 
 def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> UInt8:
@@ -76,7 +117,7 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
     RecordError
         The payload is truncated or damaged, or holds over `max_vectors` vectors.
     """
-    n, coder = _open(payload, max_vectors)
+    n, coder = _open(payload, max_vectors, FEATURES)
     out = np.empty((n, form.channels), np.uint8)
     for c in range(form.channels):
         out[:, c] = coder.decode(_model(form.frequencies[c]), n)
@@ -90,8 +131,8 @@ def row_kinds(rows: UInt8, flags: int) -> Int32:
     return np.where(ones == 0, 0, np.where(ones == flags, 1, 2)).astype(np.int32)
 
 
-def encode_rows(rows: UInt8, form: ReleasedForm) -> bytes:
-    """Rows of targets uint8 (N, T) to a payload.
+def encode_rows(rows: UInt8, form: ReleasedForm, *, name: str = NAME) -> bytes:
+    """Rows of targets uint8 (N, T) to a payload of the codec of this name.
 
     A row's flags are all 0, all 1, or mixed with their bits; its coded values follow where a flag is 1.
 
@@ -111,7 +152,7 @@ def encode_rows(rows: UInt8, form: ReleasedForm) -> bytes:
         coder.encode_reverse(rows[kinds > 0, flags:].reshape(-1).astype(np.int32), _model(form.coded_frequencies))
     coder.encode_reverse(mixed, _BYTE)
     coder.encode_reverse(kinds, _model(form.target_frequencies))
-    return _seal(len(rows), coder)
+    return _seal(len(rows), coder, ROWS if name == NAME else None)
 
 
 def decode_rows(payload: bytes, form: ReleasedForm, *, width: int, max_vectors: int) -> UInt8:
@@ -122,7 +163,7 @@ def decode_rows(payload: bytes, form: ReleasedForm, *, width: int, max_vectors: 
     RecordError
         The payload is truncated or damaged.
     """
-    n, coder = _open(payload, max_vectors)
+    n, coder = _open(payload, max_vectors, ROWS)
     flags = width if form.flags is None else form.flags
     kinds = coder.decode(_model(form.target_frequencies), n)
     mixed, told = int((kinds == 2).sum()), int((kinds > 0).sum())
@@ -159,13 +200,15 @@ def _bounds(form: ReleasedForm) -> tuple[Any, Any, Any]:
     return low, high - low, np.asarray(form.levels, np.float64) - 1
 
 
-def _seal(n: int, coder: Any) -> bytes:
+def _seal(n: int, coder: Any, ladder: Ladder | None = None) -> bytes:
     words: bytes = coder.get_compressed().astype("<u4").tobytes()
     body = _HEADER.pack(n) + words
+    if ladder is not None:
+        body += bytes(ladder.rung(len(body) + _CHECK.size, n) - len(body) - _CHECK.size)
     return body + _CHECK.pack(zlib.crc32(body))
 
 
-def _open(payload: bytes, max_vectors: int) -> tuple[int, Any]:
+def _open(payload: bytes, max_vectors: int, ladder: Ladder) -> tuple[int, Any]:
     if len(payload) < _HEADER.size + _CHECK.size or len(payload) % 4:
         raise RecordError(f"a payload of {len(payload)} bytes is truncated")
     body, check = payload[:-4], _CHECK.unpack(payload[-4:])[0]
@@ -174,9 +217,13 @@ def _open(payload: bytes, max_vectors: int) -> tuple[int, Any]:
     n = _HEADER.unpack(body[:4])[0]
     if n > max_vectors:
         raise RecordError(f"a payload claims {n} vectors, its package's grid has {max_vectors}")
-    words = np.frombuffer(body[4:], "<u4").astype(np.uint32)
+    padded = np.frombuffer(body[4:], "<u4").astype(np.uint32)
+    held = int(padded.nonzero()[0].max(initial=-1)) + 1
+    plain = _HEADER.size + 4 * held + _CHECK.size
+    if len(payload) not in (plain, ladder.rung(plain, n)):
+        raise RecordError(f"a payload of {plain} bytes is padded to {len(payload)}, not to {ladder.rung(plain, n)}")
     try:
-        return n, constriction.stream.stack.AnsCoder(words)
+        return n, constriction.stream.stack.AnsCoder(padded[:held])
     except ValueError as error:
         raise RecordError("a payload is no valid code stream") from error
 

@@ -9,11 +9,17 @@ A TOML file, `policy.toml`::
     content = "result-and-reliability" # result-and-reliability | result | reliability
     threshold = 0.8                    # instead of the package's
     groups = true                      # the keyed pseudonym of patient or examination
+    rotation = "quarter"               # never | year | quarter: when pseudonyms change
 
     [limits]
     bytes_per_day = 50_000_000         # 0: no limit
     outbox_bytes = 1_000_000_000       # what may wait on the disk
     retention_days = 30                # undelivered records expire after it
+
+    [sending]
+    delay_seconds = 3600               # records gather in rounds of so long, and leave after them, shuffled
+    batch_records = 32                 # fewer of them wait for a later round
+    longest_seconds = 86_400           # but no longer than this
 
     [privacy]
     report = "required"                # required | optional: whether a package needs a privacy report within the limits
@@ -38,6 +44,7 @@ _T = TypeVar("_T")
 Provide = Literal["all", "below-threshold", "changed", "nothing"]
 BelowThreshold = Literal["ask", "withhold", "provide"]
 Content = Literal["result-and-reliability", "result", "reliability"]
+Rotation = Literal["never", "year", "quarter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,8 @@ class Share:
         In [0, 1]; None takes the package's.
     groups
         Whether the keyed pseudonym of the patient or examination goes along.
+    rotation
+        When pseudonyms change, so that records of two turns can't be linked by them.
     """
 
     anonymizers: tuple[str, ...] = ("set", "pool")
@@ -68,6 +77,7 @@ class Share:
     content: Content = "result-and-reliability"
     threshold: float | None = None
     groups: bool = True
+    rotation: Rotation = "quarter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +100,31 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Sending:
+    """When what waits is sent, so that time and order of sending don't tell which frames belong together.
+
+    Attributes
+    ----------
+    delay_seconds
+        Records gather in rounds of so long; after a round, what it brought leaves in random order. 0: at once.
+    batch_records
+        So many leave at least; fewer wait for a later round.
+    longest_seconds
+        What has waited for so long leaves after the next round with however few others there are.
+    """
+
+    delay_seconds: int = 3600
+    batch_records: int = 32
+    longest_seconds: int = 86_400
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The whole of `policy.toml`."""
 
     share: Share = field(default_factory=Share)
     limits: Limits = field(default_factory=Limits)
+    sending: Sending = field(default_factory=Sending)
     privacy: Privacy = field(default_factory=Privacy)
 
 
@@ -113,11 +143,14 @@ def load_policy(path: Path) -> Policy:
         raise PolicyError(f"the policy '{path}' can't be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"the policy '{path}' is no valid TOML: {error}") from error
-    if unknown := set(data) - {"share", "limits", "privacy"}:
-        raise PolicyError(f"the policy '{path}' has unknown tables {sorted(unknown)}; known are share, limits, privacy")
+    if unknown := set(data) - {f.name for f in fields(Policy)}:
+        raise PolicyError(
+            f"the policy '{path}' has unknown tables {sorted(unknown)}; known are share, limits, sending, privacy"
+        )
     return Policy(
         _read(Share, data.get("share", {}), path),
         _read(Limits, data.get("limits", {}), path),
+        _read(Sending, data.get("sending", {}), path),
         _read(Privacy, data.get("privacy", {}), path),
     )
 

@@ -30,15 +30,18 @@ from rig import (
 )
 
 from featureloop import __version__
+from featureloop.cli.device import open_outbox
 from featureloop.cli.main import app
 from featureloop.core import errors
 from featureloop.core.errors import EXIT_CODES, FeatureloopError, GateError, InputError
+from featureloop.device.state import DeviceState
 from featureloop.images.phantom import HOSPITAL_A, write_phantom_folder
 from featureloop.learner.adopt import adopt
 from featureloop.learner.service import Learner, open_learner
 from featureloop.model.package import Package, load_package
+from featureloop.sharing.policy import Policy, Sending
 from featureloop.sharing.record import Record
-from featureloop.testing import tiny_package
+from featureloop.testing import make_record, tiny_package
 
 RUN_FOR_LONG = {"learner serve", "device run"}
 """Commands that report nothing: they run until they are stopped."""
@@ -286,6 +289,36 @@ def test_records_are_erased_by_exactly_one_criterion(server: Server, package: Pa
     assert report("records", "erase", "--site", "leaving", *data) == {"erased": 3}
     assert shown("records", "erase", "--site", "leaving", *data).strip() == "0 records erased"
     assert "leaving" not in report("learner", "status", *data)["records"]  # type: ignore[operator]
+
+
+def test_a_patient_can_be_erased_after_the_key_was_rotated(server: Server, package: Package, tmp_path: Path) -> None:
+    """The site computes every pseudonym that the patient had; the other patient's records stay."""
+    state, policy = tmp_path / "state", tmp_path / "policy.toml"
+    enroll(server, state, site="rotating")
+    policy.write_text(SHARE_ALL)
+    args = ("--learner", server.url, "--state", state, "--policy", policy, "--package", package.path)
+    for i, part in enumerate((range(20, 22), range(22, 25))):
+        folder = write_frames(tmp_path / f"in-{i}", part)
+        names = sorted(p.name for p in folder.iterdir())
+        lines = [f"{name},{'leaves' if k else 'stays'}" for k, name in enumerate(names)]
+        (folder / "groups.csv").write_text("\n".join(["image,group", *lines]) + "\n")
+        report("device", "process", folder, *args)
+        assert report("device", "rotate-key", "--state", state) == {"keys": i + 2}
+    known = report("device", "pseudonyms", "leaves", "--since", 2026, "--state", state)
+    assert "\n".join(known) == shown("device", "pseudonyms", "leaves", "--since", 2026, "--state", state).strip()
+    groups = [part for pseudonym in known for part in ("--group", pseudonym)]
+    assert featureloop("records", "erase", *groups, "--group", "00", "--data", server.data).code == InputError.exit_code
+    assert report("records", "erase", *groups, "--data", server.data) == {"erased": 3}
+    found = report("records", "list", "--data", server.data)
+    assert [f["records"] for f in found if f["site"] == "rotating"] == [2]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("sending", "left"), [(Sending(), 0), (Sending(delay_seconds=0, batch_records=0), 1)])
+def test_the_outbox_keeps_the_rounds_of_the_sites_policy(tmp_path: Path, sending: Sending, left: int) -> None:
+    with open_outbox(DeviceState(tmp_path), Policy(sending=sending)) as outbox:
+        outbox.put(make_record(0), frame_key=None)
+        assert len(outbox.lease_due(limit=1, seconds=60)) == left
+        assert len(outbox.lease(limit=1, seconds=60)) == 1 - left
 
 
 def test_model_show_says_what_the_package_says(package: Package) -> None:

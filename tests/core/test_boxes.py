@@ -116,3 +116,14 @@ def test_a_moved_box_holds_the_moved_ellipse_and_one_that_left_the_frame_is_gone
     assert moved is not None
     assert moved.corners() == pytest.approx((xs.min(), ys.min(), xs.max(), ys.max()), abs=1e-6)
     assert move_box(box, (1, 0, 0.65, 0, 1, 0)) is None
+
+
+def test_rows_of_one_box_tell_how_their_positions_stand_to_each_other() -> None:
+    """A known limit: shuffled rows give the order inside a box back (benchmarks/measure_targets.py)."""
+    grid, box = 20, Box(0.47, 0.55, 0.5, 0.4)
+    rows = boxes_to_rows([box], labels=1, grid=grid)
+    told = np.random.default_rng(1).permutation(np.flatnonzero(rows[:, 0]))
+    distances = decode_distances(rows[told, 1:] / SYMBOLS)
+    restored = np.rint((distances[:, :2] - distances[0, :2]) * grid)
+    y, x = np.divmod(told, grid)
+    np.testing.assert_array_equal(restored, np.stack([x - x[0], y - y[0]], axis=1))

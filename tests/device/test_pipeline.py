@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from featureloop.core.types import Change, ChangedBy, Float32, Frame, Recognitio
 from featureloop.device.pipeline import run_pipeline
 from featureloop.device.provide import Provider, check_form, effective_threshold
 from featureloop.device.reviewers import TruthReviewer
+from featureloop.device.state import pseudonyms
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
-from featureloop.sharing.policy import Policy, Share
+from featureloop.sharing.policy import Policy, Rotation, Share
 from featureloop.sharing.record import Record, from_wire, to_wire
 from featureloop.testing import FakeClock, FakeReviewer, tiny_package
 
@@ -122,6 +124,23 @@ def test_every_frame_is_provided_as_a_record_that_decodes_to_what_was_recognized
         assert (record.package, record.extractor) == (package.digest, package.extractor_digest)
     payload = sum(len(r.features) + len(r.recognition or b"") for r in keeper.records.values())
     assert summary.payload_bytes == payload
+
+
+@pytest.mark.parametrize(("rotation", "same"), [("never", 3), ("year", 2), ("quarter", 1)])
+def test_a_pseudonym_changes_with_its_turn(package: Package, runtime: Runtime, rotation: Rotation, same: int) -> None:
+    """The same patient in one quarter, in a later one of that year, and in the next year."""
+    groups = []
+    for quarter in range(3):
+        keeper = _Keeper()
+        clock = FakeClock(datetime(2026 + quarter // 2, 4 + 6 * (quarter % 2), 1, tzinfo=UTC).timestamp())
+        owner = replace(provider(package, keeper, replace(ALL, rotation=rotation)), clock=clock, group_key=bytes(32))
+        run_pipeline([replace(frame(i), group="patient 7") for i in range(2)], runtime=runtime, provider=owner)
+        first, second = keeper.records.values()
+        assert first.group == second.group
+        groups.append(first.group)
+        assert owner.keys_of(frame(0)) == provider(package, keeper).keys_of(frame(0))
+    assert max(groups.count(g) for g in groups) == same
+    assert groups[0] in pseudonyms([bytes(32)], "patient 7", first=4 * 2026, last=4 * 2027)
 
 
 def test_a_pooled_package_provides_one_vector_a_frame(tmp_path: Path) -> None:

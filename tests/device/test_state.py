@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featureloop.core.errors import AuthError, PackageError, StorageError
-from featureloop.device.state import DeviceState, Identity, frame_key, pseudonym
+from featureloop.device.state import DeviceState, Identity, frame_key, pseudonym, pseudonyms, turn_of
 from featureloop.device.update import install
+from featureloop.sharing.policy import Rotation
 from featureloop.testing import tiny_package
 
 KEY = bytes(range(32))
@@ -174,3 +175,48 @@ def test_a_wrong_current_says_so(tmp_path: Path) -> None:
     state.set_current(b"\2" * 32)
     with pytest.raises(PackageError, match=package.short):
         state.current_package()
+
+
+def test_pseudonyms_of_two_turns_have_nothing_in_common() -> None:
+    turns = ["", "2026", "2026-1", "2026-2"]
+    assert len({pseudonym(KEY, "patient 7", turn) for turn in turns}) == len(turns)
+    assert pseudonym(KEY, "patient 7", "2026") != pseudonym(KEY, "patient 72026")
+    assert [turn_of(4 * 2026 + 2, r) for r in get_args(Rotation)] == ["", "2026", "2026-3"]
+
+
+@given(st.integers(4 * 1999, 4 * 2030), st.integers(0, 9), st.sampled_from(get_args(Rotation)), st.integers(0, 2))
+def test_every_pseudonym_can_be_computed_again_for_erasure(
+    first: int, later: int, rotation: Rotation, which: int
+) -> None:
+    """Whatever the rotation was, and under whichever key, the site finds it; and nobody else's."""
+    keys = [bytes([k]) * 32 for k in range(3)]
+    given_then = pseudonym(keys[which], "patient 7", turn_of(first + later, rotation))
+    found = pseudonyms(keys, "patient 7", first=first, last=first + 9)
+    assert given_then in found
+    assert len(found) == len(set(found)) <= 3 * (1 + 4 + 10)
+    assert not set(found) & set(pseudonyms(keys, "patient 8", first=first, last=first + 9))
+
+
+def test_rotating_keeps_the_sites_key_and_every_old_one(tmp_path: Path) -> None:
+    """Frames stay done and draws stay the same; only pseudonyms change."""
+    state = DeviceState(tmp_path / "d")
+    site = state.site_key()
+    assert state.group_keys() == (site,)
+    assert state.rotate_key() == 2
+    first = state.group_keys()
+    assert state.rotate_key() == 3
+    second = state.group_keys()
+    assert second[1:] == first
+    assert second[-1] == site == state.site_key()
+    assert len(set(second)) == 3
+    files = [p for p in state.path.rglob("*") if p.is_file()]
+    assert len(files) == 3
+    assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in files)
+
+
+def test_a_damaged_rotated_key_is_not_replaced(tmp_path: Path) -> None:
+    state = DeviceState(tmp_path)
+    state.rotate_key()
+    (tmp_path / "group.keys" / "000001").write_bytes(b"short")
+    with pytest.raises(StorageError, match="restore it"):
+        state.group_keys()

@@ -106,6 +106,30 @@ def test_records_arrive_and_are_settled(outbox: Outbox, clock: FakeClock) -> Non
     assert clock.slept == []
 
 
+def test_headers_tell_nothing_of_the_machine(outbox: Outbox, clock: FakeClock) -> None:
+    """Neither versions nor names nor times; what the body's length tells is in docs/explanation/privacy.md."""
+    seen: list[dict[str, str]] = []
+
+    def look(request: httpx.Request) -> httpx.Response:
+        seen.append(dict(request.headers))
+        return learner(request)
+
+    fill(outbox, 1)
+    make_uplink(outbox, make_wire(look), clock).send_once()
+    assert seen == [
+        {
+            "host": "learner.test",
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            "connection": "keep-alive",
+            "user-agent": "featureloop",
+            "authorization": "Bearer tok",
+            "content-type": "application/vnd.apache.arrow.stream",
+            "content-length": seen[0]["content-length"],
+        }
+    ]
+
+
 def test_a_refused_record_is_kept_with_its_reason(outbox: Outbox, clock: FakeClock) -> None:
     records = fill(outbox, 3)
     wire = FakeWire(refuse={records[1].id: "unknown package"})

@@ -142,7 +142,7 @@ def test_bits_beyond_the_rows_are_refused(founding: Package, make: MakeRecord) -
     coder = constriction.stream.stack.AnsCoder()
     coder.encode_reverse(zeros, codec._BYTE)
     coder.encode_reverse(kinds, codec._model(released.target_frequencies))
-    strange = codec._seal(16, coder)
+    strange = codec._seal(16, coder, codec.ROWS)
     assert not codec.decode_rows(strange, released, width=16, max_vectors=16).any()
     with pytest.raises(RecordError, match="its recognition is not coded as"):
         check_declared(make(0, recognition=strange), founding.manifest)
@@ -400,3 +400,24 @@ def test_a_drainer_that_cannot_store_keeps_trying(
     assert drainer.stop()
     assert drainer.error is None
     assert learner.ingest.pending() == 0
+
+
+def test_a_record_is_padded_exactly_as_its_codec_pads(founding: Package, make: MakeRecord) -> None:
+    """Records of devices without padding are still taken; neither codec's payload passes for the other's."""
+    released = founding.manifest.released
+    record = make(0)
+    symbols = codec.decode_features(record.features, released, max_vectors=16)
+    rows = codec.decode_rows(record.recognition or b"", released, width=16, max_vectors=16)
+    features = codec.encode_features(symbols, released, name=codec.PLAIN)
+    plain = codec.encode_rows(rows, released, name=codec.PLAIN)
+    old = dataclasses.replace(record, codec=codec.PLAIN, features=features, recognition=plain)
+    assert len(features) < len(record.features)
+    for good in (record, old):
+        check_declared(good, founding.manifest)
+    for bad in (
+        dataclasses.replace(record, codec=codec.PLAIN),
+        dataclasses.replace(old, codec=codec.NAME),
+        dataclasses.replace(record, recognition=plain),
+    ):
+        with pytest.raises(RecordError, match="not coded as its codec"):
+            check_declared(bad, founding.manifest)

@@ -17,6 +17,7 @@ from featureloop.core.errors import RecordError
 from featureloop.core.types import UInt8
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
+from featureloop.sharing.record import MAX_PAYLOAD
 
 SEEDS = st.integers(0, 2**32 - 1)
 FLAGS = ReleasedForm("set", 0, (), (), (), (), (3072, 512, 512))
@@ -67,7 +68,7 @@ def test_likely_symbols_cost_about_their_entropy() -> None:
     released = ReleasedForm("set", 1, (-1.0,), (1.0,), (4,), (table,))
     symbols = np.random.default_rng(0).choice(4, (20_000, 1), p=p).astype(np.uint8)
     ideal = -np.log2(p[symbols]).sum() / 8
-    assert len(codec.encode_features(symbols, released)) == pytest.approx(ideal, rel=0.01)
+    assert len(codec.encode_features(symbols, released, name=codec.PLAIN)) == pytest.approx(ideal, rel=0.01)
 
 
 @settings(max_examples=100, deadline=None)
@@ -161,6 +162,56 @@ def test_words_beyond_what_is_declared_are_refused() -> None:
     words = codec.encode_features(symbols_of(released, 16, 0), released)[4:-4]
     with pytest.raises(RecordError, match="more than it declares"):
         codec.decode_features(sealed(8, words), released, max_vectors=16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 300), SEEDS)
+def test_every_payload_has_a_size_of_its_ladder_and_one_without_padding_is_still_read(n: int, seed: int) -> None:
+    released = form([8, 3, 256], seed=seed)
+    symbols = symbols_of(released, n, seed)
+    rows = (np.random.default_rng(seed).random((n, 16)) < 0.3).astype(np.uint8)
+    for ladder, encode, values, decode in (
+        (codec.FEATURES, codec.encode_features, symbols, lambda p: codec.decode_features(p, released, max_vectors=n)),
+        (codec.ROWS, codec.encode_rows, rows, lambda p: codec.decode_rows(p, released, width=16, max_vectors=n)),
+    ):
+        plain, padded = encode(values, released, name=codec.PLAIN), encode(values, released)
+        assert len(padded) == ladder.rung(len(plain), n) == ladder.rung(len(padded), n)
+        np.testing.assert_array_equal(decode(plain), values)
+        np.testing.assert_array_equal(decode(padded), values)
+
+
+@pytest.mark.parametrize("ladder", [codec.FEATURES, codec.ROWS])
+def test_the_ladder_costs_at_most_its_ratio_and_has_few_sizes(ladder: codec.Ladder) -> None:
+    found = [ladder.rung(n) for n in range(1, 1 << 16)]
+    for n, size in enumerate(found, start=1):
+        assert size % 4 == 0
+        assert n <= size < max(codec.LEAST_SIZE + 1, ladder.ratio * n + 4)
+    assert found == sorted(found)
+    assert len(set(found)) <= 1 + np.ceil(np.log(2**16 / codec.LEAST_SIZE) / np.log(ladder.ratio))
+    assert ladder.rung(MAX_PAYLOAD) == MAX_PAYLOAD
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+def test_padding_that_holds_something_is_refused(where: str) -> None:
+    """Under a right checksum too: nothing can be hidden in it."""
+    released = form([8, 8])
+    symbols = symbols_of(released, 100, 1)
+    plain, padded = (codec.encode_features(symbols, released, name=n) for n in (codec.PLAIN, codec.NAME))
+    room = range(len(plain) - 4, len(padded) - 4)
+    assert len(room) >= 8
+    body = bytearray(padded[4:-4])
+    body[{"first": room[0], "middle": room[len(room) // 2], "last": room[-1]}[where] - 4] = 1
+    with pytest.raises(RecordError):
+        codec.decode_features(sealed(100, bytes(body)), released, max_vectors=100)
+
+
+@pytest.mark.parametrize("words", [1, -1, 100])
+def test_padding_to_another_size_is_refused(words: int) -> None:
+    released = form([8, 8])
+    padded = codec.encode_features(symbols_of(released, 100, 1), released)
+    body = padded[4:-4] + bytes(4 * words) if words > 0 else padded[4 : -4 + 4 * words]
+    with pytest.raises(RecordError, match="padded to"):
+        codec.decode_features(sealed(100, body), released, max_vectors=100)
 
 
 FORM = form([8, 3, 256], seed=3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from featureloop.core.errors import PolicyError
-from featureloop.sharing.policy import Limits, Policy, Share, load_policy
+from featureloop.sharing.policy import Limits, Policy, Sending, Share, load_policy
 
 
 def written(folder: Path, text: str) -> Path:
@@ -42,6 +42,13 @@ def test_by_default_doubtful_results_are_asked_about_before_anything_leaves() ->
 )
 def test_every_setting_of_share_is_read(tmp_path: Path, line: str, share: Share) -> None:
     assert load_policy(written(tmp_path, f"[share]\n{line}\n")) == Policy(share, Limits())
+
+
+def test_every_setting_of_sending_is_read(tmp_path: Path) -> None:
+    text = "[sending]\ndelay_seconds = 60\nbatch_records = 7\nlongest_seconds = 600\n"
+    assert load_policy(written(tmp_path, text)) == Policy(sending=Sending(60, 7, 600))
+    with pytest.raises(PolicyError, match="delay_seconds must be a whole number"):
+        load_policy(written(tmp_path, "[sending]\ndelay_seconds = 0.5\n"))
 
 
 def test_every_setting_of_limits_is_read(tmp_path: Path) -> None:
