@@ -10,11 +10,10 @@ and once more with the true mask of every frame. Every seed is a loop of its
 own: it holds another third of the sequences back, and trains by its own draws.
 
     benchmarks/bench_loop_polyps.py [--data ../shared/data/polyps] [--work runs/polyps] [--seeds 1 2 3]
-        [--policy FILE]
+        [--policy FILE] [--bits-per-vector N]
 
 With --policy, the site shares by that policy.toml: `threshold = 1.0` under `[share]` has every result looked at.
 Without, by the defaults, but that no privacy report is asked for: what leaves here goes to this machine only.
-
 
 The data are not part of the project (Kvasir-SEG: Jha et al. 2020; CVC-ClinicDB:
 Bernal et al. 2015). Steps whose result is in --work already are not repeated.
@@ -65,23 +64,28 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=root / "runs" / "polyps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--policy", type=Path)
+    parser.add_argument("--bits-per-vector", type=float, help="as `model train` has it; its default if left out")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     policy: Path = args.policy or args.work / "policy.toml"
     if args.policy is None:
         policy.write_text('[privacy]\nreport = "optional"\n')
+    bits: tuple[str, ...] = () if args.bits_per_vector is None else ("--bits-per-vector", str(args.bits_per_vector))
     with children() as group:
-        result = run(group, args.data, args.work, args.seeds, policy=policy)
+        result = run(group, args.data, args.work, args.seeds, policy=policy, options=bits)
     (args.work / "result.json").write_text(json.dumps(result, indent=1))
     print(as_markdown(result))
 
 
-def run(group: Children, data: Path, work: Path, seeds: list[int], *, policy: Path) -> dict[str, Any]:
+def run(
+    group: Children, data: Path, work: Path, seeds: list[int], *, policy: Path, options: tuple[str, ...] = ()
+) -> dict[str, Any]:
     kvasir, clinic, founding = data / "kvasir-seg", data / "cvc-clinicdb", work / "P0"
     if not founding.exists():
         trained = group.run(
-            "model", "train", "--task", "segmentation", "--images", str(kvasir), "--out", str(founding), "--seed", "1"
-        )
+            "model", "train", "--task", "segmentation", "--images", str(kvasir), "--out", str(founding), "--seed", "1",
+            *options,
+        )  # fmt: skip
         (work / "founding.json").write_text(json.dumps(trained))
     return {
         "founding_seconds": json.loads((work / "founding.json").read_text())["seconds"],
