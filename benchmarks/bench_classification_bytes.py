@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 
 from featureloop.cli.processes import children
+from featureloop.sharing.policy import NO_REPORT
 
-SHARE_ALL = '[privacy]\nreport = "optional"\n\n[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
+SHARE_ALL = NO_REPORT + '\n[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ from featureloop.model.preprocess import mask_to_targets
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
-from featureloop.sharing.policy import load_policy
+from featureloop.sharing.policy import NO_REPORT, load_policy
 from featureloop.sharing.record import quarter_of
 from featureloop.sharing.reliability import reliability
 
@@ -69,7 +69,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     policy: Path = args.policy or args.work / "policy.toml"
     if args.policy is None:
-        policy.write_text('[privacy]\nreport = "optional"\n')
+        policy.write_text(NO_REPORT)
     bits: tuple[str, ...] = () if args.bits_per_vector is None else ("--bits-per-vector", str(args.bits_per_vector))
     with children() as group:
         result = run(group, args.data, args.work, args.seeds, policy=policy, options=bits)

@@ -31,6 +31,7 @@ from featureloop.images.phantom import write_phantom_folder
 from featureloop.images.phantom_look import HOSPITAL_A, HOSPITAL_B
 from featureloop.learner.service import open_learner
 from featureloop.model.package import load_package
+from featureloop.sharing.policy import NO_REPORT
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
     data, state = work / "learner", work / "device"
     shutil.rmtree(data, ignore_errors=True)
     policy = work / "policy.toml"
-    policy.write_text('[privacy]\nreport = "optional"\n[sending]\ndelay_seconds = 1\nbatch_records = 8\n')
+    policy.write_text(NO_REPORT + "[sending]\ndelay_seconds = 1\nbatch_records = 8\n")
     with children() as group:
         port = free_port()
         serve = ["learner", "serve", "--data", str(data), "--port", str(port)]

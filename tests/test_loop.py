@@ -29,6 +29,7 @@ from featureloop.learner.interpolation import SHARES
 from featureloop.learner.service import open_learner
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.package import Package, load_package
+from featureloop.sharing.policy import NO_REPORT
 
 SIDE = 64
 TINY = FoundingSettings(size=SIDE, channels=8, epochs=1, recognizer_epochs=2, augmentations=0, width=16, blocks=1)
@@ -48,7 +49,7 @@ def group() -> Iterator[Children]:
 def unreported(folder: Path) -> str:
     """A policy of a site that asks for no privacy report: phantoms are nobody's images."""
     path = folder / "policy.toml"
-    path.write_text('[privacy]\nreport = "optional"\n')
+    path.write_text(NO_REPORT)
     return str(path)
 
 

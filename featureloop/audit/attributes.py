@@ -9,16 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.audit.descriptors import Codebooks, describe
-from featureloop.audit.findings import Arm, Finding, Measure
+from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure
 from featureloop.audit.material import Lab, Party, Release
 from featureloop.audit.probes import area_of, held_out_scores
-from featureloop.audit.retrieval import as_measure
 from featureloop.core.intervals import Float64, Statistic, figure_maker
 from featureloop.core.types import Float32, Frame
-from featureloop.images.sidecar import look_up
 
-Attributes = Mapping[str, Mapping[str, str]]
-"""Of each image the values that are known, by name (`images.sidecar.read_attributes`)."""
 SITE = "site"
 LEAST_PATIENTS = 4
 """Patients that a value needs for a probe to be judged on it."""
@@ -53,8 +49,8 @@ class Labelled:
     judged: NDArray[np.bool_]
 
 
-def attack_attributes(lab: Lab, *, mine: Attributes | None = None, theirs: Attributes | None = None) -> Finding:
-    """Probe the site, which is always known, and every attribute that the tables tell of the victims' images.
+def attack_attributes(lab: Lab) -> Finding:
+    """Probe the site, which is always known, and every attribute that is known of the victims' images.
 
     A probe learns from the attacker's images of which the attribute is known and from other victims, patient-disjoint.
     """
@@ -67,7 +63,7 @@ def attack_attributes(lab: Lab, *, mine: Attributes | None = None, theirs: Attri
     features, told = features_of(records, books), recognition_of(records)
     measures: list[Measure] = []
     headline: dict[str, Measure] = {}
-    found, left_out = _labelled(lab, mine or {}, theirs or {}, groups)
+    found, left_out = _labelled(lab, groups)
     for n, item in enumerate(found):
         own = _probe(lab, item, features, told, groups)
         measures += own
@@ -75,7 +71,6 @@ def attack_attributes(lab: Lab, *, mine: Attributes | None = None, theirs: Attri
         headline[f"attributes.{item.name}_auc"] = best
         lab.progress("attributes", n + 1, len(found))
     controls = _controls(lab, books)
-    by_arm = {m.arm: m for m in controls}
     notes = [
         "The site is whose images these are, the attacker's or the victims': whatever differs between the two "
         "hospitals tells it, their endoscopes and their choice of images as well.",
@@ -85,7 +80,7 @@ def attack_attributes(lab: Lab, *, mine: Attributes | None = None, theirs: Attri
         attack="attributes",
         headline=headline,
         measures=(*measures, *controls),
-        controls=by_arm["planted"].low > by_arm["random"].high,
+        controls=apart(controls, "AUC"),
         budget=f"{len(records)} records, five-fold by patient",
         notes=tuple(notes),
     )
@@ -101,15 +96,13 @@ def recognition_of(records: Sequence[Release]) -> Float32:
     return np.stack([np.concatenate([r.rows.mean(0), r.rows.std(0)]) for r in records]).astype(np.float32)
 
 
-def _labelled(
-    lab: Lab, mine: Attributes, theirs: Attributes, groups: NDArray[np.str_]
-) -> tuple[list[Labelled], list[tuple[str, str]]]:
+def _labelled(lab: Lab, groups: NDArray[np.str_]) -> tuple[list[Labelled], list[tuple[str, str]]]:
     """The site and all attributes that can be probed; and those that can't, with why."""
     own = np.arange(len(lab.mine) + len(lab.theirs))
     victims = own >= len(lab.mine)
     found = [Labelled(SITE, ("attacker", "victims"), own, victims.astype(np.intp), np.ones(len(own), bool))]
     left_out: list[tuple[str, str]] = []
-    said = [*_said(lab.mine, lab.attacker, mine), *_said(lab.theirs, lab.victims, theirs)]
+    said = [*_said(lab.mine, lab.attacker), *_said(lab.theirs, lab.victims)]
     for name in sorted({k for s in said for k in s} - {SITE}):
         chosen = np.array([i for i in own if name in said[i]], np.intp)
         values, labels = _classes([said[i][name] for i in chosen])
@@ -125,10 +118,9 @@ def _labelled(
     return found, left_out
 
 
-def _said(records: Sequence[Release], whole: Party, table: Attributes) -> list[Mapping[str, str]]:
+def _said(records: Sequence[Release], whole: Party) -> list[Mapping[str, str]]:
     """What is known of each record's frame; nothing of one that several frames share."""
-    names = [[whole.frames[i].name for i in r.frames] for r in records]
-    return [(look_up(table, n[0]) or {}) if len(n) == 1 else {} for n in names]
+    return [whole.said(r.frames[0]) if len(r.frames) == 1 else {} for r in records]
 
 
 def _classes(values: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.intp]]:

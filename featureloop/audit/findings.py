@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from featureloop.core.intervals import Figure
 from featureloop.model.charts import Chart
 
 Arm = Literal["release", "shallow", "planted", "random", "baseline"]
@@ -96,3 +98,30 @@ class Finding:
     notes: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = field(default=(), repr=False)
     sheet: str | None = field(default=None, repr=False)
+
+
+def as_measure(figure: Figure, *, arm: Arm, by: str, chance: float | None) -> Measure:
+    """A figure as what an attack measured."""
+    return Measure(
+        figure=figure.name,
+        arm=arm,
+        by=by,
+        value=figure.value,
+        low=figure.low,
+        high=figure.high,
+        groups=figure.groups,
+        chance=chance,
+    )
+
+
+def strongest(measures: Sequence[Measure], figure: str, *, arms: Sequence[Arm] = ("release",)) -> Measure:
+    """The highest of one figure on what leaves, or on other arms; one that is not determined where there is none."""
+    none = Measure(figure=figure, arm=arms[0], by="nobody", value=math.nan, low=math.nan, high=math.nan, groups=0)
+    own = [m for m in measures if m.figure == figure and m.arm in arms]
+    return max(own, key=lambda m: -math.inf if math.isnan(m.value) else m.value, default=none)
+
+
+def apart(measures: Sequence[Measure], figure: str) -> bool:
+    """Whether the positive control succeeded: its interval of a figure is above the negative control's."""
+    leaks, knows_nothing = (strongest(measures, figure, arms=a) for a in (("shallow", "planted"), ("random",)))
+    return leaks.low > knows_nothing.high

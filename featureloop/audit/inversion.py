@@ -28,11 +28,10 @@ from featureloop.audit.decoders import (
 )
 from featureloop.audit.descriptors import Codebooks, describe
 from featureloop.audit.differentiable import Differentiable
-from featureloop.audit.findings import Arm, Finding, Measure
+from featureloop.audit.findings import Arm, Finding, Measure, apart, strongest
 from featureloop.audit.image_distance import SIDE, psnr
 from featureloop.audit.material import Lab, Party, Release
-from featureloop.audit.reconstructions import Case, Judge, linked, pictures_of, sheet_of
-from featureloop.audit.reconstructions import strongest as strongest_on
+from featureloop.audit.reconstructions import FOUND, GAIN, Case, Judge, linked, pictures_of, sheet_of
 from featureloop.audit.restored import drawn_from_restored
 from featureloop.audit.shallow import shallow_name
 from featureloop.audit.surrogate import imitate, pooled, rows_as_releases
@@ -104,17 +103,18 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
     for arm, found in arms:
         for by, (pictures, at) in found.items():
             measures += judge.measures(pictures, at, arm=arm, by=by)
-    strongest = strongest_on(measures, "release")
     found_again = [linked(lab, case, pictures, "release", by) for by, pictures in drawn.items()]
     found_again.append(linked(lab, case, max(shallow.values(), key=judge.gain), "shallow", "the strongest decoder"))
     found_again.append(linked(lab, case, guesses[best], "baseline", best))
-    top1 = max((m for m in found_again if m.arm == "release"), key=lambda m: m.value)
     notes.append(f"The best guess without features is the {best}; gains are over it, record by record.")
     return Finding(
         attack="inversion",
-        headline={"inversion.gain_db": strongest, "inversion.linkage_top1": top1},
+        headline={
+            "inversion.gain_db": strongest(measures, GAIN),
+            "inversion.linkage_top1": strongest(found_again, FOUND),
+        },
         measures=(*measures, *found_again),
-        controls=bool(strongest_on(measures, "shallow").low > strongest_on(measures, "random").high),
+        controls=apart(measures, GAIN),
         budget=(
             f"{len(case.known)} images of the attacker; {len(case.asked)} records drawn at {SIDE} x {SIDE} pixels; "
             f"{given.steps} steps of {given.batch} images; {given.searched} records searched for, in "

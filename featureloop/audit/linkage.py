@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.audit.descriptors import Codebooks, describe, describe_ordered
-from featureloop.audit.findings import Arm, Finding, Measure, Point
+from featureloop.audit.findings import Arm, Finding, Measure, Point, apart, as_measure, strongest
 from featureloop.audit.linking import Attacker, Known, Target, mated, prepare, search_of
 from featureloop.audit.material import LEAST_GROUPS, Lab, Party, Release
 from featureloop.audit.pictures import similarity_chart
-from featureloop.audit.retrieval import Search, as_measure, measures_of, strongest, top1_of
+from featureloop.audit.retrieval import Search, measures_of, top1_of
 from featureloop.audit.rows import row_votes
 from featureloop.audit.takes import takes_of
 from featureloop.core.intervals import figure_maker, mean_of
@@ -73,11 +73,10 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
     ]
     best = strongest(measures, "top-1")
     measures += _recognition_alone(lab, single=single)
-    measures += _apart(lab, found[best.by], best.by) if not single else []
+    measures += _far(lab, found[best.by], best.by) if not single else []
     measures += _image_to_record(lab, described, gallery, attacker, given)
     shallow, random = _shallow(lab, given, single=single), _random(lab, known, described, given, single=single)
     measures += [*shallow, *random]
-    linked, unlinked = (max(arm, key=lambda m: m.value) for arm in (_top1(shallow), _top1(random)))
     return Finding(
         attack="linkage",
         headline={
@@ -86,7 +85,7 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
             "linkage.image_top1": strongest(measures, SAME_IMAGE),
         },
         measures=tuple(measures),
-        controls=linked.low > unlinked.high,
+        controls=apart([*shallow, *random], "top-1"),
         curve=_curve(known, target, best, given, lab),
         budget=(
             f"{len(lab.attacker)} images of its own with {given.takes} takes of each, {given.steps} steps of "
@@ -132,7 +131,7 @@ def _recognition_alone(lab: Lab, *, single: bool) -> tuple[Measure, ...]:
     return measures_of(distance, search, arm="baseline", by="recognition alone", seed=lab.seed)
 
 
-def _apart(lab: Lab, similarity: Float32, by: str) -> tuple[Measure, ...]:
+def _far(lab: Lab, similarity: Float32, by: str) -> tuple[Measure, ...]:
     """The search without the neighbours of a frame in its examination."""
     search = search_of(_patients(lab.theirs, lab.victims))
     place = np.zeros(len(lab.victims), np.intp)
@@ -208,10 +207,6 @@ def _control(lab: Lab, known: Known, target: Target, given: LinkageSettings, *, 
     attacker = prepare(known, steps=max(1, given.steps // 2), seed=lab.seed, progress=lab.progress)
     found = attacker.similarities(target)
     return [m for by, s in found.items() for m in measures_of(s, target.search, arm=arm, by=by, seed=lab.seed)]
-
-
-def _top1(measures: Sequence[Measure]) -> list[Measure]:
-    return [m for m in measures if m.figure == "top-1"]
 
 
 def _curve(known: Known, target: Target, best: Measure, given: LinkageSettings, lab: Lab) -> tuple[Point, ...]:

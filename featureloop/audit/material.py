@@ -8,7 +8,7 @@ put in canonical order, coded, and decoded again.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from featureloop.audit.shallow import shallow_session
 from featureloop.core.errors import InputError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Bag, Float32, Frame, Skipped, UInt8
+from featureloop.images.sidecar import look_up
 from featureloop.model.package import Package
 from featureloop.model.preprocess import resize_frame, to_input
 from featureloop.model.runtime import Runtime
@@ -28,6 +29,8 @@ from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.release import coded, decoded, joined, part_of
 from featureloop.sharing.view import positions_in_view
 
+Attributes = Mapping[str, Mapping[str, str]]
+"""Of each image the values that are known, by name (`images.sidecar.read_attributes`)."""
 LEAST_GROUPS = 4
 
 
@@ -63,17 +66,24 @@ class Party:
         Pixels uint8 (S, S, 3), with what is known of them.
     groups
         str (M,), the patient or examination of each; a frame without one is its own.
+    attributes
+        What a table says of its images.
     """
 
     frames: tuple[Frame, ...]
     groups: NDArray[np.str_]
+    attributes: Attributes = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def only(self, chosen: NDArray[np.intp]) -> Party:
         """Some of the frames, by number."""
-        return Party(tuple(self.frames[i] for i in chosen), self.groups[chosen])
+        return Party(tuple(self.frames[i] for i in chosen), self.groups[chosen], self.attributes)
+
+    def said(self, number: int) -> Mapping[str, str]:
+        """What the table says of one frame; nothing where it doesn't name it."""
+        return look_up(self.attributes, self.frames[number].name) or {}
 
     def pixels(self, size: int) -> UInt8:
         """All frames as pictures, uint8 (M, size, size, 3)."""
@@ -81,7 +91,12 @@ class Party:
 
 
 def party(
-    frames: Iterable[Frame | Skipped], *, size: int, most: int | None = None, seed: int = 1
+    frames: Iterable[Frame | Skipped],
+    *,
+    size: int,
+    most: int | None = None,
+    attributes: Attributes | None = None,
+    seed: int = 1,
 ) -> tuple[Party, list[Skipped]]:
     """Frames as a party, and what was unreadable; at most `most` frames, of which every group keeps about its share.
 
@@ -104,7 +119,7 @@ def party(
             f"{len(good)} readable frames of {count} patients are too few to attack; give images of at least "
             f"{LEAST_GROUPS} patients (groups.csv says whose an image is)"
         )
-    whole = Party(tuple(good), groups)
+    whole = Party(tuple(good), groups, attributes or {})
     if most is None or len(good) <= most:
         return whole, bad
     # Evenly over the groups' own order keeps neighbours of one examination together.

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featureloop.audit.findings import Arm, Finding, Measure
+from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure
 from featureloop.audit.material import Lab
 from featureloop.audit.members import Pool, founding_pool, own_pool, records_beside
 from featureloop.audit.probes import area_of
-from featureloop.audit.retrieval import as_measure
 from featureloop.audit.shadows import Shadows, confidence_of, fitted, losses_of, package_losses, trained_shadows
 from featureloop.core.intervals import Float64, Statistic, figure_maker
 from featureloop.core.types import Bool
@@ -86,13 +85,12 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
             measures += _figures(scores, asked.members, asked.groups, arm="release", by=by, seed=lab.seed)
     measures += _in_turn(among, asked.groups, seed=lab.seed)
     controls = _controls(lab, asked, among, rng)
-    by_arm = {m.arm: m for m in controls if m.figure == "AUC"}
     target = [m for m in measures if m.figure == "TPR at 1e-3 FPR" and (path is None or "in turn" not in m.by)]
     return Finding(
         attack="membership",
         headline={"membership.tpr": max(target, key=lambda m: m.value)},
         measures=(*measures, *controls),
-        controls=by_arm["planted"].low > by_arm["random"].high,
+        controls=apart(controls, "AUC"),
         budget=(
             f"{given.shadows} shadow recognizers, {given.steps} steps of 16 bags each, from halves of {len(asked)} "
             f"candidates and {len(pool) - len(asked)} frames of its own"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from featureloop.audit.findings import Finding, Measure
-from featureloop.audit.material import Lab
 from featureloop.audit.run import Audited
 from featureloop.audit.verdicts import Judgement, judge_figures, verdicts
 from featureloop.model.charts import ACCENT, COLOURS, SOFT, Chart, drawn, new_axes
+from featureloop.model.package import Package
 from featureloop.sharing.privacy import RULES, Privacy
 from featureloop.sharing.record import quarter_text
 
@@ -37,11 +37,13 @@ class _Row:
     limit: float | None
 
 
-def render(audited: Audited, lab: Lab, *, privacy: Privacy | None = None, with_sheet: bool = False) -> str:
+def render(audited: Audited, package: Package, *, privacy: Privacy | None = None, with_sheet: bool = False) -> str:
     """The report's page as HTML, one file.
 
     Parameters
     ----------
+    package
+        The view of the task that was audited.
     privacy
         The limits to judge by; None takes the default ones.
     with_sheet
@@ -53,8 +55,8 @@ def render(audited: Audited, lab: Lab, *, privacy: Privacy | None = None, with_s
     environment.filters["number"] = _number
     report = audited.report
     return environment.get_template("privacy.html").render(
-        package=lab.package.short,
-        manifest=lab.package.manifest,
+        package=package.short,
+        manifest=package.manifest,
         report=report,
         when=quarter_text(report.quarter),
         picture=_picture(judged, audited.findings),

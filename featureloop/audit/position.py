@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from featureloop.audit.findings import Arm, Finding, Measure
+from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure, strongest
 from featureloop.audit.material import Lab, Party
 from featureloop.audit.places import probed
 from featureloop.audit.placing import Placed, Places
 from featureloop.audit.restoring import Bag, Restorer, exact_of, is_pooled, learned, placed_bags
-from featureloop.audit.retrieval import as_measure
 from featureloop.core.intervals import Float64, figure_maker, mean_of
 
 PLANTED_NOISE = 0.02
@@ -82,12 +81,12 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
     measures += [m for m in alone if m.figure != "bits per row"]
     measures += _told(lab, mine, theirs)
     controls = _controls(lab, mine, theirs, given)
-    ratio = max((m for m in measures if m.figure == "exact ratio"), key=lambda m: m.value)
+    ratio = strongest(measures, "exact ratio")
     return Finding(
         attack="position",
         headline={"position.exact_ratio": ratio},
         measures=(*measures, *controls),
-        controls=_apart(controls),
+        controls=apart(controls, "exact share"),
         budget=f"{len(mine)} maps of its own, {given.steps} steps of 1024 rows; {len(theirs)} records put back",
         notes=(
             *_kept(used),
@@ -178,11 +177,6 @@ def _drawn(placed: Placed, bags: Sequence[Bag], _grid: int, rng: np.random.Gener
     return replace(placed, values=values, alone=np.ones(len(values), bool))
 
 
-def _apart(controls: Sequence[Measure]) -> bool:
-    exact = {m.arm: m for m in controls if m.figure == "exact share"}
-    return exact["planted"].low > exact["random"].high
-
-
 def _nothing_to_place(lab: Lab, given: PositionSettings) -> Finding:
     """Of pooled vectors: chance by construction; the controls run on the same extractor's vectors before pooling."""
     manifest = lab.package.manifest
@@ -202,7 +196,7 @@ def _nothing_to_place(lab: Lab, given: PositionSettings) -> Finding:
         attack="position",
         headline={"position.exact_ratio": ratio},
         measures=(ratio, *controls),
-        controls=_apart(controls),
+        controls=apart(controls, "exact share"),
         budget="none: a record holds one vector",
         notes=(
             "A record holds one vector of the whole frame: there is no row whose place could be told, so the ratio is "

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featureloop.audit.findings import Arm, Measure
+from featureloop.audit.findings import Arm, Measure, as_measure
 from featureloop.audit.image_distance import PERCEPTUAL, SIDE, Perceptual, psnr, ssim
 from featureloop.audit.linking import mated, search_of
 from featureloop.audit.material import LEAST_GROUPS, Lab, Party, Release
@@ -19,7 +19,13 @@ from featureloop.core.intervals import Float64, figure_maker, mean_of
 from featureloop.core.types import Float32, Frame
 from featureloop.model.charts import picture_url
 
-GAIN, SIMILAR, LOOKS, FOUND = "PSNR gain, dB", "SSIM gain", f"less {PERCEPTUAL}", "reconstructions linked, top-1"
+PSNR, GAIN, SIMILAR, LOOKS, FOUND = (
+    "PSNR, dB",
+    "PSNR gain, dB",
+    "SSIM gain",
+    f"less {PERCEPTUAL}",
+    "reconstructions linked, top-1",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,20 +63,14 @@ class Judge:
         true = self._case.pictures[at]
         own = psnr(pictures, true)
         values: dict[str, Float64] = {
-            "PSNR, dB": own,
+            PSNR: own,
             GAIN: own - self._psnr[at],
             SIMILAR: ssim(pictures, true) - self._ssim[at],
             LOOKS: self._distance[at] - self._looks(pictures, true),
         }
         make = figure_maker(self._case.groups[at], seed=self._seed)
         found = [make(name, mean_of(v), most=np.inf) for name, v in values.items()]
-        return [
-            Measure(
-                figure=f.name, arm=arm, by=by, value=f.value, low=f.low, high=f.high, groups=f.groups,
-                chance=None if f.name.startswith("PSNR, ") else 0.0,
-            )
-            for f in found
-        ]  # fmt: skip
+        return [as_measure(f, arm=arm, by=by, chance=None if f.name == PSNR else 0.0) for f in found]
 
 
 def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> Measure:
@@ -88,9 +88,7 @@ def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> Measur
     search = search_of(whose, whose if single else None)
     hits = top1_of((found @ others.T).astype(np.float32), search)
     f = figure_maker(case.groups, seed=lab.seed)(FOUND, mean_of(hits))
-    return Measure(
-        figure=FOUND, arm=arm, by=by, value=f.value, low=f.low, high=f.high, groups=f.groups, chance=search.chance_top1
-    )
+    return as_measure(f, arm=arm, by=by, chance=search.chance_top1)
 
 
 def _unit(looks: Perceptual, pictures: Float32) -> Float32:
@@ -111,8 +109,3 @@ def sheet_of(case: Case, drawn: Mapping[str, Float32], guess: Float32, judge: Ju
     rows = [np.concatenate([p[i].transpose(1, 2, 0) for p in (case.pictures, drawn[best], guess, near)], 1) for i in at]
     pixels = (np.concatenate(rows) * 255).round().astype(np.uint8)
     return picture_url(Image.fromarray(pixels).resize((2 * pixels.shape[1], 2 * pixels.shape[0])))
-
-
-def strongest(measures: Sequence[Measure], arm: Arm) -> Measure:
-    """The largest PSNR gain on an arm."""
-    return max((m for m in measures if m.arm == arm and m.figure == GAIN), key=lambda m: m.value)

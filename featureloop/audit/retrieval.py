@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featureloop.audit.findings import Arm, Measure
-from featureloop.core.intervals import Figure, Float64, Statistic, figure_maker, mean_of
+from featureloop.audit.findings import Arm, Measure, as_measure
+from featureloop.core.intervals import Float64, Statistic, figure_maker, mean_of
 from featureloop.core.types import Bool, Float32
 
 BINS = 1024
@@ -126,22 +125,3 @@ def measures_of(
         measure("AUC", pairs.area, 0.5),
         measure("TPR at 1e-3 FPR", pairs.found, FALSE_POSITIVES),
     )
-
-
-def as_measure(figure: Figure, *, arm: Arm, by: str, chance: float | None) -> Measure:
-    """A figure as what an attack measured."""
-    return Measure(
-        figure=figure.name,
-        arm=arm,
-        by=by,
-        value=figure.value,
-        low=figure.low,
-        high=figure.high,
-        groups=figure.groups,
-        chance=chance,
-    )
-
-
-def strongest(measures: Sequence[Measure], figure: str) -> Measure:
-    """The highest of one figure on the release."""
-    return max((m for m in measures if m.figure == figure and m.arm == "release"), key=lambda m: m.value)

@@ -95,8 +95,8 @@ def fingerprint(lab: Lab) -> str:
     for module in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(module.read_bytes())
     for side in (lab.attacker, lab.victims):
-        for frame, group in zip(side.frames, side.groups.tolist(), strict=True):
-            digest.update(json.dumps([frame.name, frame.index, group]).encode())
+        for i, (frame, group) in enumerate(zip(side.frames, side.groups.tolist(), strict=True)):
+            digest.update(json.dumps([frame.name, frame.index, group, dict(side.said(i))], sort_keys=True).encode())
             digest.update(np.ascontiguousarray(frame.pixels).tobytes())
         digest.update(b"|")
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.audit.descriptors import Codebooks, describe
-from featureloop.audit.findings import Arm, Finding, Measure
+from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure, strongest
 from featureloop.audit.material import Lab, Party, Release
 from featureloop.audit.overlays import CORNERS, NUMBER, number_box, write_lines, write_number
 from featureloop.audit.probes import area_of, log_odds
@@ -70,17 +70,8 @@ class _Arm:
 
     def measure(self, by: str, statistic: Statistic, *, most: float = 1.0) -> Measure:
         """A statistic of record numbers with its interval."""
-        f = figure_maker(self.groups, seed=self.seed)(self.figure, statistic, most=most)
-        return Measure(
-            figure=self.figure,
-            arm=self.arm,
-            by=by,
-            value=f.value,
-            low=f.low,
-            high=f.high,
-            groups=f.groups,
-            chance=self.chance,
-        )
+        figure = figure_maker(self.groups, seed=self.seed)(self.figure, statistic, most=most)
+        return as_measure(figure, arm=self.arm, by=by, chance=self.chance)
 
 
 def attack_text(lab: Lab, settings: TextSettings | None = None) -> Finding:
@@ -89,12 +80,14 @@ def attack_text(lab: Lab, settings: TextSettings | None = None) -> Finding:
     mine, theirs = (_thinned(side, given.most, seed=lab.seed) for side in (lab.attacker, lab.victims))
     sides = [_with_text(lab, side, at) for at, side in enumerate((mine, theirs))]
     measures = [*_presence(lab, sides, mine), *_corners(lab, sides), *_digits(lab, mine, theirs, given)]
-    there, read = (_strongest(measures, "release", figure) for figure in (PRESENCE, READ))
     return Finding(
         attack="text",
-        headline={"text.presence_auc": there, "text.character_ratio": read},
+        headline={
+            "text.presence_auc": strongest(measures, PRESENCE),
+            "text.character_ratio": strongest(measures, READ),
+        },
         measures=tuple(measures),
-        controls=all(_apart(measures, figure) for figure in (PRESENCE, READ)),
+        controls=all(apart(measures, figure) for figure in (PRESENCE, READ)),
         budget=(
             f"{len(mine)} of the attacker's frames, {given.numbers} numbers drawn into each, and {len(theirs)} of the "
             "victims'; linear and non-linear probes of whole records, and of single rows."
@@ -189,10 +182,10 @@ def _digits(lab: Lab, mine: Party, theirs: Party, given: TextSettings) -> list[M
     arms: list[tuple[Arm, Sequence[Sequence[Release]]]] = [("release", [p.releases for p in parts]), ("random", blind)]
     for arm, (known, asked) in arms:
         books = Codebooks(known, seed=lab.seed)
-        given_, looked = (_chosen(describe(x, books)) for x in (known, asked))
+        learned, looked = (_chosen(describe(x, books)) for x in (known, asked))
         measures += [
-            _read(given_[name], looked[name], own, _Arm(READ, arm, groups, lab.seed, 1.0), f"{name}, linear")
-            for name in given_
+            _read(learned[name], looked[name], own, _Arm(READ, arm, groups, lab.seed, 1.0), f"{name}, linear")
+            for name in learned
         ]
     whose = np.array([f.group or f.name for f in theirs.frames])
     control = _Arm(READ, "shallow", whose, lab.seed, 1.0)
@@ -239,13 +232,3 @@ def _number_part(maps: Float32, size: int) -> Float32:
     """The part of ordered maps in which the number stands, float32 (M, D)."""
     height, width = (-(-side * maps.shape[2] // size) for side in number_box(size))
     return np.ascontiguousarray(maps[:, :, :height, :width].reshape(len(maps), -1))
-
-
-def _strongest(measures: Sequence[Measure], arm: Arm, figure: str) -> Measure:
-    unknown = Measure(figure=figure, arm=arm, by="nobody", value=np.nan, low=np.nan, high=np.nan, groups=0, chance=None)
-    return max((m for m in measures if m.arm == arm and m.figure == figure), key=lambda m: m.value, default=unknown)
-
-
-def _apart(measures: Sequence[Measure], figure: str) -> bool:
-    """Whether the positive control succeeded, its interval above the negative one's."""
-    return bool(_strongest(measures, "shallow", figure).low > _strongest(measures, "random", figure).high)

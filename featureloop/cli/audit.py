@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,8 +22,6 @@ from featureloop.model.package import Package, load_package, write_atomically
 from featureloop.sharing.privacy import ATTACKS, PAGE, REPORT, report_file
 
 if TYPE_CHECKING:
-    from featureloop.audit.attacks import Attack
-    from featureloop.audit.findings import Finding
     from featureloop.audit.material import Party
     from featureloop.audit.run import Audited
 
@@ -84,10 +81,8 @@ def privacy(
     with progress_bars() as progress:
         mine, theirs = _parties(view, images, attacker_images, groups, most=most, seed=seed)
         tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")
-        finder = _with_attributes(images, attacker_images or images)
-        found = run(Lab(view, mine, theirs, seed=seed, progress=progress), out, attacks=names, find=finder, tell=tell)
-        lab = Lab(view, mine, theirs, seed=seed)
-        page, shown = render(found, lab), render(found, lab, with_sheet=True)
+        found = run(Lab(view, mine, theirs, seed=seed, progress=progress), out, attacks=names, tell=tell)
+    page, shown = render(found, view), render(found, view, with_sheet=True)
     write_atomically(out / Path(REPORT).name, found.report.to_json())
     write_atomically(out / Path(PAGE).name, shown.encode())
     digest = loaded.digest
@@ -98,21 +93,6 @@ def privacy(
         tell(f"report: {out / Path(PAGE).name}; not put into the package: it lacks {_lacking(found)}")
     data = _data(found, digest=digest, seconds=time.perf_counter() - started)
     report(data, as_json=as_json, show=lambda: _table(found))
-
-
-def _with_attributes(theirs: Path, mine: Path) -> Callable[[str], Attack]:
-    """What finds an attack by its name; that on attributes knows what `attributes.csv` beside the images says."""
-    from featureloop.audit import attacks
-
-    def find(name: str) -> Attack:
-        attack: Callable[..., Finding] = attacks.attack_named(name)
-        if name != "attributes":
-            return attack
-        tables = [path / ATTRIBUTES for path in (mine, theirs)]
-        known = [read_attributes(table) if table.is_file() else None for table in tables]
-        return partial(attack, mine=known[0], theirs=known[1])
-
-    return find
 
 
 def _patients(side: Party) -> int:
@@ -137,15 +117,23 @@ def _parties(
 
     size = view.manifest.preprocessing.size
     if attacker_images is None:
-        both, bad = party(_frames(view, images, groups), size=size, most=2 * most, seed=seed)
+        frames, known = _frames(view, images, groups), _attributes(images)
+        both, bad = party(frames, size=size, most=2 * most, attributes=known, seed=seed)
         tell_skipped(bad)
         return split_party(both, seed=seed)
     sides = []
     for path, table_ in ((attacker_images, None), (images, groups)):
-        side, bad = party(_frames(view, path, table_), size=size, most=most, seed=seed)
+        frames, known = _frames(view, path, table_), _attributes(path)
+        side, bad = party(frames, size=size, most=most, attributes=known, seed=seed)
         tell_skipped(bad)
         sides.append(side)
     return sides[0], sides[1]
+
+
+def _attributes(path: Path) -> Mapping[str, Mapping[str, str]]:
+    """What `attributes.csv` says of a folder's images."""
+    beside = path / ATTRIBUTES
+    return read_attributes(beside) if beside.is_file() else {}
 
 
 def _frames(view: Package, path: Path, groups: Path | None) -> Iterator[Frame | Skipped]:

@@ -15,6 +15,7 @@ from featureloop.cli.console import AsJson, people, progress_bars, report, size_
 from featureloop.cli.processes import Children, children
 from featureloop.core.errors import GateError
 from featureloop.core.ports import Progress
+from featureloop.sharing.policy import NO_REPORT
 
 CURVE = (0.1, 0.3, 1.0)
 """Shares of hospital B's records at which the curve of quality is drawn."""
@@ -91,7 +92,7 @@ def demo(
 def _policy(work: Path) -> Path:
     """A site's policy that asks for no privacy report: generated frames are nobody's."""
     path = work / "policy.toml"
-    path.write_text('[privacy]\nreport = "optional"\n', encoding="utf-8")
+    path.write_text(NO_REPORT, encoding="utf-8")
     return path
 
 

@@ -40,6 +40,9 @@ from featureloop.core.errors import InputError, PolicyError
 from featureloop.model.forms import BASES, WINDOW, request_form
 from featureloop.sharing.privacy import Privacy, limits_from
 
+NO_REPORT = '[privacy]\nreport = "optional"\n'
+"""The policy, as a file says it, of a site whose frames are nobody's: no privacy report is asked for."""
+
 _T = TypeVar("_T")
 Provide = Literal["all", "below-threshold", "changed", "nothing"]
 BelowThreshold = Literal["ask", "withhold", "provide"]

@@ -25,7 +25,8 @@ def test_an_attribute_that_shows_in_the_frames_is_told_and_one_that_does_not_is_
     table = {
         f.name: {"scanner": "old" if dim[f.group] else "new", "coin": str(coin[f.group])} for f in lab.victims.frames
     }
-    found = attack_attributes(Lab(lab.package, lab.attacker, replace(lab.victims, frames=frames), seed=1), theirs=table)
+    victims = replace(lab.victims, frames=frames, attributes=table)
+    found = attack_attributes(Lab(lab.package, lab.attacker, victims, seed=1))
     assert set(found.headline) == {"attributes.site_auc", "attributes.scanner_auc", "attributes.coin_auc"}
     assert found.headline["attributes.scanner_auc"].value > 0.9
     assert found.headline["attributes.coin_auc"].low < 0.5
@@ -34,10 +35,14 @@ def test_an_attribute_that_shows_in_the_frames_is_told_and_one_that_does_not_is_
     assert {m.by for m in above} == {"linear", "perceptron"}
 
 
+def with_table(lab: Lab, table: dict[str, dict[str, str]]) -> Lab:
+    return Lab(lab.package, lab.attacker, replace(lab.victims, attributes=table), seed=1)
+
+
 def test_values_of_too_few_victims_are_left_out_and_named(tmp_path):
     lab = lab_of(tmp_path)
     table = {f.name: {"sex": "f" if f.group == "p100" else "m"} for f in lab.victims.frames}
-    found = attack_attributes(lab, theirs=table)
+    found = attack_attributes(with_table(lab, table))
     assert set(found.headline) == {"attributes.site_auc"}
     assert any("'sex' was left out" in n for n in found.notes)
 
@@ -46,7 +51,7 @@ def test_ages_are_cut_at_their_median(tmp_path):
     lab = lab_of(tmp_path, victims=16)
     names = np.unique(lab.victims.groups).tolist()
     table = {f.name: {"age": str(40 + names.index(f.group))} for f in lab.victims.frames}
-    found = attack_attributes(lab, theirs=table)
+    found = attack_attributes(with_table(lab, table))
     assert found.headline["attributes.age_auc"].groups == 8
 
 

@@ -7,24 +7,17 @@ from featureloop.audit.material import Lab, Party, party, split_party
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Skipped
 from featureloop.testing import tiny_package
-
-
-def frames(count: int, *, groups: int, size: int = 64) -> list[Frame]:
-    rng = np.random.default_rng(0)
-    return [
-        Frame(rng.integers(0, 256, (size, size, 3)).astype(np.uint8), f"{i}.png", group=f"g{i % groups}")
-        for i in range(count)
-    ]
+from tests.audit.conftest import noisy_frames
 
 
 def lab(tmp_path, *, pooling=()) -> Lab:
     package = tiny_package(tmp_path / "p", pooling=pooling) if pooling else tiny_package(tmp_path / "p")
-    whole, _ = party(frames(12, groups=6), size=package.manifest.preprocessing.size)
+    whole, _ = party(noisy_frames(12, groups=6), size=package.manifest.preprocessing.size)
     return Lab(package, *split_party(whole))
 
 
 def test_parties_share_no_patient(tmp_path):
-    whole, _ = party(frames(40, groups=10), size=32)
+    whole, _ = party(noisy_frames(40, groups=10), size=32)
     mine, theirs = split_party(whole)
     assert not set(mine.groups) & set(theirs.groups)
     assert len(mine) + len(theirs) == 40
@@ -33,7 +26,7 @@ def test_parties_share_no_patient(tmp_path):
 
 
 def test_a_party_is_thinned_within_every_group_and_tells_what_it_could_not_read():
-    thinned, bad = party([*frames(80, groups=8), Skipped("x.png", "no image")], size=32, most=40)
+    thinned, bad = party([*noisy_frames(80, groups=8), Skipped("x.png", "no image")], size=32, most=40)
     assert [b.name for b in bad] == ["x.png"]
     assert 32 <= len(thinned) <= 48
     assert len(set(thinned.groups)) == 8
@@ -41,7 +34,7 @@ def test_a_party_is_thinned_within_every_group_and_tells_what_it_could_not_read(
 
 def test_too_few_patients_are_refused():
     with pytest.raises(InputError, match="at least 4 patients"):
-        party(frames(20, groups=3), size=32)
+        party(noisy_frames(20, groups=3), size=32)
 
 
 def test_a_release_is_what_the_bytes_decode_to(tmp_path):
@@ -62,7 +55,7 @@ def test_a_release_is_what_the_bytes_decode_to(tmp_path):
 )
 def test_what_is_attacked_is_the_very_form_of_the_package(tmp_path, release):
     package = tiny_package(tmp_path / "p", release=release)
-    whole, _ = party(frames(16, groups=8), size=package.manifest.preprocessing.size)
+    whole, _ = party(noisy_frames(16, groups=8), size=package.manifest.preprocessing.size)
     made = Lab(package, *split_party(whole))
     released, form = made.release(made.victims.frames), package.manifest.released.form
     assert all(r.values.shape == (form.rows(4), 8) for r in released)
@@ -90,7 +83,7 @@ def test_the_negative_control_has_the_channels_values_and_knows_no_frame(tmp_pat
 
 
 def test_a_party_of_frames_without_groups_has_one_each():
-    anonymous = [Frame(f.pixels, f.name) for f in frames(6, groups=6)]
+    anonymous = [Frame(f.pixels, f.name) for f in noisy_frames(6, groups=6)]
     made, _ = party(anonymous, size=32)
     assert isinstance(made, Party)
     assert len(set(made.groups)) == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,14 @@ def test_a_stopped_audit_goes_on_with_what_is_missing(lab: Lab, tmp_path: Path) 
     assert found.report == audit(lab, tmp_path / "other", find=Counted()).report
 
 
-@pytest.mark.parametrize("what", ["seed", "images", "damaged"])
+@pytest.mark.parametrize("what", ["seed", "images", "attributes", "damaged"])
 def test_nothing_is_taken_from_another_audit(lab: Lab, tmp_path: Path, what: str) -> None:
     audit(lab, tmp_path / "out", attacks=("linkage",), find=Counted())
     other, again = Lab(lab.package, lab.attacker, lab.victims, seed=2 if what == "seed" else lab.seed), Counted()
     if what == "images":
         other.victims = lab.victims.only(np.arange(len(lab.victims) - 1))
+    if what == "attributes":
+        other.victims = replace(lab.victims, attributes={f.name: {"sex": "f"} for f in lab.victims.frames})
     if what == "damaged":
         kept = tmp_path / "out" / "attacks" / "linkage.json"
         kept.write_bytes(kept.read_bytes()[:-20])
@@ -73,7 +76,7 @@ def test_an_attack_that_fails_is_told_and_costs_no_other(lab: Lab, tmp_path: Pat
     assert found.failed == {"text": "too few images"}
     assert told == ["the text attack could not be run: InputError: too few images"]
     assert "text.presence_auc" not in found.report.figures
-    assert "could not be run" in render(found, lab)
+    assert "could not be run" in render(found, lab.package)
     assert {v.name: v.state for v in verdicts(judge_figures(found, Privacy()))}["Inference"] == "unknown"
 
 
@@ -101,7 +104,7 @@ def test_findings_are_read_as_they_were_written() -> None:
 
 def test_the_report_goes_into_the_package_under_its_signature(lab: Lab, tmp_path: Path) -> None:
     found, key = audit(lab, tmp_path / "out", find=Counted()), Ed25519PrivateKey.generate()
-    page = render(found, lab)
+    page = render(found, lab.package)
     made = attach(lab.package, found.report, page, key=key)
     again = load_package(lab.package.path)
     assert made.digest == again.digest != lab.package.digest
@@ -132,17 +135,17 @@ def test_the_page_opens_with_a_picture_and_the_three_answers(
     assert list(answers) == ["Singling out", "Linkability", "Inference"]
     assert answers["Linkability"].state == state
     assert answers["Singling out"].state == "disclosed", "no limit is set on it, and it is above chance"
-    page = render(found, lab)
+    page = render(found, lab.package)
     assert page.index("data:image/png") < page.index("Singling out") < page.index("<h2>Evidence</h2>")
     assert "This form is not anonymous" in page
     assert "Not a medical device" in page
     assert "http" not in page.replace("http-equiv", "")
     assert "victims' images: this sheet" not in page, "the package's page shows no victim"
-    assert "victims' images: this sheet" in " ".join(render(found, lab, with_sheet=True).split())
+    assert "victims' images: this sheet" in " ".join(render(found, lab.package, with_sheet=True).split())
 
 
 def test_the_report_names_no_file_and_no_patient(lab: Lab, tmp_path: Path) -> None:
     found = audit(lab, tmp_path / "out", find=Counted())
-    text = json.dumps(json.loads(found.report.to_json())) + render(found, lab)
+    text = json.dumps(json.loads(found.report.to_json())) + render(found, lab.package)
     for frame in (*lab.attacker.frames, *lab.victims.frames):
         assert frame.name not in text

@@ -25,6 +25,7 @@ from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE, found
 from featureloop.model.package import Package
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
+from featureloop.sharing.policy import NO_REPORT
 from featureloop.sharing.record import Record
 from featureloop.testing import make_record, tiny_package, tiny_package_of
 
@@ -197,5 +198,5 @@ def write_frames(folder: Path, numbers: Sequence[int]) -> Path:
     return folder
 
 
-SHARE_ALL = '[privacy]\nreport = "optional"\n\n[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
+SHARE_ALL = NO_REPORT + '\n[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
 """A policy under which every frame leaves, so that records can be counted."""
