@@ -46,7 +46,9 @@ def main() -> None:
         for name, sizes in (("features", f), ("rows", r), ("both", f + r)):
             print(line("none" if ratio is None else f"{ratio:.3f}", name, sizes, area))
     f = np.array([codec.FEATURES.rung(int(s), vectors) for s in features])
-    r = np.array([codec.ROWS.rung(int(s), vectors) for s in rows])
+    r = np.array(
+        [codec.ROWS[codec.codec_of(load_package(args.package).manifest.released)].rung(int(s), vectors) for s in rows]
+    )
     for name, sizes in (("features", f), ("rows", r), ("both", f + r)):
         print(line("**the codec's own**", name, sizes, area))
 
@@ -65,8 +67,8 @@ def plain_sizes(path: Path, data: Path) -> tuple[int, Ints, Ints, Ints]:
         targets = runtime.recognize(vectors).targets()
         part = part_of(vectors, targets, released=released, grid=grid, view=view, secret=bytes(32))
         bag = joined([part], released=released, grid=grid)
-        features = codec.encode_features(bag.symbols, released, name=codec.PLAIN)
-        rows = codec.encode_rows(bag.recognized, released, name=codec.PLAIN)
+        features = codec.encode_features(bag.symbols, released, padded=False)
+        rows = codec.encode_rows(bag.recognized, released, symbols=bag.symbols, padded=False)
         out.append((len(features), len(rows), int(targets[:, : released.flags].sum())))
     features_, rows_, area = np.array(out, np.int64).T
     return released.form.rows(grid), features_, rows_, area

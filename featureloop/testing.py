@@ -19,8 +19,9 @@ import numpy as np
 from featureloop.core.ports import Receipt
 from featureloop.core.types import Change, Frame, Recognition, Task
 from featureloop.model import package as packages
-from featureloop.model.forms import Form, parse_form
+from featureloop.model.forms import SET, Form, parse_form
 from featureloop.model.manifest import (
+    BagTables,
     Calibration,
     FeatureSpec,
     Lineage,
@@ -274,6 +275,20 @@ def _released(leaves: Form, channels: int, *, pooling: tuple[str, ...], flags: i
         coded_frequencies=(16,) * 256,
         flags=flags,
         pooling=pooling,
+        bag=flat_tables((levels,) * n, flags) if leaves.base == SET else None,
+    )
+
+
+def flat_tables(levels: tuple[int, ...], flags: int) -> BagTables:
+    """Tables of a set under which all is about equally likely."""
+    return BagTables(
+        urns=tuple(((16, 16),) * (n - 1) for n in levels),
+        weights=(1,) * len(levels),
+        thresholds=(4, 9),
+        kinds=((3072, 512, 512), (2048, 1024, 1024), (1024, 2048, 1024)),
+        flags=((2048,) * 16,) * flags,
+        changed_kinds=((4000, 48, 48), (48, 4000, 48), (1024, 1024, 2048)),
+        changed_flags=(((1024,) * 16 + (3072,) * 16),) * flags,
     )
 
 

@@ -182,9 +182,11 @@ class Lab:
         manifest = self.package.manifest
         bag = joined(list(parts.values()), released=manifest.released, grid=manifest.features.grid)
         payload = coded(bag, manifest.released)
-        symbols, rows = decoded(payload.features, payload.recognition, manifest)
+        left = decoded(payload.features, payload.recognition, None, manifest)
         size = len(payload.features) + len(payload.recognition)
-        return Release(codec.dequantize(symbols, manifest.released), rows, size, tuple(int(str(i)) for i in parts))
+        return Release(
+            codec.dequantize(left.symbols, manifest.released), left.recognized, size, tuple(int(str(i)) for i in parts)
+        )
 
     @cached_property
     def mine(self) -> list[Release]:

@@ -19,6 +19,7 @@ from featureloop.model.tasks import true_rows
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.record import Record, from_table
+from featureloop.sharing.release import decoded
 
 MEMBER_SITE, OUTSIDER_SITE = "founding", "founding-held"
 """Sites of the founding records: what the recognizer learned from, and what no network ever learned from."""
@@ -132,12 +133,10 @@ def own_pool(lab: Lab, most: int) -> Pool:
 
 
 def _decoded(record: Record, package: Package) -> tuple[Float32, UInt8]:
-    form, width = package.manifest.released, package.manifest.recognizer.outputs
-    coded = record.changed or record.recognition
-    if coded is None:
+    if record.recognition is None:
         raise RecordError("a founding record has no result: found the package again")
-    symbols = codec.decode_features(record.features, form, max_vectors=record.vectors)
-    return codec.dequantize(symbols, form), codec.decode_rows(coded, form, width=width, max_vectors=record.vectors)
+    bag = decoded(record.features, record.recognition, record.changed, package.manifest)
+    return codec.dequantize(bag.symbols, package.manifest.released), bag.result()
 
 
 def _stacked(values: Sequence[Float32], targets: Sequence[UInt8], groups: NDArray[np.str_], members: Bool) -> Pool:

@@ -15,8 +15,8 @@ from featureloop.device.state import frame_key, pseudonym, release_secret, turn_
 from featureloop.model.forms import allows
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package
-from featureloop.sharing import codec
 from featureloop.sharing.change import Decision, decide
+from featureloop.sharing.codec import codec_of
 from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.policy import Policy
 from featureloop.sharing.privacy import check_privacy
@@ -187,7 +187,7 @@ class Provider:
             anonymizer=released.anonymizer,
             vectors=len(bag.symbols),
             channels=released.channels,
-            codec=codec.NAME,
+            codec=codec_of(released),
             features=payload.features,
             recognition=payload.recognition if with_result else None,
             reliability=min(r.trust for r in ready) if with_reliability else None,

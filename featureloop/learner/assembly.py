@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from featureloop.core.ports import Progress
-from featureloop.core.types import Frame, Task, UInt8
+from featureloop.core.types import Bag, Frame, Task, UInt8
+from featureloop.learner.bag_tables import bag_tables
 from featureloop.learner.founding_records import package_rows, true_part
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
-from featureloop.model.forms import POOL, Form, with_clip
+from featureloop.model.forms import POOL, SET, Form, with_clip
 from featureloop.model.manifest import Manifest, ReleasedForm
 from featureloop.model.package import (
     CARD,
@@ -31,7 +32,9 @@ from featureloop.model.pooling import pooled_bounds
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.release import joined
 from featureloop.sharing.reliability import calibrate
+from featureloop.sharing.rows import row_kinds
 
 POOL_LEVELS = 255
 COUNTING = b"featureloop codec tables"
@@ -107,16 +110,18 @@ def _flat(levels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(codec.frequency_table(np.zeros(n)) for n in levels)
 
 
-def counted_form(form: ReleasedForm, symbols: UInt8, rows: UInt8) -> ReleasedForm:
-    """The same with tables counted from symbols (M, C) and rows of targets (M, T)."""
+def counted_form(form: ReleasedForm, bags: Sequence[Bag], doubted: Sequence[tuple[UInt8, UInt8]]) -> ReleasedForm:
+    """The same with tables counted from what leaves of frames; the parameters are those of `bag_tables`."""
+    symbols, rows = (np.concatenate([getattr(b, name) for b in bags]) for name in ("symbols", "recognized"))
     counts = (np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(form.levels))
     flags = form.flags if form.flags is not None else rows.shape[1]
-    kinds = codec.row_kinds(rows, flags)
+    kinds = row_kinds(rows, flags)
     return replace(
         form,
         frequencies=tuple(codec.frequency_table(x) for x in counts),
         target_frequencies=codec.frequency_table(np.bincount(kinds, minlength=3)),
         coded_frequencies=codec.frequency_table(np.bincount(rows[kinds > 0, flags:].reshape(-1), minlength=256)),
+        bag=bag_tables(form.levels, bags, doubted, flags=flags) if form.form.base == SET else None,
     )
 
 
@@ -145,19 +150,24 @@ def described(
     if form.noise and not manifest.released.form.noise:
         clipped = form if form.clip else with_clip(form, _median_norm(runtime, train[:NORM_FRAMES]))
         manifest = replace(manifest, released=noisy_form(manifest.released, clipped))
-    symbols, rows = [], []
+    parts = []
     for i, frame in enumerate(train):
-        part = true_part(runtime, frame, manifest=manifest, secret=COUNTING)
-        symbols.append(part.symbols)
-        rows.append(part.recognized)
+        parts.append(true_part(runtime, frame, manifest=manifest, secret=COUNTING))
         progress("codec tables", i + 1, len(train))
-    logits = [runtime.logits(release_vectors(runtime.extract(f.pixels), manifest.released)) for f in held]
+    each = manifest.released.form.mix
+    bags = [
+        joined(parts[i : i + each], released=manifest.released, grid=manifest.features.grid)
+        for i in range(0, len(parts) - each + 1, each)
+    ]
+    vectors = [release_vectors(runtime.extract(f.pixels), manifest.released) for f in held]
+    logits, truths = [runtime.logits(v) for v in vectors], [package_rows(f, manifest) for f in held]
+    doubted = [(runtime.recognize(v).targets(), t) for v, t in zip(vectors, truths, strict=True)]
     return replace(
         manifest,
-        released=counted_form(manifest.released, np.concatenate(symbols), np.concatenate(rows)),
+        released=counted_form(manifest.released, bags, doubted),
         calibration=calibrate(
             logits,
-            [package_rows(f, manifest) for f in held],
+            truths,
             task=Task(manifest.task),
             risk=manifest.calibration.threshold_risk,
         ),

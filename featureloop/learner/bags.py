@@ -74,16 +74,16 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
     for batch in batches:
         for record in batch:
             try:
-                coded = record.changed or record.recognition
-                if coded is None or (record.anonymizer, record.vectors) != (manifest.released.anonymizer, n):
+                form = (record.anonymizer, record.vectors)
+                if record.recognition is None or form != (manifest.released.anonymizer, n):
                     raise RecordError("a record without a result, or in another form")
-                x, y = decoded(record.features, coded, manifest)
+                bag = decoded(record.features, record.recognition, record.changed, manifest)
             except RecordError:
                 unreadable += 1
                 continue
             founding = record.site in (FOUNDING_SITE, HELD_SITE)
-            symbols.append(x)
-            results.append(y)
+            symbols.append(bag.symbols)
+            results.append(bag.result())
             sites.append(record.site)
             groups.append((record.group or record.id).hex())
             verified.append(founding or record.changed_by is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import Bag, Task
+from featureloop.core.types import Bag, Task, UInt8
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import EXTRACTOR
 from featureloop.sharing import codec
@@ -49,28 +49,33 @@ def check_declared(record: Record, manifest: Manifest) -> None:
 
 def _check_payloads(record: Record, manifest: Manifest) -> None:
     released = manifest.released
+    if record.codec not in codec.codecs_of(released):
+        raise RecordError(f"its codec is '{record.codec}', its package's '{codec.codec_of(released)}'")
+    padded = record.codec != codec.PLAIN
     symbols = codec.decode_features(record.features, released, max_vectors=record.vectors)
     if len(symbols) != record.vectors:
         raise RecordError(f"its features hold {len(symbols)} rows for the {record.vectors} vectors that it declares")
-    if codec.encode_features(symbols, released, name=record.codec) != record.features:
+    if codec.encode_features(symbols, released, padded=padded) != record.features:
         # Many byte strings could decode alike; the choice among them would carry something.
         raise RecordError("its features are not coded as its codec codes them")
-    found = {}
+    if record.recognition is None and record.changed is not None:
+        raise RecordError("it says what a recognition was changed to, and not what was recognized")
+    found: dict[str, UInt8] = {}
+    width = manifest.recognizer.outputs
+    expected = record.vectors if manifest.recognizer.form == "set" else 1
     for name, payload in (("recognition", record.recognition), ("changed", record.changed)):
         if payload is None:
             continue
-        width = manifest.recognizer.outputs
-        rows = codec.decode_rows(payload, released, width=width, max_vectors=record.vectors)
-        expected = record.vectors if manifest.recognizer.form == "set" else 1
+        before = found.get("recognition")
+        rows = codec.decode_rows(
+            payload, released, width=width, max_vectors=record.vectors, symbols=symbols, before=before
+        )
         if len(rows) != expected:
             raise RecordError(f"its {name} hold {len(rows)} rows, its package's recognizer gives {expected}")
-        if codec.encode_rows(rows, released, name=record.codec) != payload:
+        if codec.encode_rows(rows, released, symbols=symbols, before=before, padded=padded) != payload:
             raise RecordError(f"its {name} is not coded as its codec codes it")
         found[name] = rows
-    first = found.pop("recognition", None)
-    if first is None and found:
-        raise RecordError("it says what a recognition was changed to, and not what was recognized")
-    bag = Bag(symbols, _NO_ROWS if first is None else first, found.get("changed"))
+    bag = Bag(symbols, found.get("recognition", _NO_ROWS), found.get("changed"))
     if not in_canonical_order(bag, unit=released.form.unit(manifest.features.grid)):
         raise RecordError("its vectors are not in canonical order: their order could tell where they stood")
 

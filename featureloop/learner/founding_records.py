@@ -23,8 +23,8 @@ from featureloop.model.package import Package, write_atomically
 from featureloop.model.preprocess import resize_frame
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows
-from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.codec import codec_of
 from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.record import SCHEMA, Record, from_table, quarter_of, to_table
 from featureloop.sharing.release import coded, joined, part_of
@@ -154,7 +154,7 @@ def _record(package: Package, site: str, group: bytes, parts: Sequence[Bag]) -> 
         anonymizer=manifest.released.anonymizer,
         vectors=len(bag.symbols),
         channels=manifest.released.channels,
-        codec=codec.NAME,
+        codec=codec_of(manifest.released),
         features=payload.features,
         recognition=payload.recognition,
         reliability=None,

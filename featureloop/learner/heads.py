@@ -148,7 +148,7 @@ def _draft(
     if form.base == POOL:
         made = plain_form(form, (2,) * manifest.features.channels, settings.statistics, flags=flags)
     else:  # What one map leaves, every task leaves alike.
-        made = replace(released, anonymizer=str(form), flags=flags)
+        made = replace(released, anonymizer=str(form), flags=flags, bag=None)
     draft = replace(
         manifest,
         task=str(further.task),

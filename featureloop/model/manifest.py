@@ -58,6 +58,37 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class BagTables:
+    """The tables by which sets without an order are coded (codec `bag/1`); all frequencies are of 4096.
+
+    Attributes
+    ----------
+    urns
+        Of each channel's splits the urn's two parameters (`sharing.multiset`).
+    weights
+        Whole numbers, one a channel: a row's symbols times these are its score, by which its targets are guessed.
+    thresholds
+        Between K classes of scores, rising, K - 1 of them.
+    kinds
+        Of each class of scores how often a row of targets has all flags 0, all 1, or both: (K, 3).
+    flags
+        Of every flag of a row that has both, how often it is 1 after each of 16 neighbourhoods: (flags, 16).
+    changed_kinds
+        The same of a changed row, by the kind that was recognized: (3, 3).
+    changed_flags
+        The same of its flags, by the neighbourhood and what was recognized: (flags, 32).
+    """
+
+    urns: tuple[tuple[tuple[int, int], ...], ...]
+    weights: tuple[int, ...]
+    thresholds: tuple[int, ...]
+    kinds: tuple[tuple[int, ...], ...]
+    flags: tuple[tuple[int, ...], ...]
+    changed_kinds: tuple[tuple[int, ...], ...]
+    changed_flags: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleasedForm:
     """In what form features leave: the anonymizer and the quantization.
 
@@ -82,6 +113,8 @@ class ReleasedForm:
     pooling
         What `pool` takes of each channel (`model.pooling`), one statistic of all channels after the
         other; empty, as in packages made before there was a choice, for mean and deviation.
+    bag
+        Tables of a set without an order; None where one vector leaves, or an order is kept, and in older packages.
     """
 
     anonymizer: str
@@ -94,6 +127,7 @@ class ReleasedForm:
     coded_frequencies: tuple[int, ...] = ()
     flags: int | None = None
     pooling: tuple[str, ...] = ()
+    bag: BagTables | None = None
 
     @property
     def form(self) -> Form:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Task
-from featureloop.model.forms import POOL
+from featureloop.model.forms import POOL, SET
 from featureloop.model.pooling import check_pooling
 
 if TYPE_CHECKING:
-    from featureloop.model.manifest import Calibration, Manifest, ReleasedForm
+    from featureloop.model.manifest import BagTables, Calibration, Manifest, ReleasedForm
+
+MOST_BALLS, MOST_WEIGHT = 4096, 1 << 24
+"""Of an urn's parameters, and of the weights in a set's score."""
 
 
 def build(kind: Any, value: Any) -> Any:  # noqa: C901, PLR0911  One branch for each kind of type.
@@ -70,6 +73,8 @@ def check(manifest: Manifest) -> None:
         view = manifest.for_task(task)
         _check_released(view.released)
         _check_pooling(view)
+        if view.released.bag is not None:
+            _check_bag(view.released, view.released.bag)
         _check_calibration(view.calibration)
 
 
@@ -131,6 +136,35 @@ def _check_released(released: ReleasedForm) -> None:
         raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
     if any(not low < high for low, high in zip(released.low, released.high, strict=True)):
         raise PackageError("a channel's lower bound is not below its upper one")
+
+
+def _check_bag(released: ReleasedForm, bag: BagTables) -> None:
+    balls = [[len(urn) for urn in channel] for channel in bag.urns]
+    one_each = [[2] * (n - 1) for n in released.levels]
+    kinds = (*bag.kinds, *bag.changed_kinds)
+    flags = [(t, size) for part, size in ((bag.flags, 16), (bag.changed_flags, 32)) for t in part]
+    rising = all(a <= b for a, b in pairwise(bag.thresholds)) and len(bag.kinds) == len(bag.thresholds) + 1
+    fits = {
+        f"the form '{released.form}' has tables of a set without an order": released.form.base == SET,
+        "the urns don't fit the channels' levels: two parameters for every split of a channel": balls == one_each,
+        f"an urn's parameters are whole numbers from 1 to {MOST_BALLS}": all(
+            1 <= b <= MOST_BALLS for channel in bag.urns for urn in channel for b in urn
+        ),
+        f"a set's score needs a weight of at most {MOST_WEIGHT} for each channel": len(bag.weights) == released.channels
+        and all(abs(w) <= MOST_WEIGHT for w in bag.weights),
+        "the bounds of a set's scores must rise, one fewer than there are classes of scores": rising,
+        "a table of row kinds has 3 entries: all 0, all 1, mixed": {len(t) for t in kinds} == {3},
+        "a frequency table doesn't sum to 4096 with every entry positive": len(bag.changed_kinds) == 3
+        and all(sum(t) == 4096 and min(t) > 0 for t in kinds),
+        "a flag's tables have 16 neighbourhoods, and 32 with what was recognized, each from 1 to 4095": all(
+            len(t) == size and 1 <= min(t) <= max(t) < 4096 for t, size in flags
+        ),
+        "there must be tables for every flag of a row of targets": len(bag.flags) == len(bag.changed_flags)
+        and released.flags in (None, len(bag.flags)),
+    }
+    for text, so in fits.items():
+        if not so:
+            raise PackageError(text)
 
 
 def _check_pooling(manifest: Manifest) -> None:

@@ -113,15 +113,16 @@ def joined(parts: Sequence[Bag], *, released: ReleasedForm, grid: int) -> Bag:
 
 def coded(bag: Bag, released: ReleasedForm) -> Coded:
     """The bytes of a bag."""
+    recognized, changed, symbols = bag.recognized, bag.changed, bag.symbols
     return Coded(
-        codec.encode_features(bag.symbols, released),
-        codec.encode_rows(bag.recognized, released),
-        None if bag.changed is None else codec.encode_rows(bag.changed, released),
+        codec.encode_features(symbols, released),
+        codec.encode_rows(recognized, released, symbols=symbols),
+        None if changed is None else codec.encode_rows(changed, released, symbols=symbols, before=recognized),
     )
 
 
-def decoded(features: bytes, rows: bytes, manifest: Manifest) -> tuple[UInt8, UInt8]:
-    """The symbols uint8 (N, C) and rows of targets, uint8 (N, T) or (1, T), in a record of a package of one task.
+def decoded(features: bytes, recognition: bytes, changed: bytes | None, manifest: Manifest) -> Bag:
+    """What is in a record of a package of one task: symbols uint8 (N, C), rows of targets uint8 (N, T) or (1, T).
 
     Raises
     ------
@@ -132,20 +133,14 @@ def decoded(features: bytes, rows: bytes, manifest: Manifest) -> tuple[UInt8, UI
     symbols = codec.decode_features(features, manifest.released, max_vectors=n)
     if len(symbols) != n:
         raise RecordError(f"its features hold {len(symbols)} rows, its package declares {n}")
-    return symbols, decoded_rows(rows, manifest)
+    recognized = _decoded_rows(recognition, manifest, symbols)
+    return Bag(symbols, recognized, None if changed is None else _decoded_rows(changed, manifest, symbols, recognized))
 
 
-def decoded_rows(rows: bytes, manifest: Manifest) -> UInt8:
-    """The rows of targets alone, uint8 (N, T) or (1, T).
-
-    Raises
-    ------
-    RecordError
-        As `decoded`.
-    """
-    form, grid = manifest.released.form, manifest.features.grid
-    expected = form.rows(grid) if rules_of(manifest).form == "set" else 1
-    found = codec.decode_rows(rows, manifest.released, width=manifest.recognizer.outputs, max_vectors=form.rows(grid))
+def _decoded_rows(rows: bytes, manifest: Manifest, symbols: UInt8, before: UInt8 | None = None) -> UInt8:
+    form, width = manifest.released.form.rows(manifest.features.grid), manifest.recognizer.outputs
+    expected = form if rules_of(manifest).form == "set" else 1
+    found = codec.decode_rows(rows, manifest.released, width=width, max_vectors=form, symbols=symbols, before=before)
     if len(found) != expected:
         raise RecordError(f"there are {len(found)} rows, its package's recognizer gives {expected}")
     return found

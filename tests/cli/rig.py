@@ -181,9 +181,9 @@ def coded(package: Package, i: int, *, site: str) -> Record:
         anonymizer=released.anonymizer,
         vectors=n,
         channels=released.channels,
-        codec=codec.NAME,
+        codec=codec.codec_of(released),
         features=codec.encode_features(bag.symbols, released),
-        recognition=codec.encode_rows(bag.recognized, released),
+        recognition=codec.encode_rows(bag.recognized, released, symbols=bag.symbols),
         reliability=None,
         reliability_method=None,
     )

@@ -71,7 +71,7 @@ def test_frames_of_as_many_patients_share_a_record_and_are_done_with_it(package:
             trusts.append(package_reliability(package, recognition))
         assert record.reliability == pytest.approx(min(trusts), abs=1e-6)
         # What leaves is of these three frames, five vectors each.
-        symbols, _ = decoded(record.features, record.recognition or b"", package.manifest)
+        symbols = decoded(record.features, record.recognition or b"", None, package.manifest).symbols
         sources = [
             {tuple(s) for s in codec.quantize(runtime.extract(f.pixels), package.manifest.released).tolist()}
             for f in (frames[0], frames[2], frames[3])
@@ -127,7 +127,7 @@ def test_what_somebody_changed_is_mixed_with_what_was_changed_too(package: Packa
         (record,) = records_of(outbox)
         check_declared(record, package.manifest)
         assert record.changed_by == "clinician"
-        _, rows = decoded(record.features, record.changed or b"", package.manifest)
+        rows = decoded(record.features, record.recognition or b"", record.changed, package.manifest).result()
         assert sorted(rows.any(axis=1).tolist()) == [False] * 10 + [True] * 5
 
 

@@ -24,6 +24,7 @@ from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.policy import Policy, Rotation, Share
 from featureloop.sharing.record import Record, from_wire, to_wire
+from featureloop.sharing.release import decoded
 from featureloop.testing import FakeClock, FakeReviewer, tiny_package
 
 SITE_KEY = bytes(range(32))
@@ -117,10 +118,9 @@ def test_every_frame_is_provided_as_a_record_that_decodes_to_what_was_recognized
         vectors = runtime.extract(item.pixels)
         symbols = codec.quantize(vectors, released)
         targets = runtime.recognize(vectors).targets()
-        sent = codec.decode_features(record.features, released, max_vectors=16)
-        rows = codec.decode_rows(record.recognition or b"", released, width=16, max_vectors=16)
+        sent = decoded(record.features, record.recognition or b"", None, package.manifest)
         pairs = np.concatenate([symbols, targets], axis=1).tolist()
-        assert np.concatenate([sent, rows], axis=1).tolist() == sorted(pairs)
+        assert np.concatenate([sent.symbols, sent.recognized], axis=1).tolist() == sorted(pairs)
         assert (record.package, record.extractor) == (package.digest, package.extractor_digest)
     payload = sum(len(r.features) + len(r.recognition or b"") for r in keeper.records.values())
     assert summary.payload_bytes == payload
@@ -287,11 +287,9 @@ def test_a_doubtful_result_is_asked_about_and_what_was_changed_goes_along(packag
     assert (changed.changed_by, confirmed.changed_by) == ("clinician", "clinician")
     assert changed.changed_when == changed.period
 
-    def rows(payload: bytes | None) -> np.ndarray:  # type: ignore[type-arg]
-        return codec.decode_rows(payload or b"", package.manifest.released, width=16, max_vectors=16)
-
-    np.testing.assert_array_equal(rows(changed.changed), 1 - rows(changed.recognition))
-    assert confirmed.changed == confirmed.recognition
+    left, same = (decoded(r.features, r.recognition or b"", r.changed, package.manifest) for r in (changed, confirmed))
+    np.testing.assert_array_equal(left.result(), 1 - left.recognized)
+    np.testing.assert_array_equal(same.result(), same.recognized)
     assert [keeper.is_done(owner.keys_of(f)[0]) for f in frames] == [True, False, True]
 
 

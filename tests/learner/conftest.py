@@ -16,6 +16,7 @@ from featureloop.model.package import Package
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
 from featureloop.sharing.record import Record
+from featureloop.sharing.release import decoded
 from featureloop.testing import FakeClock, make_record, tiny_package
 
 MakeRecord = Callable[..., Record]
@@ -77,12 +78,19 @@ def coded(under: Package, i: int, *, site: str, device: str, **overrides: Any) -
         "anonymizer": released.anonymizer,
         "vectors": n,
         "channels": released.channels,
-        "codec": codec.NAME,
+        "codec": codec.codec_of(released),
         "features": codec.encode_features(bag.symbols, released),
-        "recognition": codec.encode_rows(bag.recognized, released),
+        "recognition": codec.encode_rows(bag.recognized, released, symbols=bag.symbols),
         "reliability_method": manifest.calibration.method,
     }
     return make_record(i, **(values | overrides))
+
+
+def changed_to(under: Package, record: Record, value: int) -> bytes:
+    """What a record's result is changed to, as a device codes it: every flag of this value."""
+    bag = decoded(record.features, record.recognition or b"", None, under.manifest)
+    rows = np.full_like(bag.recognized, value)
+    return codec.encode_rows(rows, under.manifest.released, symbols=bag.symbols, before=bag.recognized)
 
 
 @pytest.fixture

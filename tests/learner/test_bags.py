@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import UInt8
+from featureloop.core.types import Bag, UInt8
 from featureloop.learner.bags import ACCEPTED_WEIGHT, Bags, load_bags, training_set
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.manifest import Manifest
 from featureloop.sharing import codec
+from featureloop.sharing.anonymize import canonical_order
 from featureloop.sharing.record import Record
 from featureloop.testing import make_record, tiny_package
 
@@ -29,20 +30,21 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def symbols(i: int) -> UInt8:
-    return np.random.default_rng(i).integers(0, 8, (N, C)).astype(np.uint8)
+    drawn = np.random.default_rng(i).integers(0, 8, (N, C)).astype(np.uint8)
+    return canonical_order(Bag(drawn, rows(i))).symbols
 
 
 def rows(i: int, *, n: int = N) -> UInt8:
     return np.random.default_rng(1000 + i).integers(0, 2, (n, T)).astype(np.uint8)
 
 
-def coded(manifest: Manifest, targets: UInt8) -> bytes:
-    return codec.encode_rows(targets, manifest.released)
+def coded(manifest: Manifest, i: int, targets: UInt8, *, before: UInt8 | None = None) -> bytes:
+    return codec.encode_rows(targets, manifest.released, symbols=symbols(i), before=before)
 
 
 def record(manifest: Manifest, i: int, **overrides: Any) -> Record:
     features = codec.encode_features(symbols(i), manifest.released)
-    own = {"features": features, "recognition": coded(manifest, rows(i))}
+    own = {"features": features, "recognition": coded(manifest, i, rows(i))}
     return make_record(i, **(own | overrides))
 
 
@@ -62,7 +64,7 @@ def test_records_are_decoded_in_their_order(manifest: Manifest) -> None:
 
 
 def test_the_changed_result_is_the_one_to_learn_from(manifest: Manifest) -> None:
-    changed = coded(manifest, 1 - rows(0))
+    changed = coded(manifest, 0, 1 - rows(0), before=rows(0))
     bags = load([record(manifest, 0, changed=changed, **CHANGED)], manifest)
     np.testing.assert_array_equal(bags.results[0], 1 - rows(0))
 
@@ -110,7 +112,7 @@ def test_damaged_records_are_counted_and_left_out(manifest: Manifest) -> None:
         record(manifest, 3, features=b"noise" * 20),
         record(manifest, 4, recognition=None),
         record(manifest, 5, recognition=b"x" * 40),
-        record(manifest, 6, recognition=coded(manifest, rows(6, n=N - 1))),
+        record(manifest, 6, recognition=coded(manifest, 6, rows(6, n=N - 1))),
         record(manifest, 7, vectors=N - 1),
         record(manifest, 8, features=codec.encode_features(symbols(8)[:-1], manifest.released)),
         record(manifest, 9, changed=b"x" * 40, **CHANGED),
@@ -128,14 +130,14 @@ def test_without_any_record_there_is_nothing_to_learn_from(manifest: Manifest) -
 
 
 def test_a_result_weighs_by_who_stands_behind_it(manifest: Manifest) -> None:
-    changed = coded(manifest, rows(1))
+    two, three = (coded(manifest, i, rows(1), before=rows(i)) for i in (2, 3))
     none = {"reliability": None, "reliability_method": None}
     bags = load(
         [
             record(manifest, 0, reliability=0.25),
             record(manifest, 1, **none),
-            record(manifest, 2, reliability=0.25, changed=changed, **CHANGED),
-            record(manifest, 3, reliability=0.25, changed=changed, **(CHANGED | {"changed_by": "ground-truth"})),
+            record(manifest, 2, reliability=0.25, changed=two, **CHANGED),
+            record(manifest, 3, reliability=0.25, changed=three, **(CHANGED | {"changed_by": "ground-truth"})),
             record(manifest, 4, site=FOUNDING_SITE, **none),
             record(manifest, 5, site=HELD_SITE, **none),
         ],

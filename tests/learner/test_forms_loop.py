@@ -42,6 +42,7 @@ from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.codec import codec_of
 from featureloop.sharing.policy import Policy, Share
 from featureloop.sharing.record import Record
 from featureloop.sharing.release import coded, joined, part_of
@@ -232,6 +233,7 @@ def record_of(package: Package, **other: Any) -> Record:
         "anonymizer": str(released.form),
         "vectors": len(bag.symbols),
         "channels": released.channels,
+        "codec": codec_of(released),
         "features": payload.features,
         "recognition": payload.recognition,
         "reliability_method": manifest.calibration.method,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import constriction
 import numpy as np
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from conftest import MakeRecord, coded
+from conftest import MakeRecord, changed_to, coded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +31,10 @@ from featureloop.learner.store import RecordStore
 from featureloop.model.package import Package
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
+from featureloop.sharing.payload import seal
 from featureloop.sharing.record import SCHEMA, Record, to_table, to_wire
+from featureloop.sharing.release import decoded
+from featureloop.sharing.rows import _FAMILY, BOTH, RowsModel
 from featureloop.testing import make_record, tiny_package
 
 
@@ -56,9 +62,9 @@ def test_records_reach_the_store_once(learner: Learner, identity: DeviceIdentity
     assert held(learner) == sorted(records, key=lambda r: r.id)
 
 
-def test_all_fields_survive(learner: Learner, identity: DeviceIdentity, make: MakeRecord) -> None:
+def test_all_fields_survive(learner: Learner, identity: DeviceIdentity, founding: Package, make: MakeRecord) -> None:
     """Changed, without a result, without a group: as they came."""
-    changed = make(1).recognition
+    changed = changed_to(founding, make(1), 1)
     records = [
         make(0, recognition=None, group=None),
         make(1, changed=changed, changed_by="clinician", changed_when=4 * 2026),
@@ -90,9 +96,10 @@ def uncoded(vectors: int) -> Callable[[Package], bytes]:
 
 
 def out_of_order(package: Package) -> bytes:
-    rng = np.random.default_rng(3)
-    symbols = rng.integers(0, 8, (16, package.manifest.released.channels)).astype(np.uint8)
-    return codec.encode_features(symbols, package.manifest.released)
+    """Rows that stand as they stood in the image, where their vectors are equal."""
+    released, rng = package.manifest.released, np.random.default_rng(3)
+    rows = rng.integers(0, 2, (16, package.manifest.recognizer.outputs)).astype(np.uint8)
+    return codec.encode_rows(rows, released, symbols=np.zeros((16, released.channels), np.uint8))
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
@@ -106,7 +113,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "of more vectors than the grid": ({"vectors": 17}, "declares 16"),
     "of another count than it holds": ({"vectors": 15}, "15 vectors, its package declares 16"),
     "of fewer rows than it declares": ({"features": uncoded(3)}, "hold 3 rows for the 16"),
-    "in the order of the image": ({"features": out_of_order}, "canonical order"),
+    "in the order of the image": ({"features": uncoded(16), "recognition": out_of_order}, "canonical order"),
     "of bytes that are no code": ({"features": b"0123456789abcdef" * 4}, "checksum"),
     "with a longer payload": ({"features": os.urandom(1 << 20)}, "checksum"),
     "without a payload": ({"features": b""}, "truncated"),
@@ -134,18 +141,18 @@ def test_more_than_the_package_declares_is_refused(
 
 def test_bits_beyond_the_rows_are_refused(founding: Package, make: MakeRecord) -> None:
     """A payload must be what the codec makes of its own content: no second spelling carries anything."""
-    released = founding.manifest.released
-    kinds = np.full(16, 2, np.int32)
-    zeros = np.zeros(32, np.int32)
-    import constriction
-
+    record, released = make(0), founding.manifest.released
+    symbols = codec.decode_features(record.features, released, max_vectors=16)
+    model, zeros = RowsModel(released, 16), np.zeros((16, 16), np.uint8)
     coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(zeros, codec._BYTE)
-    coder.encode_reverse(kinds, codec._model(released.target_frequencies))
-    strange = codec._seal(16, coder, codec.ROWS)
-    assert not codec.decode_rows(strange, released, width=16, max_vectors=16).any()
+    # Rows that are said to have flags of both kinds, and have none.
+    for i in reversed(range(16)):
+        coder.encode_reverse(np.zeros(16, np.int32), _FAMILY, model._shares(zeros, i, None))
+    model._put_kinds(coder, np.full(16, BOTH, np.int32), symbols, None)
+    strange = seal(16, coder, codec.ROWS[codec.BAG])
+    assert not codec.decode_rows(strange, released, width=16, max_vectors=16, symbols=symbols).any()
     with pytest.raises(RecordError, match="its recognition is not coded as"):
-        check_declared(make(0, recognition=strange), founding.manifest)
+        check_declared(dataclasses.replace(record, recognition=strange), founding.manifest)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -157,7 +164,7 @@ def test_no_payload_breaks_the_check(founding: Package, flips: list[tuple[float,
         raw = bytearray(getattr(record, name)[:-4])
         for at, bit in flips:
             raw[int(at * len(raw))] ^= 1 << bit
-        payload = bytes(raw) + codec._CHECK.pack(__import__("zlib").crc32(raw))
+        payload = bytes(raw) + struct.pack("<I", zlib.crc32(raw))
         damaged = dataclasses.replace(record, **{name: payload})
         try:
             check_declared(damaged, founding.manifest)
@@ -177,7 +184,7 @@ def test_a_pooled_package_takes_one_vector(
     records = []
     for i in range(frames):
         bag = canonical_order(Bag(np.full((1, released.channels), i, np.uint8), rows))
-        recognition = codec.encode_rows(bag.recognized, released)
+        recognition = codec.encode_rows(bag.recognized, released, symbols=bag.symbols)
         features = codec.encode_features(bag.symbols, released)
         records.append(
             coded(pooled, i, site=identity.site, device=identity.device, features=features, recognition=recognition)
@@ -403,21 +410,28 @@ def test_a_drainer_that_cannot_store_keeps_trying(
 
 
 def test_a_record_is_padded_exactly_as_its_codec_pads(founding: Package, make: MakeRecord) -> None:
-    """Records of devices without padding are still taken; neither codec's payload passes for the other's."""
-    released = founding.manifest.released
-    record = make(0)
-    symbols = codec.decode_features(record.features, released, max_vectors=16)
-    rows = codec.decode_rows(record.recognition or b"", released, width=16, max_vectors=16)
-    features = codec.encode_features(symbols, released, name=codec.PLAIN)
-    plain = codec.encode_rows(rows, released, name=codec.PLAIN)
-    old = dataclasses.replace(record, codec=codec.PLAIN, features=features, recognition=plain)
-    assert len(features) < len(record.features)
+    """Of older packages, records without padding are still taken; neither codec's payload passes for the other's."""
+    released = dataclasses.replace(founding.manifest.released, bag=None)
+    manifest, new = dataclasses.replace(founding.manifest, released=released), make(0)
+    bag = decoded(new.features, new.recognition or b"", None, founding.manifest)
+    record, old = (
+        dataclasses.replace(
+            new,
+            codec=name,
+            features=codec.encode_features(bag.symbols, released, padded=name != codec.PLAIN),
+            recognition=codec.encode_rows(bag.recognized, released, padded=name != codec.PLAIN),
+        )
+        for name in (codec.UNIFORM, codec.PLAIN)
+    )
+    assert len(old.features) < len(record.features)
     for good in (record, old):
-        check_declared(good, founding.manifest)
+        check_declared(good, manifest)
     for bad in (
         dataclasses.replace(record, codec=codec.PLAIN),
-        dataclasses.replace(old, codec=codec.NAME),
-        dataclasses.replace(record, recognition=plain),
+        dataclasses.replace(old, codec=codec.UNIFORM),
+        dataclasses.replace(record, recognition=old.recognition),
     ):
         with pytest.raises(RecordError, match="not coded as its codec"):
-            check_declared(bad, founding.manifest)
+            check_declared(bad, manifest)
+    with pytest.raises(RecordError, match="its codec is 'bag/1', its package's 'uniform/2'"):
+        check_declared(new, manifest)

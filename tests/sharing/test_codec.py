@@ -17,8 +17,10 @@ from featureloop.core.errors import RecordError
 from featureloop.core.types import UInt8
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
+from featureloop.sharing.payload import LEAST_SIZE, Ladder
 from featureloop.sharing.record import MAX_PAYLOAD
 
+ROWS = codec.ROWS[codec.UNIFORM]
 SEEDS = st.integers(0, 2**32 - 1)
 FLAGS = ReleasedForm("set", 0, (), (), (), (), (3072, 512, 512))
 
@@ -68,7 +70,7 @@ def test_likely_symbols_cost_about_their_entropy() -> None:
     released = ReleasedForm("set", 1, (-1.0,), (1.0,), (4,), (table,))
     symbols = np.random.default_rng(0).choice(4, (20_000, 1), p=p).astype(np.uint8)
     ideal = -np.log2(p[symbols]).sum() / 8
-    assert len(codec.encode_features(symbols, released, name=codec.PLAIN)) == pytest.approx(ideal, rel=0.01)
+    assert len(codec.encode_features(symbols, released, padded=False)) == pytest.approx(ideal, rel=0.01)
 
 
 @settings(max_examples=100, deadline=None)
@@ -172,22 +174,27 @@ def test_every_payload_has_a_size_of_its_ladder_and_one_without_padding_is_still
     rows = (np.random.default_rng(seed).random((n, 16)) < 0.3).astype(np.uint8)
     for ladder, encode, values, decode in (
         (codec.FEATURES, codec.encode_features, symbols, lambda p: codec.decode_features(p, released, max_vectors=n)),
-        (codec.ROWS, codec.encode_rows, rows, lambda p: codec.decode_rows(p, released, width=16, max_vectors=n)),
+        (
+            codec.ROWS[codec.UNIFORM],
+            codec.encode_rows,
+            rows,
+            lambda p: codec.decode_rows(p, released, width=16, max_vectors=n),
+        ),
     ):
-        plain, padded = encode(values, released, name=codec.PLAIN), encode(values, released)
+        plain, padded = encode(values, released, padded=False), encode(values, released)
         assert len(padded) == ladder.rung(len(plain), n) == ladder.rung(len(padded), n)
         np.testing.assert_array_equal(decode(plain), values)
         np.testing.assert_array_equal(decode(padded), values)
 
 
-@pytest.mark.parametrize("ladder", [codec.FEATURES, codec.ROWS])
-def test_the_ladder_costs_at_most_its_ratio_and_has_few_sizes(ladder: codec.Ladder) -> None:
+@pytest.mark.parametrize("ladder", [codec.FEATURES, *codec.ROWS.values()])
+def test_the_ladder_costs_at_most_its_ratio_and_has_few_sizes(ladder: Ladder) -> None:
     found = [ladder.rung(n) for n in range(1, 1 << 16)]
     for n, size in enumerate(found, start=1):
         assert size % 4 == 0
-        assert n <= size < max(codec.LEAST_SIZE + 1, ladder.ratio * n + 4)
+        assert n <= size < max(LEAST_SIZE + 1, ladder.ratio * n + 4)
     assert found == sorted(found)
-    assert len(set(found)) <= 1 + np.ceil(np.log(2**16 / codec.LEAST_SIZE) / np.log(ladder.ratio))
+    assert len(set(found)) <= 1 + np.ceil(np.log(2**16 / LEAST_SIZE) / np.log(ladder.ratio))
     assert ladder.rung(MAX_PAYLOAD) == MAX_PAYLOAD
 
 
@@ -196,7 +203,7 @@ def test_padding_that_holds_something_is_refused(where: str) -> None:
     """Under a right checksum too: nothing can be hidden in it."""
     released = form([8, 8])
     symbols = symbols_of(released, 100, 1)
-    plain, padded = (codec.encode_features(symbols, released, name=n) for n in (codec.PLAIN, codec.NAME))
+    plain, padded = (codec.encode_features(symbols, released, padded=p) for p in (False, True))
     room = range(len(plain) - 4, len(padded) - 4)
     assert len(room) >= 8
     body = bytearray(padded[4:-4])
@@ -237,12 +244,12 @@ def test_a_flag_that_is_none_is_refused() -> None:
         codec.encode_rows(np.array([[0, 2]], np.uint8), FLAGS)
 
 
-ROWS = codec.encode_rows((np.random.default_rng(2).random((16, 16)) < 0.5).astype(np.uint8), FLAGS)
+SOME_ROWS = codec.encode_rows((np.random.default_rng(2).random((16, 16)) < 0.5).astype(np.uint8), FLAGS)
 
 
 @given(st.data())
 def test_truncated_and_bit_flipped_payloads_are_refused(data: st.DataObject) -> None:
-    payload = data.draw(st.sampled_from([FEATURES, ROWS]))
+    payload = data.draw(st.sampled_from([FEATURES, SOME_ROWS]))
     damaged = bytearray(payload)
     if data.draw(st.booleans()):
         damaged[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
