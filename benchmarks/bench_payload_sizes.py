@@ -45,10 +45,9 @@ def main() -> None:
         f, r = padded(features, ratio), padded(rows, ratio)
         for name, sizes in (("features", f), ("rows", r), ("both", f + r)):
             print(line("none" if ratio is None else f"{ratio:.3f}", name, sizes, area))
-    f = np.array([codec.FEATURES.rung(int(s), vectors) for s in features])
-    r = np.array(
-        [codec.ROWS[codec.codec_of(load_package(args.package).manifest.released)].rung(int(s), vectors) for s in rows]
-    )
+    of_features, of_rows = codec.ladders_of(load_package(args.package).manifest.released)
+    f = np.array([of_features.rung(int(s), vectors) for s in features])
+    r = np.array([of_rows.rung(int(s), vectors) for s in rows])
     for name, sizes in (("features", f), ("rows", r), ("both", f + r)):
         print(line("**the codec's own**", name, sizes, area))
 

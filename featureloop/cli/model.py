@@ -84,7 +84,7 @@ def train(
     blocks: Blocks = 3,
     bits_per_vector: Annotated[
         float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
-    ] = 66.0,
+    ] = 8.0,
     augmentations: Augmentations = 5,
     recognizer_epochs: RecognizerEpochs = None,
     batch: BatchSize = 16,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from featureloop.model.pooling import pooled_bounds
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.payload import LEAST_SIZE
 from featureloop.sharing.release import joined
 from featureloop.sharing.reliability import calibrate
 from featureloop.sharing.rows import row_kinds
@@ -39,6 +41,8 @@ from featureloop.sharing.rows import row_kinds
 POOL_LEVELS = 255
 COUNTING = b"featureloop codec tables"
 """What is drawn to count symbols by: only the counts are kept, and the same training makes the same package."""
+NEARLY_ALL = 0.95
+"""Share of the founding frames whose payloads are padded to one size."""
 NORM_FRAMES = 200
 """Frames whose vectors' norms say where to clip."""
 
@@ -116,13 +120,27 @@ def counted_form(form: ReleasedForm, bags: Sequence[Bag], doubted: Sequence[tupl
     counts = (np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(form.levels))
     flags = form.flags if form.flags is not None else rows.shape[1]
     kinds = row_kinds(rows, flags)
-    return replace(
+    made = replace(
         form,
         frequencies=tuple(codec.frequency_table(x) for x in counts),
         target_frequencies=codec.frequency_table(np.bincount(kinds, minlength=3)),
         coded_frequencies=codec.frequency_table(np.bincount(rows[kinds > 0, flags:].reshape(-1), minlength=256)),
         bag=bag_tables(form.levels, bags, doubted, flags=flags) if form.form.base == SET else None,
     )
+    return made if made.bag is None else replace(made, bag=replace(made.bag, usual=_usual(made, bags)))
+
+
+def _usual(form: ReleasedForm, bags: Sequence[Bag]) -> tuple[int, int]:
+    """Bytes that hold the features, and the rows, of nearly every frame."""
+    sizes = [
+        (
+            len(codec.encode_features(b.symbols, form, padded=False)),
+            len(codec.encode_rows(b.recognized, form, symbols=b.symbols, padded=False)),
+        )
+        for b in bags
+    ]
+    features, rows = (max(LEAST_SIZE, 4 * math.ceil(s / 4)) for s in np.quantile(sizes, NEARLY_ALL, axis=0))
+    return features, rows
 
 
 def _median_norm(runtime: Runtime, frames: Sequence[Frame]) -> float:

@@ -67,7 +67,7 @@ class FoundingSettings:
     size: int = 320
     blank_border: bool = True
     channels: int | None = None
-    bits_per_vector: float = 66.0
+    bits_per_vector: float = 8.0
     form: str | None = None
     pooling: tuple[str, ...] = ()
     release: str = ""

@@ -77,6 +77,8 @@ class BagTables:
         The same of a changed row, by the kind that was recognized: (3, 3).
     changed_flags
         The same of its flags, by the neighbourhood and what was recognized: (flags, 32).
+    usual
+        Bytes that hold nearly every frame's features, and rows of targets: shorter payloads are padded to them.
     """
 
     urns: tuple[tuple[tuple[int, int], ...], ...]
@@ -86,6 +88,7 @@ class BagTables:
     flags: tuple[tuple[int, ...], ...]
     changed_kinds: tuple[tuple[int, ...], ...]
     changed_flags: tuple[tuple[int, ...], ...]
+    usual: tuple[int, int] = (16, 16)
 
 
 @dataclass(frozen=True, slots=True)

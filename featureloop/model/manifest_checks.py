@@ -159,6 +159,8 @@ def _check_bag(released: ReleasedForm, bag: BagTables) -> None:
         "a flag's tables have 16 neighbourhoods, and 32 with what was recognized, each from 1 to 4095": all(
             len(t) == size and 1 <= min(t) <= max(t) < 4096 for t, size in flags
         ),
+        "the usual sizes of features and of rows are two, whole words from 16 bytes to 1 MiB": len(bag.usual) == 2
+        and all(16 <= size <= 1 << 20 and size % 4 == 0 for size in bag.usual),
         "there must be tables for every flag of a row of targets": len(bag.flags) == len(bag.changed_flags)
         and released.flags in (None, len(bag.flags)),
     }

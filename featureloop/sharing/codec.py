@@ -29,8 +29,10 @@ from featureloop.sharing.rows import RowsModel
 
 BAG, UNIFORM, PLAIN = CODECS = ("bag/1", "uniform/2", "uniform/1")
 FEATURES = Ladder(2**0.25)
-ROWS = {BAG: Ladder(2.0, each=0.2), UNIFORM: Ladder(2.0, each=0.5)}
+ROWS = Ladder(2.0, each=0.5)
 """Rows of targets are short and tell most: nearly all of a grid's are given the same size."""
+BAG_RATIO = 2**0.5
+"""Of a set's payload sizes; the first holds nearly all frames, as the package says."""
 TOTAL = 4096
 """Every frequency table sums to this; exact in float64, so models are the same everywhere."""
 BOUND_SLACK = 1e-4
@@ -74,6 +76,14 @@ def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
     return values
 
 
+def ladders_of(form: ReleasedForm) -> tuple[Ladder, Ladder]:
+    """The sizes that payloads of features, and of rows of targets, are padded to."""
+    if form.bag is None:
+        return FEATURES, ROWS
+    features, rows = (Ladder(BAG_RATIO, least=size) for size in form.bag.usual)
+    return features, rows
+
+
 def encode_features(symbols: UInt8, form: ReleasedForm, *, padded: bool = True) -> bytes:
     """Symbols uint8 (N, C) to a payload.
 
@@ -89,7 +99,7 @@ def encode_features(symbols: UInt8, form: ReleasedForm, *, padded: bool = True) 
         columns = symbols.astype(np.int32)
         for c in reversed(range(form.channels)):
             coder.encode_reverse(np.ascontiguousarray(columns[:, c]), _model(form.frequencies[c]))
-    return seal(len(symbols), coder, FEATURES if padded else None)
+    return seal(len(symbols), coder, ladders_of(form)[0] if padded else None)
 
 
 def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> UInt8:
@@ -100,7 +110,7 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
     RecordError
         The payload is truncated or damaged, or holds over `max_vectors` vectors.
     """
-    n, coder = opened(payload, max_vectors, FEATURES, plain=form.bag is None)
+    n, coder = opened(payload, max_vectors, ladders_of(form)[0], plain=form.bag is None)
     if form.bag is not None:
         out = _multiset(_Same(form)).decode(coder, n)
     else:
@@ -128,7 +138,7 @@ def encode_rows(
     """
     coder = constriction.stream.stack.AnsCoder()
     _rows(_Same(form), rows.shape[1]).encode(coder, rows, symbols, before)
-    return seal(len(rows), coder, ROWS[codec_of(form)] if padded else None)
+    return seal(len(rows), coder, ladders_of(form)[1] if padded else None)
 
 
 def decode_rows(
@@ -147,7 +157,7 @@ def decode_rows(
     RecordError
         The payload is truncated or damaged.
     """
-    n, coder = opened(payload, max_vectors, ROWS[codec_of(form)], plain=form.bag is None)
+    n, coder = opened(payload, max_vectors, ladders_of(form)[1], plain=form.bag is None)
     rows = _rows(_Same(form), width).decode(coder, n, symbols, before)
     finish(coder)
     return rows

@@ -27,7 +27,7 @@ _CHECK = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The sizes that payloads are padded to: `LEAST_SIZE * ratio**k` bytes, rounded up to whole words.
+    """The sizes that payloads are padded to: `least * ratio**k` bytes, rounded up to whole words.
 
     Attributes
     ----------
@@ -35,20 +35,23 @@ class Ladder:
         Of one size to the next.
     each
         Bytes that every vector or row is given at least, whatever it takes.
+    least
+        Bytes of the shortest payload, 16 or more.
     """
 
     ratio: float
     each: float = 0.0
+    least: int = LEAST_SIZE
 
     def rung(self, size: int, n: int = 0) -> int:
         """The smallest size that holds so many bytes of n vectors or rows."""
-        size = max(size, int(self.each * n), LEAST_SIZE)
-        k = math.floor(math.log(size / LEAST_SIZE, self.ratio))
+        size = max(size, int(self.each * n), self.least)
+        k = math.floor(math.log(size / self.least, self.ratio))
         # The logarithm may be off in its last bit; a size that is on the ladder stays.
-        return next(s for s in map(self._step, range(k - 1, k + 3)) if s >= size)
+        return next(s for s in map(self._step, range(max(0, k - 1), k + 3)) if s >= size)
 
     def _step(self, k: int) -> int:
-        return 4 * math.ceil(LEAST_SIZE * self.ratio**k / 4 - 1e-6)
+        return 4 * math.ceil(self.least * self.ratio**k / 4 - 1e-6)
 
 
 def seal(n: int, coder: Any, ladder: Ladder | None = None) -> bytes:

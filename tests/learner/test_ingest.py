@@ -149,7 +149,7 @@ def test_bits_beyond_the_rows_are_refused(founding: Package, make: MakeRecord) -
     for i in reversed(range(16)):
         coder.encode_reverse(np.zeros(16, np.int32), _FAMILY, model._shares(zeros, i, None))
     model._put_kinds(coder, np.full(16, BOTH, np.int32), symbols, None)
-    strange = seal(16, coder, codec.ROWS[codec.BAG])
+    strange = seal(16, coder, codec.ladders_of(released)[1])
     assert not codec.decode_rows(strange, released, width=16, max_vectors=16, symbols=symbols).any()
     with pytest.raises(RecordError, match="its recognition is not coded as"):
         check_declared(dataclasses.replace(record, recognition=strange), founding.manifest)

@@ -17,10 +17,9 @@ from featureloop.core.errors import RecordError
 from featureloop.core.types import UInt8
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
-from featureloop.sharing.payload import LEAST_SIZE, Ladder
+from featureloop.sharing.payload import Ladder
 from featureloop.sharing.record import MAX_PAYLOAD
 
-ROWS = codec.ROWS[codec.UNIFORM]
 SEEDS = st.integers(0, 2**32 - 1)
 FLAGS = ReleasedForm("set", 0, (), (), (), (), (3072, 512, 512))
 
@@ -175,7 +174,7 @@ def test_every_payload_has_a_size_of_its_ladder_and_one_without_padding_is_still
     for ladder, encode, values, decode in (
         (codec.FEATURES, codec.encode_features, symbols, lambda p: codec.decode_features(p, released, max_vectors=n)),
         (
-            codec.ROWS[codec.UNIFORM],
+            codec.ROWS,
             codec.encode_rows,
             rows,
             lambda p: codec.decode_rows(p, released, width=16, max_vectors=n),
@@ -187,14 +186,18 @@ def test_every_payload_has_a_size_of_its_ladder_and_one_without_padding_is_still
         np.testing.assert_array_equal(decode(padded), values)
 
 
-@pytest.mark.parametrize("ladder", [codec.FEATURES, *codec.ROWS.values()])
+@pytest.mark.parametrize("ladder", [codec.FEATURES, codec.ROWS, Ladder(2**0.5, least=140)])
 def test_the_ladder_costs_at_most_its_ratio_and_has_few_sizes(ladder: Ladder) -> None:
     found = [ladder.rung(n) for n in range(1, 1 << 16)]
     for n, size in enumerate(found, start=1):
         assert size % 4 == 0
-        assert n <= size < max(LEAST_SIZE + 1, ladder.ratio * n + 4)
+        assert n <= size < max(ladder.least + 1, ladder.ratio * n + 4)
     assert found == sorted(found)
-    assert len(set(found)) <= 1 + np.ceil(np.log(2**16 / LEAST_SIZE) / np.log(ladder.ratio))
+    assert len(set(found)) <= 1 + np.ceil(np.log(2**16 / ladder.least) / np.log(ladder.ratio))
+
+
+@pytest.mark.parametrize("ladder", [codec.FEATURES, codec.ROWS])
+def test_the_largest_payload_is_on_the_ladder(ladder: Ladder) -> None:
     assert ladder.rung(MAX_PAYLOAD) == MAX_PAYLOAD
 
 

@@ -167,7 +167,7 @@ def test_a_damaged_payload_is_refused_or_of_the_declared_shape(data: st.DataObje
     body = bytearray(codec.encode_features(bag.symbols, form)[4:-4])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    sealed = codec.seal(100, _Words(bytes(body)), codec.FEATURES)
+    sealed = codec.seal(100, _Words(bytes(body)), codec.ladders_of(form)[0])
     try:
         found = codec.decode_features(sealed, form, max_vectors=100)
     except RecordError:
