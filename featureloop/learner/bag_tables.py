@@ -61,17 +61,23 @@ def bag_tables(
     )
 
 
+class _Counter:
+    """Tells a bag's tree, and counts."""
+
+    def __init__(self, bag: Sorted, seen: Sequence[list[Int64]]) -> None:
+        self._bag, self._seen = bag, seen
+        self.at, self.equal = bag.at, bag.equal
+
+    def below(self, c: int, parts: Parts) -> Int64:
+        k = self._bag.below(c, parts)
+        self._seen[c].append(np.stack([parts.split, parts.size, k]))
+        return k
+
+
 def _urns(levels: Sequence[int], bags: Sequence[UInt8]) -> Urns:
     seen: list[list[Int64]] = [[] for _ in levels]
     for symbols in bags:
-        bag = Sorted(symbols, levels)
-
-        def sizes(c: int, parts: Parts, bag: Sorted = bag) -> Int64:
-            k = bag.below(c, parts)
-            seen[c].append(np.stack([parts.split, parts.size, k]))
-            return k
-
-        walk(len(symbols), levels, sizes, bag.at)
+        walk(len(symbols), levels, _Counter(Sorted(symbols, levels), seen))
     urns = []
     for own, count in zip(seen, levels, strict=True):
         split, size, below = np.concatenate([np.zeros((3, 0), np.int64), *own], axis=1)

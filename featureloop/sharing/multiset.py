@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import UInt8
+from featureloop.core.types import Bool, UInt8
 from featureloop.sharing.urns import TOTAL, Int64, urn_frequencies
 
 Urns = tuple[tuple[tuple[int, int], ...], ...]
@@ -28,7 +28,11 @@ Urns = tuple[tuple[tuple[int, int], ...], ...]
 Float64 = NDArray[np.float64]
 FEW = 15
 """Parts of up to so many rows are coded together, in one call."""
-_FAMILY = constriction.stream.model.Categorical(perfect=False)
+EQUAL_AT = 4
+"""The channel before which parts are asked whether all of their rows are equal: in a map of many channels hardly any
+others are left, and those that are (the black border) need no further splits."""
+FAMILY = constriction.stream.model.Categorical(perfect=False)
+_EVEN = constriction.stream.model.Uniform(2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,34 +86,46 @@ class Parts:
     split: Int64
 
 
-Sizes = Callable[[int, Parts], Int64]
-"""Of a channel's parts how many rows are below the splits, int64 (P,)."""
-Levels = Callable[[int, Int64], Int64]
-"""A channel's levels of rows that stand alone, by where they stand, int64 (A,)."""
+class Teller(Protocol):
+    """Who tells what a tree looks like: a bag itself, or a code stream."""
+
+    def below(self, c: int, parts: Parts) -> Int64:
+        """How many rows of a channel's parts are below their splits, int64 (P,)."""
+        ...
+
+    def at(self, c: int, rows: Int64) -> Int64:
+        """Symbols in a channel of rows that stand alone, int64 (A,)."""
+        ...
+
+    def equal(self, start: Int64, size: Int64) -> Bool:
+        """Whether all rows of parts are equal, int64 (P,) each to bool (P,); asked before channel `EQUAL_AT`."""
+        ...
 
 
-def walk(n: int, levels: Sequence[int], sizes: Sizes, alone: Levels) -> UInt8:
+def walk(n: int, levels: Sequence[int], teller: Teller) -> UInt8:
     """Go through the tree of n sorted rows, from the first channel to the last: their symbols, uint8 (n, C)."""
     out = np.zeros((n, len(levels)), np.uint8)
     start, size = np.zeros(min(n, 1), np.int64), np.full(min(n, 1), n, np.int64)
+    single = size == 1
     for c, count in enumerate(levels):
-        single = size == 1
+        if c == EQUAL_AT and not single.all():
+            single[~single] = teller.equal(start[~single], size[~single])
         rows = start[single]
-        if len(rows):
-            out[rows, c] = alone(c, rows)
-        whole = Parts(start[~single], size[~single], np.zeros(int((~single).sum()), np.int64))
-        told = _divided(c, whole, splits_of(count), sizes)
-        for level, a, b in zip(
-            told.split.tolist(), told.start.tolist(), (told.start + told.size).tolist(), strict=True
-        ):
-            out[a:b, c] = level
-        start = np.concatenate([rows, told.start])
-        order = start.argsort()
-        start, size = start[order], np.concatenate([np.ones(len(rows), np.int64), told.size])[order]
+        level = teller.at(c, rows) if len(rows) else np.zeros(0, np.int64)
+        if len(rows) < len(start):
+            whole = Parts(start[~single], size[~single], np.zeros(len(start) - len(rows), np.int64))
+            told = _divided(c, whole, splits_of(count), teller.below)
+            start, size = np.concatenate([rows, told.start]), np.concatenate([size[single], told.size])
+            order = start.argsort()
+            level = np.concatenate([level, told.split])[order]
+            single = np.concatenate([np.ones(len(rows), np.bool_), told.size == 1])[order]
+            start, size = start[order], size[order]
+        # The parts are the whole bag, one after the other.
+        out[:, c] = level.repeat(size)
     return out
 
 
-def _divided(c: int, parts: Parts, splits: Splits, sizes: Sizes) -> Parts:
+def _divided(c: int, parts: Parts, splits: Splits, sizes: Callable[[int, Parts], Int64]) -> Parts:
     """Parts whose rows all have one level of a channel, which stands as their split."""
     done: list[Parts] = []
     while len(parts.start):
@@ -163,6 +179,10 @@ class Sorted:
         """Symbols of rows in a channel, int64 (A,)."""
         return np.asarray(self.symbols[rows, c], np.int64)
 
+    def equal(self, start: Int64, size: Int64) -> Bool:
+        """Whether all rows of parts are equal, bool (P,): sorted, they are where the first and the last one are."""
+        return np.asarray((self.symbols[start] == self.symbols[start + size - 1]).all(axis=1))
+
 
 class MultisetModel:
     """The coding of bags under given tables.
@@ -193,23 +213,9 @@ class MultisetModel:
         RecordError
             The rows are not in canonical order.
         """
-        bag, steps = Sorted(symbols, self.levels), list[tuple[Any, ...]]()
-
-        def sizes(c: int, parts: Parts) -> Int64:
-            k = bag.below(c, parts)
-            few, groups = _grouped(parts)
-            if few.any():
-                steps.append((k[few].astype(np.int32), _FAMILY, self._tables(c)[parts.split[few], parts.size[few]]))
-            for at in groups:
-                steps.append((k[at].astype(np.int32), self._urn(c, parts, at[0])))
-            return k
-
-        def alone(c: int, rows: Int64) -> Int64:
-            steps.append((symbols[rows, c].astype(np.int32), self._alone[c]))
-            return bag.at(c, rows)
-
-        walk(len(symbols), self.levels, sizes, alone)
-        for step in reversed(steps):
+        writer = _Writer(self, Sorted(symbols, self.levels))
+        walk(len(symbols), self.levels, writer)
+        for step in reversed(writer.steps):
             coder.encode_reverse(*step)
 
     def decode(self, coder: Any, n: int) -> UInt8:
@@ -220,22 +226,19 @@ class MultisetModel:
         RecordError
             It holds a part that is larger than the whole.
         """
+        return walk(n, self.levels, _Reader(self, coder))
 
-        def sizes(c: int, parts: Parts) -> Int64:
-            k = np.zeros(len(parts.size), np.int64)
-            few, groups = _grouped(parts)
-            if few.any():
-                k[few] = coder.decode(_FAMILY, self._tables(c)[parts.split[few], parts.size[few]])
-            for at in groups:
-                k[at] = coder.decode(self._urn(c, parts, at[0]), len(at))
-            if (k > parts.size).any():
-                raise RecordError("a payload is no valid code stream")
-            return k
+    def alone(self, c: int) -> Any:
+        """The model of a channel's levels, for rows that stand alone."""
+        return self._alone[c]
 
-        def alone(c: int, rows: Int64) -> Int64:
-            return np.asarray(coder.decode(self._alone[c], len(rows)), np.int64)
+    def few(self, c: int, parts: Parts, chosen: Bool) -> Float64:
+        """Of small parts how likely each size below is, float64 (P, FEW + 1)."""
+        return np.asarray(self._tables(c)[parts.split[chosen], parts.size[chosen]])
 
-        return walk(n, self.levels, sizes, alone)
+    def urn(self, c: int, parts: Parts, at: int) -> Any:
+        """The model of the size below, of a larger part."""
+        return _model(*self.urns[c][int(parts.split[at])], int(parts.size[at]))
 
     def _tables(self, c: int) -> Float64:
         """A channel's urns for parts of up to `FEW` rows: float64 (splits, FEW + 1, FEW + 1)."""
@@ -247,11 +250,59 @@ class MultisetModel:
             self._few[c] = table
         return self._few[c]
 
-    def _urn(self, c: int, parts: Parts, at: int) -> Any:
-        return _model(*self.urns[c][int(parts.split[at])], int(parts.size[at]))
+
+class _Writer:
+    """Tells a bag's tree, and keeps what has to be coded, in the order of decoding."""
+
+    def __init__(self, model: MultisetModel, bag: Sorted) -> None:
+        self.steps: list[tuple[Any, ...]] = []
+        self._model, self._bag = model, bag
+
+    def below(self, c: int, parts: Parts) -> Int64:
+        k = self._bag.below(c, parts)
+        few, groups = _grouped(parts)
+        if few.any():
+            self.steps.append((k[few].astype(np.int32), FAMILY, self._model.few(c, parts, few)))
+        for at in groups:
+            self.steps.append((k[at].astype(np.int32), self._model.urn(c, parts, at[0])))
+        return k
+
+    def at(self, c: int, rows: Int64) -> Int64:
+        levels = self._bag.at(c, rows)
+        self.steps.append((levels.astype(np.int32), self._model.alone(c)))
+        return levels
+
+    def equal(self, start: Int64, size: Int64) -> Bool:
+        same = self._bag.equal(start, size)
+        self.steps.append((same.astype(np.int32), _EVEN))
+        return same
 
 
-def _grouped(parts: Parts) -> tuple[NDArray[np.bool_], list[NDArray[np.intp]]]:
+class _Reader:
+    """Tells the tree that a code stream holds."""
+
+    def __init__(self, model: MultisetModel, coder: Any) -> None:
+        self._model, self._coder = model, coder
+
+    def below(self, c: int, parts: Parts) -> Int64:
+        k = np.zeros(len(parts.size), np.int64)
+        few, groups = _grouped(parts)
+        if few.any():
+            k[few] = self._coder.decode(FAMILY, self._model.few(c, parts, few))
+        for at in groups:
+            k[at] = self._coder.decode(self._model.urn(c, parts, at[0]), len(at))
+        if (k > parts.size).any():
+            raise RecordError("a payload is no valid code stream")
+        return k
+
+    def at(self, c: int, rows: Int64) -> Int64:
+        return np.asarray(self._coder.decode(self._model.alone(c), len(rows)), np.int64)
+
+    def equal(self, start: Int64, size: Int64) -> Bool:  # noqa: ARG002  As the bag is asked.
+        return np.asarray(self._coder.decode(_EVEN, len(start)) == 1)
+
+
+def _grouped(parts: Parts) -> tuple[Bool, list[NDArray[np.intp]]]:
     """Which parts are small, bool (P,); and the others' numbers, those of one split and size together."""
     few = parts.size <= FEW
     many = np.flatnonzero(~few)
