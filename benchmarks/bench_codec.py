@@ -4,8 +4,8 @@
     benchmarks/bench_codec.py --packages runs/polyps/P0 [MORE ...] [--founding DIR] [--images DIR] [--frames 100]
         [--work runs/codec]
 
-Every package is one operating point of `model train --bits-per-vector`, and every coding is tried on the features of each;
-the last one's float32 features are the reference. A coding's quality is that of the package's own recognizer
+Every package is one operating point of `model train --bits-per-vector`, and every coding is tried on the features of
+each; the last one's float32 features are the reference. A coding's quality is that of the package's own recognizer
 from what was decoded, against the true masks, the mean over frames. Bytes are of features only, or of the picture;
 with rows of targets and padding, ours are told besides.
 
