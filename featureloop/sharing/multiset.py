@@ -28,6 +28,8 @@ Urns = tuple[tuple[tuple[int, int], ...], ...]
 Float64 = NDArray[np.float64]
 FEW = 15
 """Parts of up to so many rows are coded together, in one call."""
+KEPT = 1_024
+"""Urns of up to so many balls are kept, so that whatever payloads come, all that are kept take some 50 MB."""
 EQUAL_AT = 4
 """The channel before which parts are asked whether all of their rows are equal: in a map of many channels hardly any
 others are left, and those that are (the black border) need no further splits."""
@@ -238,7 +240,8 @@ class MultisetModel:
 
     def urn(self, c: int, parts: Parts, at: int) -> Any:
         """The model of the size below, of a larger part."""
-        return _model(*self.urns[c][int(parts.split[at])], int(parts.size[at]))
+        n = int(parts.size[at])
+        return (_kept_model if n <= KEPT else _model)(*self.urns[c][int(parts.split[at])], n)
 
     def _tables(self, c: int) -> Float64:
         """A channel's urns for parts of up to `FEW` rows: float64 (splits, FEW + 1, FEW + 1)."""
@@ -313,7 +316,9 @@ def _grouped(parts: Parts) -> tuple[Bool, list[NDArray[np.intp]]]:
     return few, np.split(many[order], np.flatnonzero(np.diff(key[order])) + 1)
 
 
-@lru_cache(maxsize=16_384)
 def _model(light: int, dark: int, n: int) -> Any:
     table = urn_frequencies(n, np.array([light]), np.array([dark]))[0]
     return constriction.stream.model.Categorical(table / TOTAL, perfect=False)
+
+
+_kept_model = lru_cache(maxsize=4_096)(_model)
