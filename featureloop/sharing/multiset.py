@@ -29,7 +29,7 @@ Float64 = NDArray[np.float64]
 FEW = 15
 """Parts of up to so many rows are coded together, in one call."""
 KEPT = 1_024
-"""Urns of up to so many balls are kept, so that whatever payloads come, all that are kept take some 50 MB."""
+"""Urns of up to so many balls are kept, so that whatever payloads come, all that are kept take some 20 MB."""
 EQUAL_AT = 4
 """The channel before which parts are asked whether all of their rows are equal: in a map of many channels hardly any
 others are left, and those that are (the black border) need no further splits."""
