@@ -85,6 +85,15 @@ def train(
     bits_per_vector: Annotated[
         float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
     ] = 8.0,
+    breadth: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            max=1,
+            help="Share of a vector's bits' worth that is not for today's task, but for what others may teach.",
+            rich_help_panel=FURTHER,
+        ),
+    ] = None,
     augmentations: Augmentations = 5,
     recognizer_epochs: RecognizerEpochs = None,
     batch: BatchSize = 16,
@@ -135,6 +144,7 @@ def train(
         "width": width,
         "blocks": blocks,
         "bits_per_vector": bits_per_vector,
+        "breadth": breadth,
         "augmentations": augmentations,
         "recognizer_epochs": recognizer_epochs,
         "batch": batch,

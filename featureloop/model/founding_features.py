@@ -21,7 +21,7 @@ from featureloop.model.export import export_onnx
 from featureloop.model.fit import BagSet
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import RecognizerSpec
-from featureloop.model.neck import Transform, fit_transform
+from featureloop.model.neck import BREADTH, SET_BREADTH, Transform, fit_transform
 from featureloop.model.pooling import (
     DEVIATION,
     EXPONENT,
@@ -164,10 +164,16 @@ def sample_taps(
 def neck_transform(sampled: Sampled, spec: RecognizerSpec, settings: FoundingSettings) -> Transform:
     """Compute the neck's transform."""
     if spec.anonymizer == "set":
-        budget, limit = settings.bits_per_vector, settings.channels or SET_CHANNELS
+        budget, limit, breadth = settings.bits_per_vector, settings.channels or SET_CHANNELS, SET_BREADTH
     else:
-        budget, limit = math.inf, settings.channels or POOL_CHANNELS
-    return fit_transform(sampled.rows, bits_per_vector=budget, max_channels=limit, information=sampled.information)
+        budget, limit, breadth = math.inf, settings.channels or POOL_CHANNELS, BREADTH
+    return fit_transform(
+        sampled.rows,
+        bits_per_vector=budget,
+        max_channels=limit,
+        information=sampled.information,
+        breadth=breadth if settings.breadth is None else settings.breadth,
+    )
 
 
 def basis_transform(sampled: Sampled) -> Transform:

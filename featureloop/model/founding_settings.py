@@ -30,6 +30,10 @@ class FoundingSettings:
         C of the neck, at most; None takes what suits the recognizer's form.
     bits_per_vector
         Bit budget of one position vector of a `set`.
+    breadth
+        Share of the neck's metric that treats all of the backbone's taps alike, in (0, 1]: the more, the more there is
+        for other sites to learn from, and the less of the bits is for what is recognized today; None takes what
+        suits the recognizer's form.
     form
         Of the recognizer; None takes what suits the task. Classes are recognized by `global` or by `attention`.
     pooling
@@ -68,6 +72,7 @@ class FoundingSettings:
     blank_border: bool = True
     channels: int | None = None
     bits_per_vector: float = 8.0
+    breadth: float | None = None
     form: str | None = None
     pooling: tuple[str, ...] = ()
     release: str = ""
@@ -92,6 +97,8 @@ class FoundingSettings:
             raise InputError(f"the profile '{self.profile}' is unknown; choose {' or '.join(PROFILES)}")
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
+        if self.breadth is not None and not 0 < self.breadth <= 1:
+            raise InputError(f"the neck's breadth is a share above 0 and at most 1, not {self.breadth}")
         check_pooling(self.pooling)
         if self.release:
             parse_form(self.release)
