@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,13 @@ SITES = ("hospital-a", "hospital-b")
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """How large the demonstration is."""
+    """How large the demonstration is.
+
+    Attributes
+    ----------
+    founding
+        Further settings of the founding training (`model.founding_settings`), by name.
+    """
 
     founding_frames: int = 280
     site_sequences: int = 80
@@ -38,6 +44,7 @@ class DemoSettings:
     recognizer_epochs: float = 18.0
     train_epochs: float = 6.0
     seed: int = 1
+    founding: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +189,7 @@ def found(images: Path, out: Path, settings: DemoSettings, progress: Progress) -
         width=64,
         blocks=2,
         seed=settings.seed,
+        **settings.founding,
     )
     found_package(folder, folder.items, out, settings=training, around=Surroundings(progress=progress))
     return out
