@@ -3,7 +3,8 @@
 
 Kvasir-SEG founds and attacks, ClinicDB's sequences are the victims; Dice on Kvasir-SEG's held-out 200 and on ClinicDB.
 For every form one founding (about 10 minutes on 2 cores) and one audit (about 10). What is in --work already isn't
-done again. Writes a table, and `pareto.png` with the forms that no other one beats in both.
+done again, and a package that carries a privacy report is taken at its word. Writes a table, and `pareto.png` with the
+forms that no other one beats in both.
 
     benchmarks/bench_privacy.py [--data ../shared/data/polyps] [--work runs/privacy] [--only set "set, 8 bits" ...]
 """
@@ -26,20 +27,24 @@ from featureloop.learner.founding import found_package
 from featureloop.model.charts import ACCENT, SOFT, new_axes
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.package import Package, load_package
+from featureloop.sharing.privacy import load_report
 
+OLD = {"breadth": 0.001}
 FORMS: dict[str, dict[str, Any]] = {
-    "set, 66 bits": {},
-    "set, 16 bits": {"bits_per_vector": 16.0},
-    "set, 8 bits": {"bits_per_vector": 8.0},
+    "set": {},
+    "set, breadth 0.001": OLD,
+    "set, 16 bits, breadth 0.001": OLD | {"bits_per_vector": 16.0},
+    "set, 66 bits, breadth 0.001": OLD | {"bits_per_vector": 66.0},
+    "set, 3 bits": {"bits_per_vector": 3.0},
+    "set, 2 channels": {"channels": 2},
     "set, 16 bits, trained at 0.5": {"bits_per_vector": 16.0, "adversary": 0.5},
-    "set, 8 channels": {"channels": 8},
-    "set quantize=4": {"release": "set quantize=4"},
     "set subset=64,balanced": {"release": "set subset=64,balanced"},
-    "set subset=64,balanced, 8 bits": {"release": "set subset=64,balanced", "bits_per_vector": 8.0},
-    "set subset=64,balanced mix=4, 8 bits": {"release": "set subset=64,balanced mix=4", "bits_per_vector": 8.0},
-    "set noise=0.5, 8 bits": {"release": "set noise=0.5", "bits_per_vector": 8.0},
-    "window=2, 66 bits": {"release": "window=2"},
+    "set subset=64,balanced mix=4": {"release": "set subset=64,balanced mix=4"},
+    "set noise=0.5": {"release": "set noise=0.5"},
+    "window=2": {"release": "window=2"},
+    "none, 66 bits, breadth 0.001": OLD | {"bits_per_vector": 66.0, "release": "none"},
 }
+DEFAULT = "set"
 FIGURES = ("linkage.top1", "linkage.auc", "inversion.gain_db", "inversion.linkage_top1", "text.presence_auc",
            "text.character_ratio", "position.exact_ratio")  # fmt: skip
 ATTACKS = ("linkage", "inversion", "text", "position")
@@ -82,11 +87,11 @@ def founded(name: str, folder: LabelledFolder, items: tuple[LabelledItem, ...], 
 
 
 def attacked(package: Package, kvasir: LabelledFolder, clinic: LabelledFolder, out: Path) -> dict[str, Any]:
-    """The figures with their intervals, and bytes a record."""
+    """The figures with their intervals, and bytes a frame."""
     size = package.manifest.preprocessing.size
     mine, theirs = (party(folder.frames(), size=size, most=MOST)[0] for folder in (kvasir, clinic))
     lab = Lab(package, mine, theirs)
-    report = audit(lab, out, attacks=ATTACKS).report
+    report = load_report(package) or audit(lab, out, attacks=ATTACKS).report
     found = {
         name: tuple(float("nan") if v is None else v for v in (f.value, f.low, f.high))
         for name, f in report.figures.items()
@@ -96,12 +101,15 @@ def attacked(package: Package, kvasir: LabelledFolder, clinic: LabelledFolder, o
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
-    """Dice at the new site against linking, with the forms that none beats in both."""
+    """Dice at the new site against linking: forms that none beats in both in colour, the default as a star."""
     figure, axes = new_axes("records of one patient linked, top-1", "Dice at the new site", width=7.5, height=5)
     points = {name: (row["linkage.top1"][0], row["dice"][1]) for name, row in rows.items()}
     for name, (leak, dice) in points.items():
         beaten = any(x <= leak and y >= dice and (x, y) != (leak, dice) for x, y in points.values())
-        axes.scatter(leak, dice, color=SOFT if beaten else ACCENT, zorder=3)
+        size = 120 if name == DEFAULT else 30
+        axes.scatter(
+            leak, dice, s=size, marker="*" if name == DEFAULT else "o", color=SOFT if beaten else ACCENT, zorder=3
+        )
         axes.annotate(name, (leak, dice), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.axvline(0.09, color="black", linewidth=1)
     figure.savefig(path)
