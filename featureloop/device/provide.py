@@ -18,6 +18,7 @@ from featureloop.model.package import Package
 from featureloop.sharing.change import Decision, decide
 from featureloop.sharing.codec import codec_of
 from featureloop.sharing.mixing import Mixer
+from featureloop.sharing.near import Look, NearDuplicates, look_of
 from featureloop.sharing.policy import Policy
 from featureloop.sharing.privacy import check_privacy
 from featureloop.sharing.record import Record, quarter_of
@@ -88,6 +89,7 @@ class Provider:
     clock: Clock
     group_key: bytes | None = None
     _mixers: dict[tuple[str, str | None], Mixer[_Ready]] = field(default_factory=dict, init=False, repr=False)
+    _near: dict[str, NearDuplicates] = field(default_factory=dict, init=False, repr=False)
 
     def keys_of(self, frame: Frame) -> tuple[bytes, ...]:
         """The keyed names of a frame's results under this extractor, so that a restart provides none twice.
@@ -129,6 +131,10 @@ class Provider:
             share=share,
             reviewer=self.reviewer,
         )
+        # Frames of one file without a group may be of one patient.
+        group, look = frame.group or frame.name, self._look(vectors, recognition, manifest)
+        if look and decision.outcome == "provided" and self._near[manifest.task].is_near(look, group):
+            decision = Decision("near-duplicate", None, decision.doubtful)
         if not decision.leaves:
             # An unanswered frame is asked about again next time; the others are settled.
             if decision.outcome != "unanswered" and key is not None:
@@ -147,18 +153,28 @@ class Provider:
         )
         mine = _Ready(part, decision, trust, frame.group, key)
         if form.mix == 1:
-            return decision, self._put([mine], manifest)
-        mixer = self._mixers.setdefault((manifest.task, mine.changed_by), Mixer(form.mix))
-        # Frames of one file without a group may be of one patient.
-        together = mixer.put(key or secrets.token_bytes(), mine, group=frame.group or frame.name)
-        size = self._put(list(together.values()), manifest) if together else 0
-        mixer.drop(together)
+            size = self._put([mine], manifest)
+        else:
+            mixer = self._mixers.setdefault((manifest.task, mine.changed_by), Mixer(form.mix))
+            together = mixer.put(key or secrets.token_bytes(), mine, group=group)
+            size = self._put(list(together.values()), manifest) if together else 0
+            mixer.drop(together)
+        if look:
+            self._near[manifest.task].keep(look, group)
         return decision, size
 
     @property
     def waiting(self) -> int:
         """Results that wait for others of other groups to share a record with; none is marked as done."""
         return sum(len(mixer) for mixer in self._mixers.values())
+
+    def _look(self, vectors: Float32, recognition: Recognition, manifest: Manifest) -> Look | None:
+        """What near-duplicates are known by; None where they all leave."""
+        share, usually = self.policy.share.near_duplicates, manifest.released.usually_apart
+        if not share or not usually:
+            return None
+        self._near.setdefault(manifest.task, NearDuplicates(share, usually))
+        return look_of(vectors, recognition, manifest.released)
 
     def _put(self, ready: Sequence[_Ready], manifest: Manifest) -> int:
         """One record of what is ready, into the outbox; its payload bytes."""

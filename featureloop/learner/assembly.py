@@ -33,6 +33,7 @@ from featureloop.model.pooling import pooled_bounds
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.near import usually_apart, values_of
 from featureloop.sharing.payload import LEAST_SIZE
 from featureloop.sharing.release import joined
 from featureloop.sharing.reliability import calibrate
@@ -182,7 +183,12 @@ def described(
     doubted = [(runtime.recognize(v).targets(), t) for v, t in zip(vectors, truths, strict=True)]
     return replace(
         manifest,
-        released=counted_form(manifest.released, bags, doubted),
+        released=replace(
+            counted_form(manifest.released, bags, doubted),
+            usually_apart=usually_apart(
+                [values_of(v, manifest.released) for v in vectors], [f.group or f.name for f in held]
+            ),
+        ),
         calibration=calibrate(
             logits,
             truths,

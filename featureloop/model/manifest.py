@@ -118,6 +118,8 @@ class ReleasedForm:
         other; empty, as in packages made before there was a choice, for mean and deviation.
     bag
         Tables of a set without an order; None where one vector leaves, or an order is kept, and in older packages.
+    usually_apart
+        Quantization steps between frames of different groups, by their median (`sharing.near`); 0 where it isn't known.
     """
 
     anonymizer: str
@@ -131,6 +133,7 @@ class ReleasedForm:
     flags: int | None = None
     pooling: tuple[str, ...] = ()
     bag: BagTables | None = None
+    usually_apart: float = 0.0
 
     @property
     def form(self) -> Form:

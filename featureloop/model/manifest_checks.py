@@ -134,6 +134,8 @@ def _check_released(released: ReleasedForm) -> None:
     tables = (*released.frequencies, released.target_frequencies, released.coded_frequencies)
     if any(f and (sum(f) != 4096 or min(f) < 1) for f in tables):
         raise PackageError("a frequency table doesn't sum to 4096 with every entry positive")
+    if not 0 <= released.usually_apart < math.inf:
+        raise PackageError(f"frames of different groups can't be {released.usually_apart} steps apart")
     if any(not low < high for low, high in zip(released.low, released.high, strict=True)):
         raise PackageError("a channel's lower bound is not below its upper one")
 

@@ -13,7 +13,7 @@ from featureloop.core.ports import Reviewer
 from featureloop.core.types import Change, Frame, Recognition
 from featureloop.sharing.policy import Share
 
-Outcome = Literal["provided", "changed", "confirmed", "unanswered", "withheld", "not-wanted"]
+Outcome = Literal["provided", "changed", "confirmed", "unanswered", "withheld", "not-wanted", "near-duplicate"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Decision:
     outcome
         `provided` as recognized; `changed` and `confirmed` after somebody was
         asked; `unanswered` and `withheld`: nothing leaves; `not-wanted`: the
-        policy provides only other frames.
+        policy provides only other frames; `near-duplicate`: one like it was provided.
     change
         What replaced the recognition; None where it stands.
     doubtful

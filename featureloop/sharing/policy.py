@@ -8,6 +8,7 @@ A TOML file, `policy.toml`::
     below_threshold = "ask"            # ask | withhold | provide
     content = "result-and-reliability" # result-and-reliability | result | reliability
     threshold = 0.8                    # instead of the package's
+    near_duplicates = 0.5              # of frames of one patient that are so alike one leaves; 0: all do
     groups = true                      # the keyed pseudonym of patient or examination
     rotation = "quarter"               # never | year | quarter: when pseudonyms change
 
@@ -68,6 +69,9 @@ class Share:
         What goes with the features of an unchanged result.
     threshold
         In [0, 1]; None takes the package's.
+    near_duplicates
+        In [0, 1): an unchanged result leaves only where its frame is not nearer to one of the same group that was
+        provided than this share of what is usual between groups (`sharing.near`). 0: all leave.
     groups
         Whether the keyed pseudonym of the patient or examination goes along.
     rotation
@@ -79,6 +83,7 @@ class Share:
     below_threshold: BelowThreshold = "ask"
     content: Content = "result-and-reliability"
     threshold: float | None = None
+    near_duplicates: float = 0.0
     groups: bool = True
     rotation: Rotation = "quarter"
 
@@ -179,6 +184,8 @@ def _value(name: str, hint: Any, value: Any, path: Path) -> Any:
         return tuple(_entry(v, path) for v in value)
     if name == "threshold" and not (_is_number(value) and 0 <= value <= 1):
         raise PolicyError(f"the policy '{path}': threshold must be a number from 0 to 1, not {value!r}")
+    if name == "near_duplicates" and not (_is_number(value) and 0 <= value < 1):
+        raise PolicyError(f"the policy '{path}': near_duplicates must be a number from 0 to below 1, not {value!r}")
     if name == "limits":
         return limits_from(value, path)
     if hint is int and not (_is_number(value) and isinstance(value, int) and value >= 0):

@@ -315,6 +315,40 @@ def test_what_the_policy_keeps_back_is_settled_without_a_record(
     assert (keeper.records, keeper.done) == ({}, {owner.keys_of(frame(0))[0]: outcome})
 
 
+def test_of_a_groups_frames_that_are_alike_one_leaves_and_the_others_are_settled(
+    package: Package, runtime: Runtime
+) -> None:
+    manifest = package.manifest
+    known = replace(package, manifest=replace(manifest, released=replace(manifest.released, usually_apart=1e3)))
+    pixels = frame(0).pixels
+    turned = np.ascontiguousarray(pixels[::-1])
+    frames = [
+        frame(0),
+        frame(1, pixels=turned),
+        frame(2, pixels=turned, group="Patient Jones"),
+        frame(3, pixels=pixels),
+    ]
+    keeper = _Keeper()
+    owner = provider(known, keeper, replace(ALL, near_duplicates=0.9))
+    summary = run_pipeline(frames, runtime=runtime, provider=owner)
+    assert summary.outcomes == {"provided": 2, "near-duplicate": 2}
+    assert [keeper.done[owner.keys_of(f)[0]] for f in frames] == [
+        "record",
+        "near-duplicate",
+        "record",
+        "near-duplicate",
+    ]
+
+
+def test_what_somebody_said_of_a_frame_leaves_however_alike_it_is(package: Package, runtime: Runtime) -> None:
+    manifest = package.manifest
+    known = replace(package, manifest=replace(manifest, released=replace(manifest.released, usually_apart=1e3)))
+    keeper, frames = _Keeper(), [frame(0), frame(1, pixels=frame(0).pixels)]
+    reviewer = FakeReviewer([answer(runtime, f, lambda r: 1 - r.targets()) for f in frames])
+    owner = provider(known, keeper, replace(ASK, near_duplicates=0.9), reviewer)
+    assert run_pipeline(frames, runtime=runtime, provider=owner).outcomes == {"changed": 2}
+
+
 @pytest.mark.parametrize(
     ("content", "reliability", "recognition"),
     [("result-and-reliability", True, True), ("result", False, True), ("reliability", True, False)],

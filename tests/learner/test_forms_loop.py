@@ -106,6 +106,7 @@ def test_a_package_of_a_form_is_founded_shared_under_and_trained_on(
     assert all(words in model_card(manifest) for words in form.words())
     assert ("epsilon" in model_card(manifest)) == bool(form.noise)
     assert manifest.recognizer.context == form.context
+    assert manifest.released.usually_apart > 0
     for record in load_records(founded.records):
         check_declared(record, manifest)
         assert record.anonymizer == str(form)

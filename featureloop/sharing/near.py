@@ -1,0 +1,125 @@
+"""Near-duplicates: frames of one patient that say again what a frame provided before said.
+
+A video shows the same place many times. What is compared is what leaves: how the values of each channel are distributed
+over the frame, in quantization steps (which are made alike in what the recognition feels of them), and what was
+recognized. Each record stays whole and readable by itself: a frame that is not sent costs nothing and
+ties no records together, which prediction from the frame before would.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from featureloop.core.types import Float32, Recognition, Task
+from featureloop.model.manifest import ReleasedForm
+from featureloop.sharing import codec
+
+QUANTILES = 64
+KEPT = 64
+"""Frames of a group that a new one is compared with: the latest provided."""
+GROUPS = 64
+"""Groups that are remembered, the latest seen."""
+POSITIVE = 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What of a frame is compared.
+
+    Attributes
+    ----------
+    values
+        As `values_of` has them.
+    found
+        float32 (T,): of each thing recognized the share of rows that show it; of classes, 1 for the likeliest.
+    """
+
+    values: Float32
+    found: Float32
+
+
+def values_of(vectors: Float32, released: ReleasedForm) -> Float32:
+    """Each channel's symbols at up to 64 quantiles over the frame, rising, float32 (Q, C); of one vector itself.
+
+    Parameters
+    ----------
+    vectors
+        float32 (N, C), what is released before noise and before some of them are chosen.
+
+    Raises
+    ------
+    RecordError
+        A value is not finite or outside its channel's bounds.
+    """
+    symbols = np.sort(codec.quantize(vectors, released), axis=0)
+    count = min(QUANTILES, len(symbols))
+    at = ((np.arange(count) + 0.5) * len(symbols) / count).astype(np.intp)
+    values: Float32 = symbols[at].astype(np.float32)
+    return values
+
+
+def look_of(vectors: Float32, recognition: Recognition, released: ReleasedForm) -> Look:
+    """What of a frame is compared; parameters and errors are those of `values_of`."""
+    p = recognition.probabilities
+    shown = p == p.max(axis=1, keepdims=True) if recognition.task is Task.CLASSIFICATION else p >= POSITIVE
+    found: Float32 = shown.mean(axis=0, dtype=np.float32)
+    if recognition.task is Task.SEGMENTATION:
+        found = found.mean(keepdims=True)  # The sub-cells of a position show one and the same lesion.
+    return Look(values_of(vectors, released), found)
+
+
+def steps_apart(one: Float32, other: Float32) -> float:
+    """Quantization steps from one frame's values to another's: sorted values' mean distance, summed over the channels.
+
+    The mean distance of sorted values is the Wasserstein distance of order 1.
+    """
+    return float(np.abs(one - other).mean(axis=0).sum())
+
+
+def usually_apart(values: Sequence[Float32], groups: Sequence[str]) -> float:
+    """The median of `steps_apart` over frames of different groups; 0 where no two are."""
+    pairs = [
+        steps_apart(one, other)
+        for (one, mine), (other, its) in combinations(zip(values, groups, strict=True), 2)
+        if mine != its
+    ]
+    return float(np.median(pairs)) if pairs else 0.0
+
+
+class NearDuplicates:
+    """Remembers in memory what was provided of each group, the latest of it.
+
+    Parameters
+    ----------
+    share
+        How near is too near, in [0, 1): a frame is a near-duplicate of another of its group where fewer steps are
+        between them than this share of what is usual between groups, and everything recognized is shown by as many
+        rows, up to this share of the larger number. 0: none is.
+    usually
+        `usually_apart` of the package; 0, as in packages that don't say it: none is.
+    """
+
+    def __init__(self, share: float, usually: float) -> None:
+        self._share = share
+        self._least = share * usually
+        self._known: OrderedDict[Hashable, deque[Look]] = OrderedDict()
+
+    def is_near(self, look: Look, group: Hashable) -> bool:
+        """Whether a frame is a near-duplicate of one that was kept."""
+        return any(self._alike(look, other) for other in self._known.get(group, ()))
+
+    def keep(self, look: Look, group: Hashable) -> None:
+        """A frame was provided. Beyond the bounds a group's oldest frame, or the longest unseen group, is forgotten."""
+        self._known.setdefault(group, deque(maxlen=KEPT)).append(look)
+        self._known.move_to_end(group)
+        if len(self._known) > GROUPS:
+            self._known.popitem(last=False)
+
+    def _alike(self, one: Look, other: Look) -> bool:
+        shown = np.abs(one.found - other.found) <= self._share * np.maximum(one.found, other.found)
+        return bool(shown.all()) and steps_apart(one.values, other.values) < self._least
