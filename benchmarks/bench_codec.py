@@ -43,6 +43,7 @@ from featureloop.core.types import Bag, Float32, Frame, UInt8
 from featureloop.images.labelled import open_labelled
 from featureloop.learner.assembly import counted_form, plain_form
 from featureloop.learner.founding_records import package_rows
+from featureloop.learner.operating_point import coarser_form
 from featureloop.model.charts import ACCENT, COLOURS, SOFT, new_axes
 from featureloop.model.manifest import ReleasedForm
 from featureloop.model.package import Package, load_package
@@ -146,7 +147,7 @@ def ours(seen: Seen, known: Seen, *, name: str) -> Iterator[Point]:
     """The package's own steps, and coarser ones."""
     released = seen.package.manifest.released
     for k in COARSER:
-        levels = tuple(2 * max(1, round((n - 1) / 2 / k)) + 1 for n in released.levels)
+        levels = coarser_form(released, k).levels if k > 1 else released.levels
         form = plain_form(released.form, levels, (), flags=released.flags)
         form = counted_form(form, [bag_of(m, t, form) for m, t in zip(known.maps, known.truths, strict=True)], [])
         rows = [seen.runtime.recognize(m).targets() for m in seen.maps]

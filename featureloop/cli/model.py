@@ -94,6 +94,15 @@ def train(
             rich_help_panel=FURTHER,
         ),
     ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.5,
+            help="Make the steps of what leaves as coarse as this loss on calibration frames allows, e.g. 0.005.",
+            rich_help_panel=FURTHER,
+        ),
+    ] = None,
     augmentations: Augmentations = 5,
     recognizer_epochs: RecognizerEpochs = None,
     batch: BatchSize = 16,
@@ -145,6 +154,7 @@ def train(
         "blocks": blocks,
         "bits_per_vector": bits_per_vector,
         "breadth": breadth,
+        "max_loss": max_loss,
         "augmentations": augmentations,
         "recognizer_epochs": recognizer_epochs,
         "batch": batch,

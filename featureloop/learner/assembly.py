@@ -92,7 +92,7 @@ def plain_form(form: Form, levels: tuple[int, ...], pooling: tuple[str, ...], *,
     levels = tuple(min(n, form.quantize or n) for n in levels)
     kinds, coded = (codec.frequency_table(x) for x in (np.array([6, 1, 1]), np.zeros(256, np.intp)))
     text = str(replace(form, noise=0.0, clip=0.0))
-    return ReleasedForm(text, len(levels), low, high, levels, _flat(levels), kinds, coded, flags, pooling)
+    return ReleasedForm(text, len(levels), low, high, levels, flat_tables(levels), kinds, coded, flags, pooling)
 
 
 def noisy_form(released: ReleasedForm, form: Form) -> ReleasedForm:
@@ -108,10 +108,11 @@ def noisy_form(released: ReleasedForm, form: Form) -> ReleasedForm:
     levels = tuple(
         int(np.clip(round((b - a) / max(s, deviation)) + 1, 2, finest)) for a, b, s in zip(low, high, step, strict=True)
     )
-    return replace(released, anonymizer=str(form), low=low, high=high, levels=levels, frequencies=_flat(levels))
+    return replace(released, anonymizer=str(form), low=low, high=high, levels=levels, frequencies=flat_tables(levels))
 
 
-def _flat(levels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def flat_tables(levels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Frequencies of channels with so many levels, as if all symbols were as frequent."""
     return tuple(codec.frequency_table(np.zeros(n)) for n in levels)
 
 

@@ -29,7 +29,9 @@ from featureloop.learner.founding_records import (
     save_records,
 )
 from featureloop.learner.heads import Further, add_head, check_new, check_suits, settings_beside
+from featureloop.learner.operating_point import operating_point
 from featureloop.model.backbones import DEFAULT, DEFAULT_STRIDE, Backbone
+from featureloop.model.card import OPERATING_POINT
 from featureloop.model.checkpoint import open_checkpoint
 from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_settings import FoundingSettings
@@ -320,6 +322,11 @@ def _first(
     )
     write_recognizer(networks.recognizer, work, form=spec.form, channels=draft.released.channels)
     write_card(draft, work)
-    final = described(Runtime(seal_package(work, draft)), own.train, own.held, form=form, progress=progress)
+    runtime = Runtime(seal_package(work, draft))
+    if settings.max_loss is not None:
+        point = operating_point(runtime, own.held, max_loss=settings.max_loss, progress=progress)
+        chosen = {"coarser": point.coarser, "loss": point.loss, "max_loss": settings.max_loss, "frames": len(own.held)}
+        runtime = Runtime(seal_package(work, replace(draft, released=point.form, reports={OPERATING_POINT: chosen})))
+    final = described(runtime, own.train, own.held, form=form, progress=progress)
     write_card(final, work)
     return seal_package(work, final)

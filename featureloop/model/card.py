@@ -6,6 +6,9 @@ from featureloop.model.accountant import guarantee
 from featureloop.model.forms import Form
 from featureloop.model.manifest import Manifest
 
+OPERATING_POINT = "operating_point"
+"""Under this name a manifest's reports say how coarse its steps were chosen, and for what loss."""
+
 
 def model_card(manifest: Manifest) -> str:
     """What the package is, where it comes from, how it was checked, and what it is not for."""
@@ -26,6 +29,17 @@ def _guaranteed(form: Form, grid: int) -> tuple[str, ...]:
     )
 
 
+def _coarse(manifest: Manifest) -> tuple[str, ...]:
+    chosen = manifest.reports.get(OPERATING_POINT)
+    if not isinstance(chosen, dict):
+        return ()
+    return (
+        f"Its steps are {chosen['coarser']:g} times as wide as the neck's: recognition from decoded values loses "
+        f"{100 * chosen['loss']:.2f} points on {chosen['frames']} calibration frames, where "
+        f"{100 * chosen['max_loss']:g} were allowed.",
+    )
+
+
 def _card(manifest: Manifest) -> str:
     """The card of a package of one task."""
     blanked = ", black outside the field of view" if manifest.preprocessing.blank_border else ""
@@ -34,7 +48,9 @@ def _card(manifest: Manifest) -> str:
     levels = f"{min(released.levels)} to {max(released.levels)}"
     recognizer, features = manifest.recognizer, manifest.features
     form = released.form
-    removed = "\n".join(f"- {words}" for words in (*form.words(), *_guaranteed(form, features.grid)))
+    removed = "\n".join(
+        f"- {words}" for words in (*form.words(), *_guaranteed(form, features.grid), *_coarse(manifest))
+    )
     records = "\n".join(f"- {site}: {n}" for site, n in sorted(lineage.records.items())) or "- none"
     return f"""# {manifest.task} of {", ".join(manifest.labels)}, version {manifest.version}
 
@@ -49,7 +65,7 @@ def _card(manifest: Manifest) -> str:
 ## What leaves a device under it
 - Form: `{released.anonymizer}`{pooled}, {released.channels} channels, {levels} levels each.
 {removed}
-- No privacy report is bound to this package; how linkable its features are has not been measured.
+- What attacks make of it is in `reports/privacy.html` where the package was audited, and unknown where it wasn't.
 
 ## Reliability
 - Method: {calibration.method}, fitted on {calibration.samples} held-out frames.

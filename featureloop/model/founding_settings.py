@@ -34,6 +34,9 @@ class FoundingSettings:
         Share of the neck's metric that treats all of the backbone's taps alike, in (0, 1]: the more, the more there is
         for other sites to learn from, and the less of the bits is for what is recognized today; None takes what
         suits the recognizer's form.
+    max_loss
+        Quality (Dice, the share of right classes, F1) that recognition from decoded values may lose on calibration
+        frames: the steps of what leaves are made as coarse as that allows. None leaves them as the neck has them.
     form
         Of the recognizer; None takes what suits the task. Classes are recognized by `global` or by `attention`.
     pooling
@@ -73,6 +76,7 @@ class FoundingSettings:
     channels: int | None = None
     bits_per_vector: float = 8.0
     breadth: float | None = None
+    max_loss: float | None = None
     form: str | None = None
     pooling: tuple[str, ...] = ()
     release: str = ""
@@ -99,6 +103,8 @@ class FoundingSettings:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
         if self.breadth is not None and not 0 < self.breadth <= 1:
             raise InputError(f"the neck's breadth is a share above 0 and at most 1, not {self.breadth}")
+        if self.max_loss is not None and not 0 <= self.max_loss < 1:
+            raise InputError(f"the loss of coarser steps is a share from 0 to below 1, not {self.max_loss}")
         check_pooling(self.pooling)
         if self.release:
             parse_form(self.release)
