@@ -155,9 +155,11 @@ def decode_rows(
     Raises
     ------
     RecordError
-        The payload is truncated or damaged.
+        The payload is truncated or damaged, or of another number of rows than `before`.
     """
     n, coder = opened(payload, max_vectors, ladders_of(form)[1], plain=form.bag is None)
+    if before is not None and n != len(before):
+        raise RecordError(f"{n} rows of targets are said to have been changed, {len(before)} were recognized")
     rows = _rows(_Same(form), width).decode(coder, n, symbols, before)
     finish(coder)
     return rows

@@ -1,0 +1,128 @@
+"""Payloads that were tampered with: refused with a reason, or of the declared shape; never a hang or a crash.
+
+A few thousand of them here; FEATURELOOP_FUZZ=1000000 makes a million (`make soak`).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from featureloop.core.errors import RecordError
+from featureloop.core.types import UInt8
+from featureloop.model.manifest import ReleasedForm
+from featureloop.sharing import codec
+from tests.sharing.test_multiset import drawn_bag, set_form
+
+MUTATIONS = int(os.environ.get("FEATURELOOP_FUZZ", "4000"))
+MOST_ROWS = 100
+MOST_SECONDS = 2.0
+"""Of one payload; most take a millisecond."""
+MOST_MEMORY = 256 << 20
+"""Bytes by which the process may grow, tables that are kept included."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A payload, how it is read, and what a reading has to be."""
+
+    name: str
+    payload: bytes
+    read: Callable[[bytes], UInt8]
+    columns: int
+    highest: UInt8
+
+
+def targets() -> list[Target]:
+    made = []
+    for levels, flags, width in (([69, 11, 9, 5, 3], 16, 16), ([256, 2], 2, 6), ([3] * 12, 1, 1)):
+        bagged = set_form(levels, flags=flags, seed=len(levels))
+        for form in (bagged, replace(bagged, bag=None)):
+            made += targets_of(form, flags, width)
+    return made
+
+
+def targets_of(form: ReleasedForm, flags: int, width: int) -> list[Target]:
+    bag, name = drawn_bag(form, 60, 3, changed=True, width=width), codec.codec_of(form)
+    assert bag.changed is not None
+    symbols, recognized = bag.symbols, bag.recognized
+
+    def features(payload: bytes) -> UInt8:
+        return codec.decode_features(payload, form, max_vectors=MOST_ROWS)
+
+    def rows(payload: bytes) -> UInt8:
+        return codec.decode_rows(payload, form, width=width, max_vectors=MOST_ROWS, symbols=symbols)
+
+    def changed(payload: bytes) -> UInt8:
+        return codec.decode_rows(payload, form, width=width, max_vectors=MOST_ROWS, symbols=symbols, before=recognized)
+
+    top = np.array([n - 1 for n in form.levels], np.uint8)
+    most = np.array([1] * flags + [255] * (width - flags), np.uint8)
+    return [
+        Target(f"{name} features", codec.encode_features(symbols, form), features, len(form.levels), top),
+        Target(f"{name} rows", codec.encode_rows(recognized, form, symbols=symbols), rows, width, most),
+        Target(
+            f"{name} changed rows",
+            codec.encode_rows(bag.changed, form, symbols=symbols, before=recognized),
+            changed,
+            width,
+            most,
+        ),
+    ]
+
+
+def mutated(payload: bytes, rng: np.random.Generator) -> bytes:
+    """A payload with bits flipped, bytes replaced, cut, or grown; in two of three cases under a right checksum."""
+    body = bytearray(payload)
+    for _ in range(int(rng.integers(1, 5))):
+        at = int(rng.integers(len(body))) if body else 0
+        match int(rng.integers(6)):
+            case 0 | 1 if body:
+                body[at] ^= 1 << int(rng.integers(8))
+            case 2 if body:
+                body[at] = int(rng.integers(256))
+            case 3:
+                del body[at : at + int(rng.integers(1, 9))]
+            case 4:
+                body[at:at] = rng.bytes(int(rng.choice([1, 4, 8, 64])))
+            case 5:
+                body[:4] = struct.pack("<I", int(rng.choice([0, 1, 59, 61, MOST_ROWS, MOST_ROWS + 1, 2**32 - 1])))
+    if rng.integers(3) and len(body) >= 4:
+        body[-4:] = struct.pack("<I", zlib.crc32(body[:-4]))
+    return bytes(body)
+
+
+@pytest.mark.timeout(0 if MUTATIONS > 100_000 else 300)
+def test_tampered_payloads_are_refused_or_of_the_declared_shape_in_bounded_time_and_memory() -> None:
+    rng, asked = np.random.default_rng(1), targets()
+    read, refused, slowest = Counter[str](), 0, 0.0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for i in range(MUTATIONS):
+        target = asked[i % len(asked)]
+        payload = mutated(target.payload, rng)
+        started = time.perf_counter()
+        try:
+            found = target.read(payload)
+        except RecordError:
+            refused += 1
+        else:
+            read[target.name] += 1
+            assert found.dtype == np.uint8
+            assert found.shape[1] == target.columns
+            assert len(found) <= MOST_ROWS
+            assert (found <= target.highest).all()
+        slowest = max(slowest, time.perf_counter() - started)
+    assert slowest < MOST_SECONDS
+    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MOST_MEMORY
+    # Some have to get past the checksum and through the decoder, else nothing was tried.
+    assert set(read) == {target.name for target in asked}
+    assert refused + sum(read.values()) == MUTATIONS
