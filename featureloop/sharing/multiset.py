@@ -129,21 +129,21 @@ def walk(n: int, levels: Sequence[int], teller: Teller) -> UInt8:
 
 def _divided(c: int, parts: Parts, splits: Splits, sizes: Callable[[int, Parts], Int64]) -> Parts:
     """Parts whose rows all have one level of a channel, which stands as their split."""
-    done: list[Parts] = []
-    while len(parts.start):
+    done = [np.zeros((3, 0), np.int64)]
+    while count := len(parts.start):
         k = sizes(c, parts)
-        rest = parts.size - k
-        start = np.concatenate([parts.start, parts.start + k])
-        size = np.concatenate([k, rest])
-        split = np.concatenate([splits.below[parts.split], splits.above[parts.split]])
-        told, some = split < 0, size > 0
-        done.append(Parts(start[told & some], size[told & some], -1 - split[told & some]))
-        open_ = ~told & some
-        parts = Parts(start[open_], size[open_], split[open_])
-    return Parts(*(np.concatenate([getattr(p, name) for p in done] or [np.zeros(0, np.int64)]) for name in _FIELDS))
-
-
-_FIELDS = ("start", "size", "split")
+        # Start, size and split of all lower sides, and then of all upper ones.
+        sides = np.empty((3, 2 * count), np.int64)
+        lower, upper = sides[:, :count], sides[:, count:]
+        lower[0], upper[0] = parts.start, parts.start + k
+        lower[1], upper[1] = k, parts.size - k
+        lower[2], upper[2] = splits.below[parts.split], splits.above[parts.split]
+        sides = sides[:, sides[1] > 0]
+        told = sides[2] < 0
+        done.append(sides[:, told])
+        parts = Parts(*sides[:, ~told])
+    start, size, split = np.concatenate(done, axis=1)
+    return Parts(start, size, -1 - split)
 
 
 class Sorted:
@@ -234,9 +234,9 @@ class MultisetModel:
         """The model of a channel's levels, for rows that stand alone."""
         return self._alone[c]
 
-    def few(self, c: int, parts: Parts, chosen: Bool) -> Float64:
+    def few(self, c: int, parts: Parts) -> Float64:
         """Of small parts how likely each size below is, float64 (P, FEW + 1)."""
-        return np.asarray(self._tables(c)[parts.split[chosen], parts.size[chosen]])
+        return np.asarray(self._tables(c)[parts.split, parts.size])
 
     def urn(self, c: int, parts: Parts, at: int) -> Any:
         """The model of the size below, of a larger part."""
@@ -264,8 +264,10 @@ class _Writer:
     def below(self, c: int, parts: Parts) -> Int64:
         k = self._bag.below(c, parts)
         few, groups = _grouped(parts)
-        if few.any():
-            self.steps.append((k[few].astype(np.int32), FAMILY, self._model.few(c, parts, few)))
+        if few is None:
+            self.steps.append((k.astype(np.int32), FAMILY, self._model.few(c, parts)))
+        elif len(few):
+            self.steps.append((k[few].astype(np.int32), FAMILY, self._model.few(c, _some(parts, few))))
         for at in groups:
             self.steps.append((k[at].astype(np.int32), self._model.urn(c, parts, at[0])))
         return k
@@ -288,10 +290,13 @@ class _Reader:
         self._model, self._coder = model, coder
 
     def below(self, c: int, parts: Parts) -> Int64:
-        k = np.zeros(len(parts.size), np.int64)
         few, groups = _grouped(parts)
-        if few.any():
-            k[few] = self._coder.decode(FAMILY, self._model.few(c, parts, few))
+        if few is None:
+            k = self._coder.decode(FAMILY, self._model.few(c, parts)).astype(np.int64)
+        else:
+            k = np.zeros(len(parts.size), np.int64)
+            if len(few):
+                k[few] = self._coder.decode(FAMILY, self._model.few(c, _some(parts, few)))
         for at in groups:
             k[at] = self._coder.decode(self._model.urn(c, parts, at[0]), len(at))
         if (k > parts.size).any():
@@ -305,12 +310,19 @@ class _Reader:
         return np.asarray(self._coder.decode(_EVEN, len(start)) == 1)
 
 
-def _grouped(parts: Parts) -> tuple[Bool, list[NDArray[np.intp]]]:
-    """Which parts are small, bool (P,); and the others' numbers, those of one split and size together."""
-    few = parts.size <= FEW
-    many = np.flatnonzero(~few)
+def _some(parts: Parts, at: NDArray[np.intp]) -> Parts:
+    return Parts(parts.start[at], parts.size[at], parts.split[at])
+
+
+def _grouped(parts: Parts) -> tuple[NDArray[np.intp] | None, list[NDArray[np.intp]]]:
+    """The small parts' numbers, None where all are small; and the others', those of one split and size together."""
+    large = parts.size > FEW
+    many = np.flatnonzero(large)
+    if not len(many):
+        return None, []
+    few = np.flatnonzero(~large)
     if len(many) < 2:
-        return few, [many] if len(many) else []
+        return few, [many]
     key = (parts.split[many] << 32) + parts.size[many]
     order = key.argsort(kind="stable")
     return few, np.split(many[order], np.flatnonzero(np.diff(key[order])) + 1)
