@@ -123,18 +123,15 @@ class Provider:
         package = self.package.view(recognition.task)
         manifest, share = package.manifest, self.policy.share
         trust = reliability(recognition, manifest.calibration)
-        decision = decide(
-            frame,
-            recognition,
-            reliability=trust,
-            threshold=effective_threshold(package, self.policy),
-            share=share,
-            reviewer=self.reviewer,
-        )
+        threshold = effective_threshold(package, self.policy)
         # Frames of one file without a group may be of one patient.
         group, look = frame.group or frame.name, self._look(vectors, recognition, manifest)
-        if look and decision.outcome == "provided" and self._near[manifest.task].is_near(look, group):
-            decision = Decision("near-duplicate", None, decision.doubtful)
+        if look and self._near[manifest.task].is_near(look, group):
+            decision = Decision("near-duplicate", None, trust < threshold)
+        else:
+            decision = decide(
+                frame, recognition, reliability=trust, threshold=threshold, share=share, reviewer=self.reviewer
+            )
         if not decision.leaves:
             # An unanswered frame is asked about again next time; the others are settled.
             if decision.outcome != "unanswered" and key is not None:

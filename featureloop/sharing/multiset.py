@@ -292,7 +292,7 @@ class _Reader:
     def below(self, c: int, parts: Parts) -> Int64:
         few, groups = _grouped(parts)
         if few is None:
-            k = self._coder.decode(FAMILY, self._model.few(c, parts)).astype(np.int64)
+            k = np.asarray(self._coder.decode(FAMILY, self._model.few(c, parts)), np.int64)
         else:
             k = np.zeros(len(parts.size), np.int64)
             if len(few):

@@ -70,8 +70,8 @@ class Share:
     threshold
         In [0, 1]; None takes the package's.
     near_duplicates
-        In [0, 1): an unchanged result leaves only where its frame is not nearer to one of the same group that was
-        provided than this share of what is usual between groups (`sharing.near`). 0: all leave.
+        In [0, 1): a frame leaves, or is asked about, only where it is not nearer to one of the same group that was
+        provided than this share of what is usual between groups (`sharing.near`). 0: all may leave.
     groups
         Whether the keyed pseudonym of the patient or examination goes along.
     rotation

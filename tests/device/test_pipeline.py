@@ -340,13 +340,16 @@ def test_of_a_groups_frames_that_are_alike_one_leaves_and_the_others_are_settled
     ]
 
 
-def test_what_somebody_said_of_a_frame_leaves_however_alike_it_is(package: Package, runtime: Runtime) -> None:
+def test_nobody_is_asked_about_a_frame_like_one_that_was_provided(package: Package, runtime: Runtime) -> None:
     manifest = package.manifest
     known = replace(package, manifest=replace(manifest, released=replace(manifest.released, usually_apart=1e3)))
     keeper, frames = _Keeper(), [frame(0), frame(1, pixels=frame(0).pixels)]
-    reviewer = FakeReviewer([answer(runtime, f, lambda r: 1 - r.targets()) for f in frames])
+    reviewer = FakeReviewer([None, *(answer(runtime, f, lambda r: 1 - r.targets()) for f in frames)])
     owner = provider(known, keeper, replace(ASK, near_duplicates=0.9), reviewer)
-    assert run_pipeline(frames, runtime=runtime, provider=owner).outcomes == {"changed": 2}
+    summary = run_pipeline([*frames[:1], *frames], runtime=runtime, provider=owner)
+    # The first time there was no answer, so that it was asked again.
+    assert (summary.outcomes, summary.doubtful) == ({"unanswered": 1, "changed": 1, "near-duplicate": 1}, 3)
+    assert len(reviewer.asked) == 2
 
 
 @pytest.mark.parametrize(
