@@ -5,7 +5,7 @@ The demonstration's founding package, then, for every share of `near_duplicates`
 hospital B's device processes clips (a second each, of another patient each), the learner trains, and the
 candidate is measured on frames of both hospitals that no network learned from. About six minutes on two cores.
 
-    benchmarks/bench_clip.py [--shares 0 0.25 0.5] [--clips 24] [--frames 25] [--seeds 1]
+    benchmarks/bench_clip.py [--shares 0 0.2 0.3 0.5] [--clips 24] [--frames 25] [--seeds 1]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from featureloop.sharing.policy import NO_REPORT
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.2, 0.3, 0.5])
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--frames", type=int, default=25, help="of a clip")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
@@ -68,9 +68,8 @@ def loop(
         "--state", state, "--policy", str(policy),
     )  # fmt: skip
     trained = group.run(
-        "learner", "train", "--data", data, "--seed", str(settings.seed), "--epochs", str(settings.train_epochs),
-        accept=(0, GateError.exit_code),
-    )  # fmt: skip
+        "learner", "train", "--data", data, "--seed", str(settings.seed), accept=(0, GateError.exit_code)
+    )
     outcomes = done["outcomes"]
     return {
         "records": done["outbox"]["delivered"],

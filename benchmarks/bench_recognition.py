@@ -18,10 +18,9 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +29,7 @@ from featureloop.core.intervals import Figure
 from featureloop.core.types import Task
 from featureloop.images.labelled import LabelledFolder, open_labelled, split
 from featureloop.images.truths import LabelledItem
-from featureloop.learner.evaluation import Evaluation, evaluate
+from featureloop.learner.evaluation import evaluate
 from featureloop.learner.figures import figures_of
 from featureloop.learner.founding import found_package
 from featureloop.model.founding_settings import FoundingSettings
@@ -81,7 +80,11 @@ def polyp_boxes(data: Path, work: Path) -> Result:
     ]
 
 
-def pneumonia(data: Path, work: Path) -> Result:
+Part = tuple[Package, LabelledFolder, Sequence[LabelledItem]]
+"""A package, and a folder's items that it did not learn from."""
+
+
+def pneumonia_parts(data: Path, work: Path) -> Iterator[Part]:
     """PneumoniaMNIST's official split."""
     images = np.load(data / "chest" / "pneumoniamnist.npz")
     folders = {}
@@ -94,15 +97,15 @@ def pneumonia(data: Path, work: Path) -> Result:
                 Image.fromarray(pixels).save(place)
         folders[part] = open_labelled(folder)
     package = trained(folders["train"], folders["train"].items, work / "P0", size=96)
-    return [("PneumoniaMNIST, official test", evaluate(package, folders["test"], folders["test"].items).figures)]
+    yield package, folders["test"], folders["test"].items
 
 
-def blood_cells(data: Path, work: Path) -> Result:
+def blood_cell_parts(data: Path, work: Path) -> Iterator[Part]:
     """White blood cells in five folds."""
-    return folds(open_labelled(data / "blood-cells" / "tecom"), work, name="blood cells, five folds", size=160)
+    return folds(open_labelled(data / "blood-cells" / "tecom"), work, size=160)
 
 
-def capsule(data: Path, work: Path) -> Result:
+def capsule_parts(data: Path, work: Path) -> Iterator[Part]:
     """Capsule endoscopy in five folds; the same number in a name is the same source frame."""
     folder = open_labelled(data / "capsule-bleeding", task=Task.CLASSIFICATION)
 
@@ -111,31 +114,45 @@ def capsule(data: Path, work: Path) -> Result:
         return found.group(1) if found else item.name
 
     grouped = replace(folder, items=tuple(replace(i, group=source(i)) for i in folder.items))
-    return folds(grouped, work, name="capsule bleeding, five folds", size=224)
+    return folds(grouped, work, size=224)
 
 
-def folds(folder: LabelledFolder, work: Path, *, name: str, size: int) -> Result:
-    """Every image recognized by a package that learned from the other folds."""
+def folds(folder: LabelledFolder, work: Path, *, size: int) -> Iterator[Part]:
+    """Every image in one part, with a package that learned from the other folds."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = np.array([i.label for i in folder.items])
     groups = np.array([i.group for i in folder.items])
-    found: list[Evaluation] = []
     parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels, groups)
     for k, (rest, held) in enumerate(parts):
         package = trained(folder, [folder.items[i] for i in rest], work / f"P{k}", size=size)
-        found.append(evaluate(package, folder, [folder.items[i] for i in held]))
-    whole = figures_of([s for e in found for s in e.seen], labels=folder.classes, seed=SEED)
+        yield package, folder, [folder.items[i] for i in held]
+
+
+def together(name: str, parts: Iterator[Part]) -> Result:
+    """The figures of all parts' images, and of folds the mean of their balanced accuracies."""
+    found = [evaluate(package, folder, items) for package, folder, items in parts]
+    whole = figures_of([s for e in found for s in e.seen], labels=found[0].labels, seed=SEED)
+    if len(found) == 1:
+        return [(name, whole)]
     each = [next(f.value for f in e.figures if f.name == "balanced accuracy") for e in found]
     mean = Figure("mean of the folds' balanced accuracies", float(np.mean(each)), min(each), max(each), len(each))
     return [(name, (*whole, mean))]
 
 
-ROWS: dict[str, Callable[[Path, Path], Any]] = {
+PARTS: dict[str, Callable[[Path, Path], Iterator[Part]]] = {
+    "pneumonia": pneumonia_parts,
+    "blood-cells": blood_cell_parts,
+    "capsule": capsule_parts,
+}
+NAMES = {
+    "pneumonia": "PneumoniaMNIST, official test",
+    "blood-cells": "blood cells, five folds",
+    "capsule": "capsule bleeding, five folds",
+}
+ROWS: dict[str, Callable[[Path, Path], Result]] = {
     "polyp-boxes": polyp_boxes,
-    "pneumonia": pneumonia,
-    "blood-cells": blood_cells,
-    "capsule": capsule,
+    **{row: lambda data, work, row=row: together(NAMES[row], PARTS[row](data, work)) for row in PARTS},
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Rate against quality for one pooled vector a frame (classification): the codec, plain numbers, and pictures.
+
+    benchmarks/bench_codec_pooled.py [--rows pneumonia blood-cells capsule] [--data ../shared/data]
+        [--work runs/recognition] [--out runs/codec]
+
+Packages, images and folds are those of bench_recognition.py in --work (trained where they are missing). Every
+image is recognized by a package that did not learn from it, from its pooled vector as float32, as the codec gives it
+back with the package's own steps and with coarser ones (tables of the founding records), as float16 or int8 under
+Zstandard; and by the whole network from the frame as JPEG, WebP, JPEG XL and AVIF, at several sizes and
+qualities. The loss is the larger one of accuracy's and of AUC's (mean over classes, one against the rest), in points.
+
+Prints the fewest bytes of each coding whose loss is at most 0.5 points, and draws `rate-ROW.png` into --out.
+Needs faiss-cpu: `pip install -e '.[bench]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from bench_codec import LOSS, NAMES, PICTURES, Point, draw
+from bench_recognition import PARTS, Part
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from featureloop.core.types import Bag, Float32, Frame
+from featureloop.learner.assembly import counted_form
+from featureloop.learner.founding_records import founding_records_path, load_records
+from featureloop.learner.operating_point import coarser_form
+from featureloop.model.manifest import ReleasedForm
+from featureloop.model.preprocess import resize_frame
+from featureloop.model.runtime import Runtime
+from featureloop.sharing import codec
+from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.release import decoded
+
+COARSER = (1, 2, 4, 8, 16, 32)
+SIDES = (1.0, 0.7, 0.5, 0.35, 0.25)
+"""Of a smaller picture, of the network's own size."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """Images under a package that did not learn from them: vectors float32 (M, C), classes int (M,)."""
+
+    runtime: Runtime
+    known: tuple[Bag, ...]
+    frames: tuple[Frame, ...]
+    vectors: Float32
+    truths: NDArray[np.intp]
+
+    def recognized(self, vectors: Sequence[Float32]) -> Float32:
+        """Probabilities (M, K) from pooled vectors (C,) of all images."""
+        return np.concatenate([self.runtime.recognize(v[None]).probabilities for v in vectors])
+
+    def pooled(self, pixels: NDArray[np.uint8]) -> Float32:
+        """The vector float32 (C,) of a frame."""
+        return release_vectors(self.runtime.extract(pixels), self.runtime.package.manifest.released)[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).resolve().parents[1]
+    parser.add_argument("--rows", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=root / "runs" / "recognition")
+    parser.add_argument("--out", type=Path, default=root / "runs" / "codec")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    print("| images | coding | fewest bytes within 0.5 points | accuracy, AUC | setting |\n|---|---|---|---|---|")
+    for row in args.rows:
+        parts = [seen(part) for part in PARTS[row](args.data, args.work / row)]
+        whole = figures(parts, [p.recognized(list(p.vectors)) for p in parts])
+        print(f"| {row} | float32 | {4 * parts[0].vectors.shape[1]} | {whole[0]:.3f}, {whole[1]:.3f} | |", flush=True)
+        found = [*ours(parts), *plain(parts), *pictures(parts)]
+        for kind in (NAMES[0], NAMES[1], NAMES[3]):
+            own = [(p, f) for p, f in found if p.kind == kind and lost(whole, f) <= LOSS]
+            if not own:
+                print(f"| {row} | {kind} | none is | | |")
+                continue
+            best, its = min(own, key=lambda x: x[0].bytes)
+            print(f"| {row} | {kind} | {best.bytes:.0f} | {its[0]:.3f}, {its[1]:.3f} | {best.name} |", flush=True)
+        points = [Point(p.kind, p.name, p.bytes, 1 - lost(whole, f)) for p, f in found]
+        draw(points, 1.0, args.out / f"rate-{row}.png")
+
+
+Found = Iterator[tuple[Point, tuple[float, float]]]
+
+
+def seen(part: Part) -> Images:
+    package, folder, items = part
+    runtime, manifest = Runtime(package, threads=1), package.manifest
+    records = load_records(founding_records_path(package.path))
+    known = tuple(decoded(r.features, r.recognition or b"", None, manifest) for r in records)
+    frames = tuple(f for f in folder.frames(items) if isinstance(f, Frame) and f.truth is not None)
+    vectors = np.stack([release_vectors(runtime.extract(f.pixels), manifest.released)[0] for f in frames])
+    return Images(runtime, known, frames, vectors, np.array([f.truth.label for f in frames if f.truth], np.intp))
+
+
+def figures(parts: Sequence[Images], probabilities: Sequence[Float32]) -> tuple[float, float]:
+    """Accuracy and AUC of all parts' images."""
+    p, truths = np.concatenate(probabilities).astype(float), np.concatenate([x.truths for x in parts])
+    accuracy = float((p.argmax(axis=1) == truths).mean())
+    present = [k for k in range(p.shape[1]) if (truths == k).sum() > 1]
+    return accuracy, float(np.mean([roc_auc_score(truths == k, p[:, k]) for k in present]))
+
+
+def lost(whole: tuple[float, float], found: tuple[float, float]) -> float:
+    return max(a - b for a, b in zip(whole, found, strict=True))
+
+
+def ours(parts: Sequence[Images]) -> Found:
+    """The packages' own steps, and coarser ones; bytes are those of features and result, padded."""
+    for k in COARSER:
+        sizes, probabilities, bare = [], [], []
+        for part in parts:
+            form = form_of(part, k)
+            symbols = [codec.quantize(v[None], form) for v in part.vectors]
+            rows = [part.runtime.recognize(v[None]).targets() for v in part.vectors]
+            for s, r in zip(symbols, rows, strict=True):
+                features = codec.encode_features(s, form)
+                if (codec.decode_features(features, form, max_vectors=1) != s).any():
+                    raise SystemExit("a vector did not come back as it was")
+                sizes.append(len(features) + len(codec.encode_rows(r, form, symbols=s)))
+                bare.append(len(codec.encode_features(s, form, padded=False)))
+            probabilities.append(part.recognized([codec.dequantize(s, form)[0] for s in symbols]))
+        name = f"steps x {k}, {np.mean(bare):.0f} bytes of features without padding, {len(set(sizes))} sizes"
+        yield Point(NAMES[0], name, float(np.mean(sizes)), 0.0), figures(parts, probabilities)
+
+
+def form_of(part: Images, k: int) -> ReleasedForm:
+    released = part.runtime.package.manifest.released
+    if k == 1:
+        return released
+    form = coarser_form(released, k)
+    bags = [Bag(codec.quantize(codec.dequantize(b.symbols, released), form), b.recognized) for b in part.known]
+    return counted_form(form, bags, [])
+
+
+def plain(parts: Sequence[Images]) -> Found:
+    """Numbers under a general compressor."""
+
+    def zipped(arrays: Sequence[NDArray[np.generic]]) -> float:
+        return float(np.mean([len(imagecodecs.zstd_encode(np.ascontiguousarray(a).tobytes(), 19)) for a in arrays]))
+
+    half = [p.vectors.astype(np.float16) for p in parts]
+    again = [p.recognized(list(h.astype(np.float32))) for p, h in zip(parts, half, strict=True)]
+    yield Point(NAMES[1], "float16 + Zstandard", zipped([v for h in half for v in h]), 0.0), figures(parts, again)
+    for step in (1, 4, 16):
+        whole, again = [], []
+        for part in parts:
+            released = part.runtime.package.manifest.released
+            span = np.maximum(np.abs(released.low), np.abs(released.high)).astype(np.float32) * step / 127
+            coarse = np.rint(part.vectors / span).astype(np.int8)
+            whole += list(coarse)
+            again.append(part.recognized(list(coarse * span)))
+        yield Point(NAMES[1], f"int8, steps x {step}, + Zstandard", zipped(whole), 0.0), figures(parts, again)
+
+
+def pictures(parts: Sequence[Images]) -> Found:
+    """The frame itself, smaller and coarser, recognized by the whole network."""
+    size = parts[0].runtime.package.manifest.preprocessing.size
+    for by, (encode, decode, settings) in PICTURES.items():
+        for share in SIDES:
+            side = round(share * size / 8) * 8
+            for given in settings:
+                coded = [[encode(resize_frame(f.pixels, side), **given) for f in p.frames] for p in parts]
+                again = [
+                    part.recognized([part.pooled(resized(decode(c), size)) for c in some])
+                    for part, some in zip(parts, coded, strict=True)
+                ]
+                name = f"{by}, {side} px, {next(iter(given.values())):g}"
+                mean = float(np.mean([len(c) for some in coded for c in some]))
+                yield Point(NAMES[3], name, mean, 0.0), figures(parts, again)
+
+
+def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(np.asarray(pixels)).resize((size, size), Image.Resampling.BICUBIC))
+
+
+if __name__ == "__main__":
+    main()
