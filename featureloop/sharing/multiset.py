@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import constriction
 import numpy as np
@@ -45,13 +46,12 @@ class Splits:
     ----------
     middle
         int64 (L - 1,), the first level of the upper part.
-    below, above
-        int64 (L - 1,), what comes next on either side: another split's number, or -1 - level where that is told.
+    sides
+        int64 (2, L - 1), what comes next below and above: another split's number, or -1 - level where that is told.
     """
 
     middle: Int64
-    below: Int64
-    above: Int64
+    sides: Int64
 
 
 @lru_cache(maxsize=512)
@@ -67,12 +67,10 @@ def splits_of(levels: int) -> Splits:
             if b - a > 1:
                 ranges.append((a, b))
         nexts.append(sides)
-    below, above = np.array(nexts, np.int64).T
-    return Splits(np.array(middle, np.int64), below, above)
+    return Splits(np.array(middle, np.int64), np.ascontiguousarray(np.array(nexts, np.int64).T))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class Parts(NamedTuple):
     """Parts of a bag at splits of one channel, each at least two rows: all int64 (P,).
 
     Attributes
@@ -105,24 +103,37 @@ class Teller(Protocol):
 
 
 def walk(n: int, levels: Sequence[int], teller: Teller) -> UInt8:
-    """Go through the tree of n sorted rows, from the first channel to the last: their symbols, uint8 (n, C)."""
+    """Go through the tree of n sorted rows, from the first channel to the last: their symbols, uint8 (n, C).
+
+    Raises
+    ------
+    RecordError
+        A part was told to be larger than the whole.
+    """
     out = np.zeros((n, len(levels)), np.uint8)
     start, size = np.zeros(min(n, 1), np.int64), np.full(min(n, 1), n, np.int64)
     single = size == 1
     for c, count in enumerate(levels):
         if c == EQUAL_AT and not single.all():
             single[~single] = teller.equal(start[~single], size[~single])
+        # The parts are the whole bag, one after the other.
+        if single.all():
+            if n:
+                rest = np.stack([teller.at(d, start) for d in range(c, len(levels))], axis=1)
+                out[:, c:] = rest.astype(np.uint8).repeat(size, axis=0)
+            break
         rows = start[single]
         level = teller.at(c, rows) if len(rows) else np.zeros(0, np.int64)
-        if len(rows) < len(start):
-            whole = Parts(start[~single], size[~single], np.zeros(len(start) - len(rows), np.int64))
-            told = _divided(c, whole, splits_of(count), teller.below)
-            start, size = np.concatenate([rows, told.start]), np.concatenate([size[single], told.size])
-            order = start.argsort()
-            level = np.concatenate([level, told.split])[order]
-            single = np.concatenate([np.ones(len(rows), np.bool_), told.size == 1])[order]
-            start, size = start[order], size[order]
-        # The parts are the whole bag, one after the other.
+        whole = Parts(start[~single], size[~single], np.zeros(len(start) - len(rows), np.int64))
+        told = _divided(c, whole, splits_of(count), teller.below)
+        start, size = np.concatenate([rows, told.start]), np.concatenate([size[single], told.size])
+        order = start.argsort()
+        level = np.concatenate([level, told.split])[order]
+        single = np.concatenate([np.ones(len(rows), np.bool_), told.size == 1])[order]
+        start, size = start[order], size[order]
+        # A small part's table leaves room for sizes above its own.
+        if int(size.sum()) != n:
+            raise RecordError("a payload is no valid code stream")
         out[:, c] = level.repeat(size)
     return out
 
@@ -133,15 +144,14 @@ def _divided(c: int, parts: Parts, splits: Splits, sizes: Callable[[int, Parts],
     while count := len(parts.start):
         k = sizes(c, parts)
         # Start, size and split of all lower sides, and then of all upper ones.
-        sides = np.empty((3, 2 * count), np.int64)
-        lower, upper = sides[:, :count], sides[:, count:]
-        lower[0], upper[0] = parts.start, parts.start + k
-        lower[1], upper[1] = k, parts.size - k
-        lower[2], upper[2] = splits.below[parts.split], splits.above[parts.split]
-        sides = sides[:, sides[1] > 0]
-        told = sides[2] < 0
-        done.append(sides[:, told])
-        parts = Parts(*sides[:, ~told])
+        sides = np.empty((3, 2, count), np.int64)
+        sides[0, 0], sides[0, 1] = parts.start, parts.start + k
+        sides[1, 0], sides[1, 1] = k, parts.size - k
+        sides[2] = splits.sides.take(parts.split, axis=1)
+        both = sides.reshape(3, -1)
+        some, told = both[1] > 0, both[2] < 0
+        done.append(both.take((some & told).nonzero()[0], axis=1))
+        parts = Parts(*both.take((some & ~told).nonzero()[0], axis=1))
     start, size, split = np.concatenate(done, axis=1)
     return Parts(start, size, -1 - split)
 
@@ -299,8 +309,6 @@ class _Reader:
                 k[few] = self._coder.decode(FAMILY, self._model.few(c, _some(parts, few)))
         for at in groups:
             k[at] = self._coder.decode(self._model.urn(c, parts, at[0]), len(at))
-        if (k > parts.size).any():
-            raise RecordError("a payload is no valid code stream")
         return k
 
     def at(self, c: int, rows: Int64) -> Int64:
@@ -317,15 +325,17 @@ def _some(parts: Parts, at: NDArray[np.intp]) -> Parts:
 def _grouped(parts: Parts) -> tuple[NDArray[np.intp] | None, list[NDArray[np.intp]]]:
     """The small parts' numbers, None where all are small; and the others', those of one split and size together."""
     large = parts.size > FEW
-    many = np.flatnonzero(large)
+    (many,) = large.nonzero()
     if not len(many):
         return None, []
-    few = np.flatnonzero(~large)
+    (few,) = (~large).nonzero()
     if len(many) < 2:
         return few, [many]
     key = (parts.split[many] << 32) + parts.size[many]
     order = key.argsort(kind="stable")
-    return few, np.split(many[order], np.flatnonzero(np.diff(key[order])) + 1)
+    key, many = key[order], many[order]
+    bounds = [0, *((key[1:] != key[:-1]).nonzero()[0] + 1).tolist(), len(many)]
+    return few, [many[a:b] for a, b in pairwise(bounds)]
 
 
 def _model(light: int, dark: int, n: int) -> Any:

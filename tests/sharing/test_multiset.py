@@ -152,7 +152,7 @@ def test_splits_part_every_level_from_all_others(levels: int) -> None:
     for level in range(levels):
         at, steps = 0, 0
         while at >= 0:
-            at = int((splits.below if level < splits.middle[at] else splits.above)[at])
+            at = int(splits.sides[0 if level < splits.middle[at] else 1, at])
             steps += 1
         assert -1 - at == level
         assert steps <= math.ceil(math.log2(levels))
