@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from featureloop import __version__
-from featureloop.audit.attacks import Attack, attack_named, finding_from_json, finding_to_json
+from featureloop.audit import attacks as known
+from featureloop.audit.attacks import Attack, finding_from_json, finding_to_json
 from featureloop.audit.findings import Finding, Measure
 from featureloop.audit.material import Lab, Party
 from featureloop.core.errors import FeatureloopError, StorageError
@@ -49,7 +50,7 @@ def audit(
     out: Path,
     *,
     attacks: Sequence[str] = ATTACKS,
-    find: Callable[[str], Attack] = attack_named,
+    find: Callable[[str], Attack] | None = None,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> Audited:
     """Run attacks on what a package of one task releases; findings that an earlier run kept are taken as they are.
@@ -61,7 +62,7 @@ def audit(
     out
         The report's directory.
     find
-        From an attack's name to what runs it.
+        From an attack's name to what runs it; None takes those of `audit.attacks`.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def audit(
         found = _kept(path, mark)
         if found is None:
             try:
-                found = find(name)(lab)
+                found = (find or known.attack_named)(name)(lab)
             except StorageError:
                 raise
             except Exception as error:  # noqa: BLE001 - hours of other attacks must not be lost; it is told
