@@ -19,6 +19,7 @@ from featureloop.images.labelled import open_labelled
 from featureloop.images.sidecar import ATTRIBUTES, look_up, read_attributes, read_group_table
 from featureloop.images.source import open_source
 from featureloop.model.package import Package, load_package, write_atomically
+from featureloop.model.reseal import check_resealable
 from featureloop.sharing.privacy import ATTACKS, PAGE, REPORT, report_file
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def privacy(
     the report, so audit a package before a learner takes it over. Stopped, the audit goes on where it was when the
     same command is given again. Only with all attacks does a report go into the package.
     """
-    from featureloop.audit.attach import attach, check_attachable
+    from featureloop.audit.attach import attach
     from featureloop.audit.material import Lab
     from featureloop.audit.page import render
     from featureloop.audit.run import audit as run
@@ -77,7 +78,7 @@ def privacy(
     names = [str(a) for a in attacks] if attacks else list(ATTACKS)
     whole = set(names) == set(ATTACKS)
     if whole:
-        check_attachable(loaded, secret)
+        check_resealable(loaded, secret)
     with progress_bars() as progress:
         mine, theirs = _parties(view, images, attacker_images, groups, most=most, seed=seed)
         tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")

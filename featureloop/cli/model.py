@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featureloop.cli.calibrate import calibrate
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
 from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_notes, tell_rare, tell_skipped
 from featureloop.cli.model_package import evaluate, export, import_, show
@@ -265,6 +266,7 @@ def _report_founded(founded: Founded, *, started: float, as_json: bool) -> None:
 
 
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(show)
 app.command()(export)
 app.command("import")(import_)

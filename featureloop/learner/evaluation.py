@@ -18,11 +18,16 @@ from featureloop.images.labelled import LabelledFolder
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.class_figures import confusion_matrix, label_confusions
 from featureloop.learner.figures import Seen, class_truths, figures_of, label_truths, quality_of, see
+from featureloop.learner.guarantee import drift
+from featureloop.model.manifest import Guarantee
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.reliability import reliability
+
+DRIFTED = 0.05
+"""Below this p-value, a site's reliabilities are not like the guarantee's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +44,8 @@ class Evaluation:
         Per frame what was recognized, and what is true.
     skipped
         What could not be read.
+    guarantee
+        What the package guarantees of results above its threshold; None where it doesn't.
     """
 
     task: Task
@@ -46,6 +53,7 @@ class Evaluation:
     figures: tuple[Figure, ...]
     seen: tuple[Seen, ...]
     skipped: tuple[Skipped, ...]
+    guarantee: Guarantee | None = None
 
     @property
     def frames(self) -> int:
@@ -59,8 +67,24 @@ class Evaluation:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What must be said of the intervals: of too few groups, they are too narrow, or not determined."""
-        return cautions(self.figures)
+        """What must be said: of intervals of too few groups, and where a guarantee doesn't hold."""
+        return (*cautions(self.figures), *self._drifted())
+
+    @property
+    def drift(self) -> float | None:
+        """How likely reliabilities like these are, were the patients like the guarantee's; None without a guarantee."""
+        if self.guarantee is None:
+            return None
+        return drift(self.guarantee, self.reliabilities, [s.group for s in self.seen])
+
+    def _drifted(self) -> tuple[str, ...]:
+        p = self.drift
+        if self.guarantee is None or p is None or p >= DRIFTED:
+            return ()
+        return (
+            f"These frames' reliabilities are not like those of the {self.guarantee.groups} patients that the "
+            f"threshold's guarantee is from (p = {p:.2g}): here it doesn't hold. Calibrate on this site's frames.",
+        )
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -88,9 +112,18 @@ class Evaluation:
                 for f in self.figures
             },
             "cautions": list(self.cautions),
+            **self._guarantee(),
             **self._confusion(),
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
         }
+
+    def _guarantee(self) -> dict[str, Any]:
+        """What is guaranteed, and whether these frames are like those that it is from."""
+        g = self.guarantee
+        if g is None:
+            return {}
+        said = {"risk": g.risk, "confidence": g.confidence, "threshold": g.threshold, "frames": g.frames}
+        return {"guarantee": {**said, "groups": g.groups, "drift_p": self.drift, "holds": not self._drifted()}}
 
     def _confusion(self) -> dict[str, Any]:
         """Of classes: frames by true and recognized class; of several labels: for each, by no and yes."""
@@ -148,7 +181,8 @@ def evaluate(
     if not seen:
         raise InputError(f"none of the {len(items)} frames could be read; the first reason: {_first(skipped)}")
     figures = figures_of(seen, labels=manifest.labels, seed=seed)
-    return Evaluation(task, manifest.labels, figures, tuple(seen), tuple(skipped))
+    known = manifest.calibration.guarantee
+    return Evaluation(task, manifest.labels, figures, tuple(seen), tuple(skipped), known)
 
 
 def _first(skipped: Sequence[Skipped]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from featureloop.model.accountant import guarantee
 from featureloop.model.forms import Form
-from featureloop.model.manifest import Manifest
+from featureloop.model.manifest import Calibration, Manifest
 
 OPERATING_POINT = "operating_point"
 """Under this name a manifest's reports say how coarse its steps were chosen, and for what loss."""
@@ -26,6 +26,20 @@ def _guaranteed(form: Form, grid: int) -> tuple[str, ...]:
     return (
         f"Differential privacy of the vectors' values at delta {found.delta:g}: epsilon {found.vector:.1f} for one "
         f"vector, {found.frame:.1f} for all of a frame. The results that go along are not covered.",
+    )
+
+
+def _promise(calibration: Calibration) -> str:
+    """What is said of results above the threshold."""
+    found = calibration.guarantee
+    if found is None:
+        return f"Above it the mean loss on those frames was held to {calibration.threshold_risk:.2f}."
+    if not found.accepted:
+        return f"No threshold could be guaranteed on {found.groups} patients: every result is doubtful."
+    return (
+        f"Above it the mean loss is at most {found.risk:g} with a confidence of {found.confidence:g}, every patient "
+        f"counting once, for patients like the {found.groups} ({found.frames} frames) that it was found on; "
+        f"{100 * found.accepted:.0f}% of their frames are above it."
     )
 
 
@@ -70,7 +84,7 @@ def _card(manifest: Manifest) -> str:
 ## Reliability
 - Method: {calibration.method}, fitted on {calibration.samples} held-out frames.
 - Results below {calibration.threshold:.3f} are doubtful.
-- Above it the mean loss on those frames was held to {calibration.threshold_risk:.2f}.
+- {_promise(calibration)}
 
 ## Lineage
 - Parent: {lineage.parent or "none; this is a founding package"}

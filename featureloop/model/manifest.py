@@ -153,6 +153,36 @@ class ReleasedForm:
 
 
 @dataclass(frozen=True, slots=True)
+class Guarantee:
+    """What a threshold guarantees, found on labelled frames that no network learned from (`learner.guarantee`).
+
+    Attributes
+    ----------
+    risk, confidence
+        With this confidence, results above the threshold have a mean loss of at most this; every patient counts once.
+    threshold
+        1 where none could be guaranteed.
+    accepted
+        Share of the frames whose results are above it.
+    frames, groups
+        How many frames it was found on, and of how many patients.
+    curve
+        Of each threshold looked at: itself, the share above it, and the mean loss of those.
+    reliabilities
+        Quantiles of the patients' median reliabilities, rising: a site whose patients differ has no guarantee.
+    """
+
+    risk: float
+    confidence: float
+    threshold: float
+    accepted: float
+    frames: int
+    groups: int
+    curve: tuple[tuple[float, ...], ...]
+    reliabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """From recognition to reliability, fitted on held-out groups.
 
@@ -172,6 +202,8 @@ class Calibration:
         How many held-out frames it was fitted on.
     bias
         Added to the divided logits of a detection's labels.
+    guarantee
+        Of the threshold; None where it was chosen on the founding frames, for their mean loss.
     """
 
     temperature: float
@@ -182,6 +214,7 @@ class Calibration:
     threshold_risk: float
     samples: int
     bias: float = 0.0
+    guarantee: Guarantee | None = None
 
 
 def uncalibrated(method: str, *, temperature: float = 1.0, bias: float = 0.0, risk: float = 0.5) -> Calibration:
@@ -324,6 +357,8 @@ class Manifest:
         for part in (data, *data.get("heads", ())):
             if part["recognizer"]["context"]:
                 del part["recognizer"]["context"]
+            if part["calibration"]["guarantee"] is None:
+                del part["calibration"]["guarantee"]
         return json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode()
 
     @classmethod

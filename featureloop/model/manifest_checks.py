@@ -195,3 +195,12 @@ def _check_calibration(calibration: Calibration) -> None:
         raise PackageError("the calibration's raw scores don't rise")
     if calibration.temperature <= 0:
         raise PackageError(f"the calibration's temperature is {calibration.temperature}; it must be positive")
+    found = calibration.guarantee
+    if found is not None and not (
+        0 < found.risk < 1
+        and 0 < found.confidence < 1
+        and found.reliabilities
+        and found.groups > 0
+        and all(len(point) == 3 for point in found.curve)
+    ):
+        raise PackageError("its threshold's guarantee is none: its risk, confidence, curve or patients are missing")
