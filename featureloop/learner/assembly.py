@@ -39,7 +39,8 @@ from featureloop.sharing.release import joined
 from featureloop.sharing.reliability import calibrate
 from featureloop.sharing.rows import row_kinds
 
-POOL_LEVELS = 255
+POOL_LEVELS = 23
+"""Of a pooled value: as many as recognition feels (docs/benchmarks.md), and a few bits of what tells frames apart."""
 COUNTING = b"featureloop codec tables"
 """What is drawn to count symbols by: only the counts are kept, and the same training makes the same package."""
 NEARLY_ALL = 0.95
