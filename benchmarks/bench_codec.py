@@ -117,17 +117,23 @@ def main() -> None:
     for path in args.packages:
         seen = look(load_package(path), frames)
         founding = look(seen.package, known)
-        points += ours(seen, founding, name=path.name)
-        points += [
-            *plain(seen, founding, name=path.name),
-            *tiles(seen, name=path.name),
-            *pictures(seen, name=path.name),
-        ]
+        named = path.name if path.name != "P0" else path.parent.name
+        found = (
+            *ours(seen, founding, name=named),
+            *plain(seen, founding, name=named),
+            *tiles(seen, name=named),
+            *pictures(seen, name=named),
+        )
+        points += found
+        (args.work / f"points-{named}.json").write_text(json.dumps([values_of(p) for p in found], indent=1))
     reference = seen.quality(list(seen.maps))
-    (args.work / "points.json").write_text(json.dumps([[p.kind, p.name, p.bytes, p.quality] for p in points], indent=1))
     print(f"\n{len(frames)} frames; float32 of the last package: {reference:.4f}\n")
     print(table(points, reference))
     draw(points, reference, args.work / "rate.png")
+
+
+def values_of(point: Point) -> tuple[str, str, float, float]:
+    return point.kind, point.name, point.bytes, point.quality
 
 
 def frames_of(folder: Path, most: int) -> list[Frame]:
