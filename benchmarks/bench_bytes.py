@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """All that leaves against the files it came from: videos, DICOM files or folders, by the commands a user types.
 
-    benchmarks/bench_bytes.py --package P [--sources FILE_OR_FOLDER ...] [--shares 0 0.25]
+    benchmarks/bench_bytes.py --package P [--sources FILE_OR_FOLDER ...] [--shares 0 0.3]
 
 A device processes each source under each share of `near_duplicates` and sends every result to a learner over HTTP
 (doubtful ones too: nobody is asked). Bytes sent are those of the request bodies, all included. Default sources: the
@@ -25,7 +25,7 @@ def main() -> None:
     sources = [data / "video" / "colonoscopy-clinicdb-612frames-25fps.mp4", data / "dicom" / "valid"]
     parser.add_argument("--package", type=Path, required=True)
     parser.add_argument("--sources", type=Path, nargs="+", default=sources)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.3])
     args = parser.parse_args()
     columns = "| {} | {} | {:g} | {} | {} | {} | {:.1f} |"
     print("| source | its bytes | near_duplicates | frames | records | bytes sent | source over sent |")

@@ -8,7 +8,7 @@ A TOML file, `policy.toml`::
     below_threshold = "ask"            # ask | withhold | provide
     content = "result-and-reliability" # result-and-reliability | result | reliability
     threshold = 0.8                    # instead of the package's
-    near_duplicates = 0.5              # of frames of one patient that are so alike one leaves; 0: all do
+    near_duplicates = 0.3              # of frames of one patient that are so alike one leaves; 0: all do
     groups = true                      # the keyed pseudonym of patient or examination
     rotation = "quarter"               # never | year | quarter: when pseudonyms change
 
