@@ -19,6 +19,7 @@ from featureloop.images.labelled import LabelledFolder
 from featureloop.learner.charts import charts_of
 from featureloop.learner.evaluation import Evaluation
 from featureloop.learner.figures import Seen, lesion_mask
+from featureloop.model.card import guarantee_words
 from featureloop.model.charts import Chart, picture_url
 from featureloop.model.package import Package, write_atomically
 
@@ -54,6 +55,8 @@ def write_report(found: Evaluation, package: Package, folder: LabelledFolder, ou
         skipped=found.skipped,
         figures=found.figures,
         cautions=found.cautions,
+        guarantee=found.guarantee,
+        guaranteed=guarantee_words(found.guarantee) if found.guarantee else "",
         charts=charts_of(found),
         best=[cases[s.name, s.index] for s in best if (s.name, s.index) in cases],
         worst=[cases[s.name, s.index] for s in worst if (s.name, s.index) in cases],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from featureloop.model.accountant import guarantee
 from featureloop.model.forms import Form
-from featureloop.model.manifest import Calibration, Manifest
+from featureloop.model.manifest import Calibration, Guarantee, Manifest
 
 OPERATING_POINT = "operating_point"
 """Under this name a manifest's reports say how coarse its steps were chosen, and for what loss."""
@@ -31,9 +31,13 @@ def _guaranteed(form: Form, grid: int) -> tuple[str, ...]:
 
 def _promise(calibration: Calibration) -> str:
     """What is said of results above the threshold."""
-    found = calibration.guarantee
-    if found is None:
+    if calibration.guarantee is None:
         return f"Above it the mean loss on those frames was held to {calibration.threshold_risk:.2f}."
+    return guarantee_words(calibration.guarantee)
+
+
+def guarantee_words(found: Guarantee) -> str:
+    """What a threshold guarantees, for people."""
     if not found.accepted:
         return f"No threshold could be guaranteed on {found.groups} patients: every result is doubtful."
     return (

@@ -37,7 +37,7 @@ def test_the_threshold_and_its_guarantee_stand_in_the_package(labelled: Path, tm
     assert made.accepted > 0
     assert found.manifest.calibration.threshold == made.threshold < 1
     assert "at most 0.99 with a confidence of 0.95" in (package.path / "docs" / "README.md").read_text()
-    assert (out / "report.html").exists()
+    assert "at most 0.99 with a confidence of 0.95" in (out / "report.html").read_text()
     again = featureloop("model", "evaluate", package.path, "--images", labelled, "--json")
     assert again.data["guarantee"]["holds"] is True
     assert again.data["cautions"] == []
