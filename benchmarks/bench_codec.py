@@ -236,7 +236,8 @@ def tiles(seen: Seen, *, name: str) -> Iterator[Point]:
     for by in ("JPEG XL", "AVIF"):
         encode, decode, settings = PICTURES[by]
         for given in settings:
-            coded = [encode(s, **given) for s in sheets]
+            # Of one channel, AVIF is lossless whatever it is told.
+            coded = [encode(s if by != "AVIF" else np.repeat(s[..., None], 3, axis=2), **given) for s in sheets]
             decoded = [back(np.asarray(decode(x)).reshape(side, side, -1)[..., 0]) for x in coded]
             setting = next(iter(given.values()))
             yield Point(
