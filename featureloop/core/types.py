@@ -163,6 +163,34 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A doubtful result that waits for a person.
+
+    Attributes
+    ----------
+    key
+        The keyed name of the frame's result (32 bytes): the same result is asked about once.
+    frame
+        As it was recognized. Its pixels never leave the site.
+    vectors
+        float32 (N, C), the position vectors in the map's order; of `pool` the one pooled vector.
+    recognition
+        What was found; its rows are in the map's order.
+    reliability
+        In [0, 1], of the recognition.
+    package
+        SHA-256 (32 bytes) of the package that recognized; empty where that is not known.
+    """
+
+    key: bytes
+    frame: Frame
+    vectors: Float32
+    recognition: Recognition
+    reliability: float
+    package: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Bag:
     """Quantized position vectors with the rows of results that belong to them, or the one row of the whole frame.
 

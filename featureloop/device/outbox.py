@@ -31,6 +31,7 @@ from featureloop.device.outbox_file import (
     translated,
 )
 from featureloop.device.rounds import AT_ONCE, Rounds, ready
+from featureloop.sharing.change import ASKED
 from featureloop.sharing.policy import Sending
 from featureloop.sharing.record import MAX_BODY, MAX_RECORDS_PER_BODY, Record
 
@@ -40,6 +41,10 @@ RETENTION_S = 90 * 86_400.0
 WATERMARK = 4 << 30
 _LEASE_BYTES = MAX_BODY // 2
 _DAY_S = 86_400
+_MARK = (
+    "INSERT INTO frames VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE"
+    " SET outcome = excluded.outcome, at = excluded.at WHERE outcome = 'asked'"
+)
 _ENTRY = (
     "SELECT e.id, e.state, e.bytes, r.period, e.put_at, e.reason, e.seq"
     " FROM entries AS e LEFT JOIN records AS r ON r.seq = e.seq "
@@ -120,11 +125,14 @@ class Outbox:
         Returns
         -------
         bool
-            False where the record is already known, in whatever state.
+            False where the record is already known, in whatever state, or where its frames are all done: what leaves
+            of a frame is what was put first. A frame that waits for an answer is not done in this sense.
         """
         size, now = payload_bytes(record), self._clock()
         with self._transaction() as db:
-            new = db.execute("SELECT 1 FROM entries WHERE id = ?", (record.id,)).fetchone() is None
+            keys = [key for key in (frame_key, *others) if key is not None]
+            settled = bool(keys) and all(_outcome(db, key) not in (None, ASKED) for key in keys)
+            new = not settled and db.execute("SELECT 1 FROM entries WHERE id = ?", (record.id,)).fetchone() is None
             if new:
                 self._below_watermark(db, size)
                 added = db.execute(
@@ -132,20 +140,24 @@ class Outbox:
                     (record.id, State.PENDING, size, now, now),
                 )
                 insert_record(db, added.lastrowid, record)
-            for key in (frame_key, *others):
-                if key is not None:
-                    db.execute("INSERT OR IGNORE INTO frames VALUES (?, 'put', ?)", (key, now))
+            for key in keys:
+                db.execute(_MARK, (key, "put", now))
         return new
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
-        """Remember a frame from which nothing leaves, and why; the first outcome stays."""
+        """Remember a frame from which nothing leaves, and why; the first outcome stays, but for `asked`."""
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO frames VALUES (?, ?, ?)", (frame_key, outcome, self._clock()))
+            db.execute(_MARK, (frame_key, outcome, self._clock()))
 
     def done(self, frame_key: bytes) -> bool:
         """Whether a frame needs no more work."""
         with self._reading() as db:
             return db.execute("SELECT 1 FROM frames WHERE key = ?", (frame_key,)).fetchone() is not None
+
+    def outcome(self, frame_key: bytes) -> str | None:
+        """How a frame ended: `put`, `asked` while it waits for an answer, or why nothing leaves; None: it didn't."""
+        with self._reading() as db:
+            return _outcome(db, frame_key)
 
     def lease(self, *, limit: int, seconds: float) -> tuple[Record, ...]:
         """Take waiting records for some time: any of them, drawn at random and in random order.
@@ -342,6 +354,11 @@ class Outbox:
 def _state(db: sqlite3.Connection, key: bytes) -> State | None:
     row = db.execute("SELECT state FROM entries WHERE id = ?", (key,)).fetchone()
     return None if row is None else State(row[0])
+
+
+def _outcome(db: sqlite3.Connection, frame_key: bytes) -> str | None:
+    row = db.execute("SELECT outcome FROM frames WHERE key = ?", (frame_key,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _bytes_in(db: sqlite3.Connection, state: State) -> int:

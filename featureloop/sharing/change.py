@@ -13,7 +13,8 @@ from featureloop.core.ports import Reviewer
 from featureloop.core.types import Change, Frame, Recognition
 from featureloop.sharing.policy import Share
 
-Outcome = Literal["provided", "changed", "confirmed", "unanswered", "withheld", "not-wanted", "near-duplicate"]
+Outcome = Literal["provided", "changed", "confirmed", "asked", "unanswered", "withheld", "not-wanted", "near-duplicate"]
+ASKED: Outcome = "asked"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +25,7 @@ class Decision:
     ----------
     outcome
         `provided` as recognized; `changed` and `confirmed` after somebody was
-        asked; `unanswered` and `withheld`: nothing leaves; `not-wanted`: the
+        asked; `asked`: it waits for somebody's answer; `unanswered` and `withheld`: nothing leaves; `not-wanted`: the
         policy provides only other frames; `near-duplicate`: one like it was provided.
     change
         What replaced the recognition; None where it stands.
@@ -42,7 +43,7 @@ class Decision:
         return self.outcome in ("provided", "changed", "confirmed")
 
 
-def decide(  # noqa: PLR0911  One return for each row of the table.
+def decide(
     frame: Frame,
     recognition: Recognition,
     *,
@@ -62,10 +63,17 @@ def decide(  # noqa: PLR0911  One return for each row of the table.
     if share.below_threshold == "provide":
         return Decision("not-wanted" if share.provide == "changed" else "provided", None, doubtful)
     change = reviewer.review(frame, recognition) if reviewer else None
+    return Decision("unanswered", None, doubtful) if change is None else answered(recognition, change, share=share)
+
+
+def answered(recognition: Recognition, change: Change | None, *, share: Share) -> Decision:
+    """What becomes of a doubtful recognition after somebody's answer; None: it is no use to anybody."""
+    if share.provide == "nothing":
+        return Decision("not-wanted", None, True)
     if change is None:
-        return Decision("unanswered", None, doubtful)
+        return Decision("withheld", None, True)
     same = bool((change.targets == recognition.targets()).all())
     if same and share.provide == "changed":
-        return Decision("not-wanted", None, doubtful)
+        return Decision("not-wanted", None, True)
     # A confirmed result is kept as a change to itself: the learner weighs it as seen by a person.
-    return Decision("confirmed" if same else "changed", change, doubtful)
+    return Decision("confirmed" if same else "changed", change, True)
