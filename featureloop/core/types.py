@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from featureloop.core.boxes import Box, boxes_to_rows, rows_to_boxes
 
 UInt8 = NDArray[np.uint8]
+UInt16 = NDArray[np.uint16]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 AnyArray = NDArray[Any]
@@ -55,6 +56,23 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Deep:
+    """A grey frame's values where they are more than 8 bits can show.
+
+    Attributes
+    ----------
+    values
+        uint16 (H, W), rising with the brightness.
+    low, high
+        The values that the frame's pixels show black and white.
+    """
+
+    values: UInt16
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One image, whatever it came from.
 
@@ -71,6 +89,8 @@ class Frame:
         its keyed pseudonym leaves the site.
     truth
         Labels, where the source has any (training, evaluation, experiments).
+    deep
+        Of a grey frame of more than 8 bits its values, for a reader who sets window and level; else None.
     """
 
     pixels: UInt8
@@ -78,6 +98,7 @@ class Frame:
     index: int = 0
     group: str | None = None
     truth: Truth | None = None
+    deep: Deep | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype

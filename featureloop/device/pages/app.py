@@ -32,6 +32,7 @@ from featureloop.device.pages.view import HERE, MENU, page, templates
 from featureloop.device.review.queue import ReviewQueue
 from featureloop.model.manifest import Manifest
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the pages show and change.

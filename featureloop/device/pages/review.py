@@ -57,6 +57,7 @@ def _at_hand(request: Request) -> AtHand:
 
 
 Kept = Annotated[AtHand, Depends(_at_hand)]
+Seconds = Annotated[float | None, Query()]
 
 
 @router.get("")
@@ -98,7 +99,12 @@ def values(request: Request, number: int, _user: Reviewer, kept: Kept) -> Respon
 
 @router.post("/cases/{number}/answer")
 async def answer(
-    request: Request, number: int, user: Ours, _reviewer: Reviewer, kept: Kept, seconds: Annotated[float | None, Query()] = None
+    request: Request,
+    number: int,
+    user: Ours,
+    _reviewer: Reviewer,
+    kept: Kept,
+    seconds: Annotated[float | None, Query()] = None,
 ) -> JSONResponse:
     """Keep what the reader says: durable when this is answered."""
     body = await body_of(request, most=MOST_BYTES)
@@ -114,7 +120,7 @@ async def answer(
 
 
 @router.post("/undo")
-def undo(request: Request, user: Ours, _reviewer: Reviewer, kept: Kept) -> Response:
+def undo(request: Request, user: Ours, _role: Reviewer, kept: Kept) -> Response:
     """Take the last answer back, and show its case again; 204 where there is none that isn't on its way."""
     case = parts_of(request).queue.undo(user.name)
     if case is None:

@@ -128,7 +128,7 @@ def _truth(said: dict[str, Any], case: Case, *, labels: int) -> Truth:
         return Truth(mask=mask_of(said.get("runs"), height=height, width=width))
     if task is Task.DETECTION:
         return Truth(boxes=_boxes(said.get("boxes"), labels))
-    chosen = said.get("classes")
+    chosen: Any = said.get("classes")
     whole = isinstance(chosen, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in chosen)
     if not whole or not all(0 <= c < labels for c in chosen) or len(set(chosen)) != len(chosen):
         raise InputError(f"classes are different numbers from 0 to {labels - 1}, not {chosen!r:.60}")

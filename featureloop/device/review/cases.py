@@ -70,8 +70,6 @@ class Case:
         Its number in this device's queue.
     state
         Waiting for a first or second reader, or disputed between two.
-    package
-        SHA-256 of the package that recognized.
     asked
         The frame and its result.
     answers
@@ -80,7 +78,6 @@ class Case:
 
     number: int
     state: CaseState
-    package: bytes
     asked: Asked
     answers: tuple[Answer, ...] = ()
 

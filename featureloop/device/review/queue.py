@@ -1,8 +1,8 @@
 """The queue of doubtful results: SQLite, every decision durable before it is answered, images encrypted.
 
 A case waits until as many readers as the site asks for have decided it; where two differ, a third adjudicates. What is
-answered stays undoable for a moment, then it is settled: its record is in the outbox, its image erased (and overwritten:
-`secure_delete`). What nobody answers expires with its image.
+answered stays undoable for a moment, then it is settled: its record is in the outbox, its image erased and
+overwritten. What nobody answers expires with its image.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PRAGMA synchronous = FULL;
 PRAGMA secure_delete = ON;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS cases (
-    number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, package BLOB NOT NULL, flags INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, flags INTEGER NOT NULL,
     reliability REAL NOT NULL, state TEXT NOT NULL, put_at REAL NOT NULL, since REAL NOT NULL, sealed BLOB,
     held_by TEXT, held_until REAL NOT NULL DEFAULT 0, chosen INTEGER);
 CREATE INDEX IF NOT EXISTS cases_by_doubt ON cases (state, reliability);
@@ -79,20 +79,15 @@ class ReviewQueue:
             self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > VERSION:
-                raise StorageError(f"'{path}' was written by a newer version of featureloop ({version}); update this one")
+                raise StorageError(
+                    f"'{path}' was written by a newer version of featureloop ({version}); update this one"
+                )
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"the review's file '{path}' can't be opened: {error}; check its folder") from error
 
-    def put(self, asked: Asked, *, package: bytes, flags: int) -> None:
+    def keep(self, asked: Asked) -> None:
         """Keep a doubtful result until somebody decides; one that is known is left as it is.
-
-        Parameters
-        ----------
-        package
-            SHA-256 of the package that recognized.
-        flags
-            How many values of a row of targets, from the first, are flags.
 
         Raises
         ------
@@ -100,12 +95,12 @@ class ReviewQueue:
             The disk is full or not writable; nothing was kept.
         """
         sealed = seal(pack(asked), key=self._key, bound_to=asked.key)
-        now = self._clock()
+        now, flags = self._clock(), asked.recognition.probabilities.shape[1]
         with self._writing() as db:
             db.execute(
-                "INSERT OR IGNORE INTO cases (key, package, flags, reliability, state, put_at, since, sealed) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (asked.key, package, flags, asked.reliability, CaseState.WAITING, now, now, sealed),
+                "INSERT OR IGNORE INTO cases (key, flags, reliability, state, put_at, since, sealed) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (asked.key, flags, asked.reliability, CaseState.WAITING, now, now, sealed),
             )
 
     def next(self, reader: str, *, after: int | None = None) -> Case | None:
@@ -292,16 +287,14 @@ class ReviewQueue:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _case(self, db: sqlite3.Connection, number: int) -> Case:
-        key, package, state, sealed = self._row(db, number, "key, package, state, sealed")
+        key, state, sealed = self._row(db, number, "key, state, sealed")
         if sealed is None:
             raise InputError(f"case {number} is {state}, and its image is erased")
         asked = unpack(unseal(sealed, key=self._key, bound_to=key), key=key)
         answers = self._answers(db, number, key) if state == CaseState.DISPUTED else ()
-        return Case(number, CaseState(state), package, asked, tuple(answers))
+        return Case(number, CaseState(state), asked, tuple(answers))
 
-    def _answers(
-        self, db: sqlite3.Connection, number: int, key: bytes, *, only: int | None = None
-    ) -> list[Answer]:
+    def _answers(self, db: sqlite3.Connection, number: int, key: bytes, *, only: int | None = None) -> list[Answer]:
         found: list[tuple[int, Kind, bytes | None]] = db.execute(
             "SELECT seq, kind, rows FROM decisions WHERE number = ? ORDER BY seq", (number,)
         ).fetchall()

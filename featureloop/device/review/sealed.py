@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from PIL import Image
 
 from featureloop.core.errors import StorageError
-from featureloop.core.types import Asked, Frame, Recognition, Task, UInt8
+from featureloop.core.types import Asked, Deep, Frame, Recognition, Task, UInt8
 
 KEY_BYTES = 32
 _NONCE = 12
@@ -78,21 +79,25 @@ def unseal(data: bytes, *, key: bytes, bound_to: bytes) -> bytes:
 def pack(asked: Asked) -> bytes:
     """A doubtful result as bytes; the truth that a labelled folder knows is left out."""
     frame, found = asked.frame, asked.recognition
-    head = {
+    head: dict[str, Any] = {
         "name": frame.name,
         "index": frame.index,
         "group": frame.group,
         "task": str(found.task),
         "reliability": asked.reliability,
+        "package": asked.package.hex(),
     }
     arrays: dict[str, Any] = {
-        "head": np.frombuffer(json.dumps(head).encode(), np.uint8),
         "image": np.frombuffer(png(frame.pixels), np.uint8),
         "vectors": asked.vectors,
         "probabilities": found.probabilities,
     }
     if found.distances is not None:
         arrays["distances"] = found.distances
+    if frame.deep is not None:
+        head |= {"low": frame.deep.low, "high": frame.deep.high}
+        arrays["deep"] = np.frombuffer(zlib.compress(frame.deep.values.tobytes(), 1), np.uint8)
+    arrays["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
@@ -103,10 +108,15 @@ def unpack(data: bytes, *, key: bytes) -> Asked:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         head = json.loads(arrays["head"].tobytes())
         pixels = np.asarray(Image.open(io.BytesIO(arrays["image"].tobytes())))
-        distances = arrays["distances"] if "distances" in arrays else None
+        distances = arrays.get("distances")
         found = Recognition(Task(head["task"]), arrays["probabilities"], distances)
-        frame = Frame(pixels, head["name"], head["index"], head["group"])
-        return Asked(key, frame, arrays["vectors"], found, head["reliability"])
+        deep = None
+        if "deep" in arrays:
+            inflated = zlib.decompress(arrays["deep"].tobytes())
+            deep = Deep(np.frombuffer(inflated, np.uint16).reshape(pixels.shape[:2]), head["low"], head["high"])
+        frame = Frame(pixels, head["name"], head["index"], head["group"], deep=deep)
+        package = bytes.fromhex(head["package"])
+        return Asked(key, frame, arrays["vectors"], found, head["reliability"], package)
 
 
 def png(pixels: UInt8) -> bytes:
