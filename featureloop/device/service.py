@@ -21,6 +21,7 @@ from featureloop.core.types import Frame, Recognition, Skipped
 from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pipeline import Summary, run_pipeline
 from featureloop.device.provide import Provider, check_policy
+from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.sections import Backlog, Pausable
 from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
@@ -116,6 +117,7 @@ class DeviceService:
         runtime = Runtime(package, threads=self.threads)
         try:
             check_policy(package, self.policy)
+            second = second_opinion_for(self.policy, runtime, threads=self.threads)
         except (PolicyError, PackageError) as error:
             self.tell(f"nothing is shared, recognition goes on: {error}")
             return Setup(runtime, None)
@@ -128,6 +130,7 @@ class DeviceService:
             policy=self.policy,
             keeper=self.outbox,
             reviewer=None,
+            second_opinion=second,
             clock=time.time,
         )
         return Setup(runtime, provider)
