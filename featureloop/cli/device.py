@@ -25,6 +25,7 @@ from featureloop.device.outbox import Outbox
 from featureloop.device.pages.server import HOST
 from featureloop.device.provide import Provider, check_policy
 from featureloop.device.reviewers import TruthReviewer
+from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.state import DeviceState, Identity, pseudonyms
 from featureloop.device.update import poll_update
 from featureloop.device.wire import HttpWire
@@ -118,6 +119,7 @@ def process(
         identity = _identity(place, learner)
         try:
             check_policy(loaded, rules)
+            second = second_opinion_for(rules, runtime, threads=settings().threads)
             outbox, site_key, group_key = open_outbox(place, rules), place.site_key(), place.group_keys()[0]
         except (PolicyError, PackageError, StorageError) as error:
             tell(f"nothing is shared, recognition goes on: {error}")
@@ -132,6 +134,7 @@ def process(
                 policy=rules,
                 keeper=outbox,
                 reviewer=reviewer,
+                second_opinion=second,
                 clock=time.time,
             )
             # Who waits only a moment at the end doesn't wait longer for one answer.
