@@ -11,7 +11,7 @@ import typer
 from featureloop.cli.console import AsJson, report, table, tell
 from featureloop.cli.places import State, device_state
 from featureloop.device.pages.accounts import Role
-from featureloop.device.review.desk import open_accounts
+from featureloop.device.review.opening import open_accounts
 
 app = typer.Typer(no_args_is_help=True, help="Who may use the device's pages.")
 

@@ -21,7 +21,8 @@ from featureloop.core.types import Frame, Recognition, Skipped
 from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pipeline import Summary, run_pipeline
 from featureloop.device.provide import Provider, check_policy
-from featureloop.device.review.desk import Listen, open_queue, pages_served
+from featureloop.device.review.desk import Listen, pages_served
+from featureloop.device.review.opening import open_queue
 from featureloop.device.review.queue import ReviewQueue
 from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.sections import Backlog, Pausable
