@@ -17,6 +17,7 @@ class CaseState(StrEnum):
     WAITING = "waiting"
     DISPUTED = "disputed"
     ANSWERED = "answered"
+    SETTLING = "settling"
     SETTLED = "settled"
     EXPIRED = "expired"
 
@@ -29,12 +30,16 @@ TRANSITIONS = frozenset(
         (CaseState.ANSWERED, CaseState.WAITING),
         (CaseState.ANSWERED, CaseState.DISPUTED),
         (CaseState.DISPUTED, CaseState.WAITING),
-        (CaseState.ANSWERED, CaseState.SETTLED),
+        (CaseState.ANSWERED, CaseState.SETTLING),
+        (CaseState.SETTLING, CaseState.SETTLED),
         (CaseState.WAITING, CaseState.EXPIRED),
         (CaseState.DISPUTED, CaseState.EXPIRED),
+        (CaseState.ANSWERED, CaseState.EXPIRED),
+        (CaseState.SETTLING, CaseState.EXPIRED),
     }
 )
-"""Every move there is. Those back are a reader's undo; what is settled or expired has no image any more."""
+"""Every move there is. Those back are a reader's undo, up to the moment when settling begins; what is settled or
+expired has no image any more."""
 
 OPEN = (CaseState.WAITING, CaseState.DISPUTED)
 

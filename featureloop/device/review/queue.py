@@ -176,13 +176,22 @@ class ReviewQueue:
             )
             return self._case(db, number)
 
-    def answered(self, *, longer_ago_s: float) -> list[int]:
-        """Numbers of the answered cases that nobody took back for so long."""
+    def take_answered(self, *, longer_ago_s: float) -> list[int]:
+        """Take the answers that nobody took back for so long; from now on nobody can.
+
+        Returns
+        -------
+        list of int
+            Numbers of the cases, those too that were taken before and are not settled.
+        """
         with self._writing() as db:
-            found = db.execute(
-                "SELECT number FROM cases WHERE state = ? AND since <= ? ORDER BY since",
+            ready = db.execute(
+                "SELECT number FROM cases WHERE state = ? AND since <= ?",
                 (CaseState.ANSWERED, self._clock() - longer_ago_s),
-            )
+            ).fetchall()
+            for (number,) in ready:
+                self._move(db, number, CaseState.ANSWERED, CaseState.SETTLING)
+            found = db.execute("SELECT number FROM cases WHERE state = ? ORDER BY since, number", (CaseState.SETTLING,))
             return [number for (number,) in found]
 
     def answer_of(self, number: int) -> Answer:
@@ -201,18 +210,18 @@ class ReviewQueue:
         return answers[0]
 
     def settle(self, number: int) -> None:
-        """What an answered case says is in the outbox: its image and its answers are erased."""
+        """What a taken answer says is in the outbox: its case's image and answers are erased."""
         with self._writing() as db:
-            self._move(db, number, CaseState.ANSWERED, CaseState.SETTLED)
+            self._move(db, number, CaseState.SETTLING, CaseState.SETTLED)
             self._erase(db, number)
         self._empty_wal()
 
     def expire(self, *, older_than_s: float) -> int:
-        """Erase what nobody answered for so long; how many there were."""
+        """Erase what nobody answered for so long, or what could not be provided; how many there were."""
         with self._writing() as db:
             old = db.execute(
-                "SELECT number, state FROM cases WHERE state IN (?, ?) AND put_at <= ?",
-                (*OPEN, self._clock() - older_than_s),
+                "SELECT number, state FROM cases WHERE state NOT IN (?, ?) AND put_at <= ?",
+                (CaseState.SETTLED, CaseState.EXPIRED, self._clock() - older_than_s),
             ).fetchall()
             for number, state in old:
                 self._move(db, number, CaseState(state), CaseState.EXPIRED)

@@ -86,7 +86,7 @@ class Settling:
         using, settled, trouble = self.using(), 0, None
         if using.provider is None:
             return 0
-        for number in self.queue.answered(longer_ago_s=self.undo_s):
+        for number in self.queue.take_answered(longer_ago_s=self.undo_s):
             try:
                 settled += self._settle_one(number, using.provider, using.runtime)
             except FeatureloopError as error:

@@ -54,7 +54,7 @@ def test_a_change_from_another_sites_page_is_refused(here: Site) -> None:
         assert anna.post("/review/cases/1/answer", json={"kind": "confirmed"}).status_code == 403
         assert anna.post("/review/undo").status_code == 403
         assert anna.post("/logout", data={"form": secret}).status_code == 403
-    assert here.queue.answered(longer_ago_s=0) == []
+    assert here.queue.take_answered(longer_ago_s=0) == []
 
 
 def test_the_session_cookie_is_for_this_site_only(here: Site) -> None:

@@ -16,6 +16,7 @@ from pages_rig import PASSWORD, Site, noise, site
 from playwright.sync_api import Browser, Page, expect
 
 from featureloop.core.types import Deep, Frame
+from featureloop.device.review.cases import CaseState
 from featureloop.model.package import Package
 from featureloop.sharing.release import decoded
 from featureloop.testing import tiny_package
@@ -57,7 +58,7 @@ def decided(page: Page, here: Site, n: int) -> None:
     """Wait until so many cases are answered, and the page shows the next one."""
     expect(page.locator("#mine")).to_have_text(str(n))
     until = time.monotonic() + SOON_S
-    while len(here.queue.answered(longer_ago_s=-1)) < n:
+    while here.queue.counts()[CaseState.ANSWERED] < n:
         assert time.monotonic() < until, here.queue.counts()
         time.sleep(0.02)
 

@@ -126,7 +126,7 @@ def test_a_mixed_form_keeps_a_case_until_its_record_is_in_the_outbox(desk: Desk)
     """What waits in memory for another frame is lost by a kill; its case must not be."""
     decide(desk, 1)
     assert desk.settling().settle() == 0
-    assert desk.queue.counts()[CaseState.ANSWERED] == 1
+    assert desk.queue.counts()[CaseState.SETTLING] == 1
     decide(desk, 2)
     settling = desk.settling()
     settling.settle()
