@@ -17,6 +17,8 @@ from featureloop.model.package import Package
 from featureloop.model.reseal import reseal
 from featureloop.sharing.reliability import familiarity, fit_reliability, reliability
 
+LEAST = 0.01
+"""Of a threshold, where the package can tell frames that are unlike the founding ones: their reliability is 0."""
 FIT_SHARE = 1 / 3
 """Of the patients, whose frames fit another score; the others' choose the threshold."""
 
@@ -94,7 +96,7 @@ def with_guarantee(
         confidence=confidence,
         outlying=found.outlying,
         # Frames unlike the founding ones are doubtful, however large the risk that is allowed.
-        least=min(usual) if own.familiar and usual else 0.0,
+        least=max(LEAST, min(usual, default=LEAST)) if own.familiar else 0.0,
     )
     calibrated = replace(own, threshold=made.threshold, threshold_risk=risk, guarantee=made)
 
