@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from featureloop.cli import users
 from featureloop.cli.console import AsJson, report, table, tell
 from featureloop.cli.folders import HoldOut, Part, Seed
+from featureloop.cli.places import State, device_state
 from featureloop.cli.processing import frames_of, run_and_send, run_frames
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
@@ -20,6 +22,7 @@ from featureloop.core.errors import AuthError, PackageError, PolicyError, Storag
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
+from featureloop.device.pages.server import HOST
 from featureloop.device.provide import Provider, check_policy
 from featureloop.device.reviewers import TruthReviewer
 from featureloop.device.state import DeviceState, Identity, pseudonyms
@@ -32,8 +35,8 @@ from featureloop.sharing.policy import Policy, load_policy
 from featureloop.sharing.record import quarter_of
 
 app = typer.Typer(no_args_is_help=True, help="The device at the hospital.")
+app.add_typer(users.app, name="user")
 
-State = Annotated[Path | None, typer.Option("--state", help="The device's directory (FEATURELOOP_DEVICE_STATE).")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="The site's policy.toml (FEATURELOOP_POLICY).")]
 
 
@@ -42,11 +45,6 @@ class Review(StrEnum):
 
     NOBODY = "nobody"
     MASKS = "masks"
-
-
-def device_state(path: Path | None) -> DeviceState:
-    """The device's directory, from the flag or the settings."""
-    return DeviceState(path or settings().device_state)
 
 
 def site_policy(path: Path | None) -> Policy:
@@ -233,8 +231,18 @@ def run(
     state: State = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at the folder.")] = 2.0,
     update_every: Annotated[float, typer.Option(min=1, help="Seconds between questions for a new package.")] = 60.0,
+    pages: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the pages, 8471 if it is free; 0: a free one.")
+    ] = None,
+    no_pages: Annotated[bool, typer.Option("--no-pages", help="Serve no pages; what is doubtful stays so.")] = False,
+    pages_host: Annotated[str, typer.Option(help="Another address to serve the pages on.")] = HOST,
+    pages_name: Annotated[list[str] | None, typer.Option(help="A host name that browsers may ask for.")] = None,
 ) -> None:
-    """Watch a folder, share what the policy allows, and take new packages over, until stopped."""
+    """Watch a folder, share what the policy allows, and take new packages over, until stopped.
+
+    Doubtful results are decided on the pages; 'featureloop device user add NAME' says by whom.
+    """
+    from featureloop.device.review.desk import Listen
     from featureloop.device.service import DeviceService
 
     place = device_state(state)
@@ -249,5 +257,6 @@ def run(
         out=out,
         tell=tell,
         threads=settings().threads,
+        pages=None if no_pages else Listen(pages, pages_host, tuple(pages_name or ())),
     )
     service.run(every_s=every, update_every_s=update_every, stop=threading.Event())

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from featureloop.cli.console import AsJson, report, size_text, table
-from featureloop.cli.device import PolicyFile, State, device_state, open_outbox, site_policy
+from featureloop.cli.device import PolicyFile, open_outbox, site_policy
+from featureloop.cli.places import State, device_state
 from featureloop.core.errors import StorageError
 from featureloop.device.outbox_file import State as OutboxState
 from featureloop.device.outbox_file import payload_bytes

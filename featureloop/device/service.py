@@ -21,6 +21,8 @@ from featureloop.core.types import Frame, Recognition, Skipped
 from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pipeline import Summary, run_pipeline
 from featureloop.device.provide import Provider, check_policy
+from featureloop.device.review.desk import Listen, open_queue, pages_served
+from featureloop.device.review.queue import ReviewQueue
 from featureloop.device.sections import Backlog, Pausable
 from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
@@ -42,6 +44,14 @@ SETTLED_S = 1.0
 """A file that changed more recently may still be being written."""
 
 
+@dataclass(slots=True)
+class _Desk:
+    """The review's queue, and the package that answers are provided under: the one in use."""
+
+    queue: ReviewQueue | None
+    setup: Setup
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceService:
     """The parts of one long-lived device; `run` connects them."""
@@ -55,19 +65,25 @@ class DeviceService:
     out: Path | None
     tell: Callable[[str], None]
     threads: int = 0
+    pages: Listen | None = None
 
     def run(self, *, every_s: float, update_every_s: float, stop: threading.Event) -> None:
         """Work until `stop` is set, or SIGTERM or SIGINT arrives."""
         _stop_on_signals(stop)
-        setup = self._setup(self.package)
+        with self._reviewing() as desk:
+            self._work(desk, every_s=every_s, update_every_s=update_every_s, stop=stop)
+
+    def _work(self, desk: _Desk, *, every_s: float, update_every_s: float, stop: threading.Event) -> None:
+        setup = desk.setup
         seen: dict[Path, tuple[float, int]] = {}
         backlog = Backlog()
         purged, refused = float("-inf"), False
-        with self._sending() as sender, self._updating(update_every_s) as updates:
+        with self._sending() as sender, self._updating(update_every_s, desk.queue) as updates:
             while not stop.is_set():
-                setup = updates.newest(setup)
+                desk.setup = setup = updates.newest(setup)
                 new = self._new_files(seen)
                 setup, complete = self._process(new, setup, updates, stop)
+                desk.setup = setup
                 if not complete:
                     backlog.add(_frames_of(new), stop=stop)
                 if backlog and not new:
@@ -79,6 +95,27 @@ class DeviceService:
                     refused = True
                     self.tell(f"sharing stopped, recognition goes on: {sender.status.error}")
                 stop.wait(every_s)
+
+    @contextmanager
+    def _reviewing(self) -> Iterator[_Desk]:
+        """The queue that doubtful results wait in, and its pages, where the site has them served."""
+        if self.pages is None:
+            yield _Desk(None, self._setup(self.package, None))
+            return
+        with closing(open_queue(self.state, self.policy)) as queue:
+            desk = _Desk(queue, self._setup(self.package, queue))
+            with pages_served(
+                queue,
+                state=self.state,
+                policy=self.policy,
+                outbox=self.outbox,
+                site=self.identity.site,
+                using=lambda: desk.setup,
+                listen=self.pages,
+                tell=self.tell,
+            ) as url:
+                self.tell(f"pages: {url}")
+                yield desk
 
     @contextmanager
     def _sending(self) -> Iterator[UplinkThread]:
@@ -93,7 +130,7 @@ class DeviceService:
                 self.outbox.close()
 
     @contextmanager
-    def _updating(self, every_s: float) -> Iterator[UpdateThread]:
+    def _updating(self, every_s: float, later: ReviewQueue | None) -> Iterator[UpdateThread]:
         current = self.package
 
         def ask() -> Setup | None:
@@ -102,7 +139,7 @@ class DeviceService:
             if newer is None:
                 return None
             current = newer
-            return self._setup(newer)
+            return self._setup(newer, later)
 
         updates = UpdateThread(ask, every_s=every_s, tell=self.tell)
         updates.start()
@@ -111,7 +148,7 @@ class DeviceService:
         finally:
             updates.stop()
 
-    def _setup(self, package: Package) -> Setup:
+    def _setup(self, package: Package, later: ReviewQueue | None) -> Setup:
         """Open a package's networks, and what provides its results where the policy allows its form."""
         runtime = Runtime(package, threads=self.threads)
         try:
@@ -128,6 +165,7 @@ class DeviceService:
             policy=self.policy,
             keeper=self.outbox,
             reviewer=None,
+            later=later,
             clock=time.time,
         )
         return Setup(runtime, provider)

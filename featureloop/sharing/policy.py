@@ -22,6 +22,11 @@ A TOML file, `policy.toml`::
     batch_records = 32                 # fewer of them wait for a later round
     longest_seconds = 86_400           # but no longer than this
 
+    [review]
+    readers = 1                        # 2: two people decide each doubtful result, and a third where they differ
+    retention_days = 14                # what nobody decides is erased with its image after it
+    undo_seconds = 20                  # so long an answer can be taken back
+
     [privacy]
     report = "required"                # required | optional: whether a package needs a privacy report within the limits
     membership_of_parent = true        # a successor may share on its parent's membership figure
@@ -127,12 +132,32 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    """How doubtful results are decided by people.
+
+    Attributes
+    ----------
+    readers
+        1, or 2: then two people decide each, and a third where they differ.
+    retention_days
+        What nobody decides is erased with its image after it.
+    undo_seconds
+        So long an answer can be taken back.
+    """
+
+    readers: int = 1
+    retention_days: int = 14
+    undo_seconds: int = 20
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The whole of `policy.toml`."""
 
     share: Share = field(default_factory=Share)
     limits: Limits = field(default_factory=Limits)
     sending: Sending = field(default_factory=Sending)
+    review: Review = field(default_factory=Review)
     privacy: Privacy = field(default_factory=Privacy)
 
 
@@ -153,12 +178,14 @@ def load_policy(path: Path) -> Policy:
         raise PolicyError(f"the policy '{path}' is no valid TOML: {error}") from error
     if unknown := set(data) - {f.name for f in fields(Policy)}:
         raise PolicyError(
-            f"the policy '{path}' has unknown tables {sorted(unknown)}; known are share, limits, sending, privacy"
+            f"the policy '{path}' has unknown tables {sorted(unknown)}; known are share, limits, sending, "
+            "review, privacy"
         )
     return Policy(
         _read(Share, data.get("share", {}), path),
         _read(Limits, data.get("limits", {}), path),
         _read(Sending, data.get("sending", {}), path),
+        _read(Review, data.get("review", {}), path),
         _read(Privacy, data.get("privacy", {}), path),
     )
 
@@ -188,6 +215,8 @@ def _value(name: str, hint: Any, value: Any, path: Path) -> Any:
         raise PolicyError(f"the policy '{path}': near_duplicates must be a number from 0 to below 1, not {value!r}")
     if name == "limits":
         return limits_from(value, path)
+    if name == "readers" and value not in (1, 2):
+        raise PolicyError(f"the policy '{path}': readers must be 1 or 2, not {value!r}")
     if hint is int and not (_is_number(value) and isinstance(value, int) and value >= 0):
         raise PolicyError(f"the policy '{path}': {name} must be a whole number of at least 0, not {value!r}")
     if hint is bool and not isinstance(value, bool):

@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from featureloop.core.errors import StorageError
 
 HOST = "127.0.0.1"
+PORT = 8471
+"""Where the pages are, unless it is in use."""
 _STOP_S = 5.0
 
 
@@ -25,6 +27,8 @@ class PageServer:
         The address to listen on: 127.0.0.1, where only this machine comes in, unless the site chose another.
     port
         0 takes a free one.
+    or_free
+        Takes a free one where the port is in use.
 
     Raises
     ------
@@ -32,9 +36,14 @@ class PageServer:
         The address can't be listened on.
     """
 
-    def __init__(self, app: FastAPI, *, host: str = HOST, port: int = 0) -> None:
+    def __init__(self, app: FastAPI, *, host: str = HOST, port: int = 0, or_free: bool = False) -> None:
         try:
-            self._socket = socket.create_server((host, port))
+            try:
+                self._socket = socket.create_server((host, port))
+            except OSError:
+                if not or_free:
+                    raise
+                self._socket = socket.create_server((host, 0))
         except OSError as error:
             raise StorageError(f"no page can be served on {host}:{port}: {error}; choose another --pages") from error
         config = uvicorn.Config(

@@ -14,6 +14,7 @@ from featureloop.core.errors import FeatureloopError
 from featureloop.core.types import Asked, Change, ChangedBy
 from featureloop.device.provide import Provider
 from featureloop.device.review.queue import ReviewQueue
+from featureloop.device.update_thread import Setup
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.change import ASKED
@@ -21,17 +22,9 @@ from featureloop.sharing.reliability import reliability
 
 UNDO_S = 20.0
 """So long an answer can be taken back."""
-EVERY_S = 1.0
+EVERY_S = 0.5
 EXPIRE_EVERY_S = 600.0
 DAY_S = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Using:
-    """What recognizes and provides at the moment; the provider is None where the policy allows nothing to leave."""
-
-    runtime: Runtime
-    provider: Provider | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,7 @@ class Settling:
     """
 
     queue: ReviewQueue
-    using: Callable[[], Using]
+    using: Callable[[], Setup]
     outcome: Callable[[bytes], str | None]
     tell: Callable[[str], None]
     undo_s: float = UNDO_S

@@ -30,6 +30,13 @@ export class BoxEditor {
 
   touch() { this.edited = true; this.changed(); }
 
+  remove() {
+    if (this.chosen < 0) return;
+    this.keep(); this.boxes.splice(this.chosen, 1); this.chosen = this.boxes.length - 1; this.touch();
+  }
+
+  empty() { this.remove(); }
+
   relabel(label) {
     const box = this.boxes[this.chosen];
     if (!box || label >= this.labels.length) return;
@@ -101,7 +108,7 @@ export class BoxEditor {
     switch (event.key) {
       case 'Tab': if (this.boxes.length < 2 || event.shiftKey) return false; this.chosen = (this.chosen + 1) % this.boxes.length; return true;
       case 'n': case 'N': this.keep(); this.chosen = this.boxes.push({ label: 0, x: 0.4, y: 0.4, width: 0.2, height: 0.2 }) - 1; this.touch(); return true;
-      case 'Delete': case 'Backspace': if (!box) return true; this.keep(); this.boxes.splice(this.chosen, 1); this.chosen = this.boxes.length - 1; this.touch(); return true;
+      case 'Delete': case 'Backspace': this.remove(); return true;
       case 'z': case 'Z': return this.back();
       default: return false;
     }

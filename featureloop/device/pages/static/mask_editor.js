@@ -44,6 +44,8 @@ export class MaskEditor {
 
   choose(tool) { this.tool = tool; this.points = []; }
 
+  empty() { this.keep(); this.mask.context.clearRect(0, 0, this.width, this.height); this.touch(); }
+
   resize(by) { this.size = Math.min(200, Math.max(1, Math.round(this.size * by + Math.sign(by - 1)))); }
 
   keep() {
@@ -117,7 +119,7 @@ export class MaskEditor {
       case ']': this.resize(1.25); return true;
       case 'z': case 'Z': return this.back();
       case ' ': this.stamp(); return true;
-      case 'Delete': this.keep(); this.mask.context.clearRect(0, 0, this.width, this.height); this.touch(); return true;
+      case 'Delete': this.empty(); return true;
       case 'Escape': this.points = []; return true;
       case 'Enter': if (!this.points.length) return false; this.close(event.shiftKey); return true;
       default: return false;

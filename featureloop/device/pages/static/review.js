@@ -118,7 +118,7 @@ function refresh() {
 function button(text, key, act) {
   const made = document.createElement('button'), name = document.createElement('span'), mark = document.createElement('kbd');
   name.textContent = text; mark.textContent = key; made.append(name, mark); made.type = 'button';
-  made.setAttribute('aria-keyshortcuts', key);
+  made.setAttribute('aria-keyshortcuts', key === 'Del' ? 'Delete' : key);
   made.addEventListener('click', () => { act(); refresh(); el('canvas').focus({ preventScroll: true }); });
   return made;
 }
@@ -132,7 +132,7 @@ function drawTools({ editor }) {
   }));
   if (editor.back) {
     if (tools.length) el('tools').append(document.createElement('hr'), button('Smaller', '[', () => editor.resize(0.8)), button('Larger', ']', () => editor.resize(1.25)), document.createElement('hr'));
-    el('tools').append(button('Undo', 'Z', () => editor.back()));
+    el('tools').append(button('Undo', 'Z', () => editor.back()), button(tools.length ? 'Empty' : 'Remove', 'Del', () => editor.empty()));
   }
   el('tools').hidden = !editor.back;
 }
