@@ -27,11 +27,12 @@ SESSION_S = 12 * 3600.0
 SHORTEST = 10
 LONGEST = 256
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-_N, _R, _P = 1 << 15, 8, 1
-"""scrypt's cost: 32 MiB and about 0.1 s a password."""
+COST = 1 << 15
+"""scrypt's N with r = 8 and p = 1: 32 MiB and about 0.1 s a password."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (
-    name TEXT PRIMARY KEY, role TEXT NOT NULL, salt BLOB NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
+    name TEXT PRIMARY KEY, role TEXT NOT NULL, cost INTEGER NOT NULL, salt BLOB NOT NULL,
+    hash BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sessions (
     token BLOB PRIMARY KEY, name TEXT NOT NULL REFERENCES users(name) ON DELETE CASCADE,
     form TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
@@ -71,10 +72,12 @@ class Accounts:
     ----------
     path
         The SQLite file; made where it isn't there, readable by its owner only.
+    cost
+        scrypt's N for new passwords, a power of 2.
     """
 
-    def __init__(self, path: Path, *, clock: Clock = time.time) -> None:
-        self._path, self._clock, self._lock = path, clock, threading.Lock()
+    def __init__(self, path: Path, *, clock: Clock = time.time, cost: int = COST) -> None:
+        self._path, self._clock, self._cost, self._lock = path, clock, cost, threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600, exist_ok=True)
@@ -96,9 +99,10 @@ class Accounts:
         if not SHORTEST <= len(password) <= LONGEST:
             raise InputError(f"a password has {SHORTEST} to {LONGEST} characters, this one has {len(password)}")
         salt = secrets.token_bytes(16)
+        hashed = _hash(password, salt, self._cost)
         with self._writing() as db:
             db.execute("DELETE FROM users WHERE name = ?", (name,))
-            db.execute("INSERT INTO users VALUES (?, ?, ?, ?)", (name, role, salt, _hash(password, salt)))
+            db.execute("INSERT INTO users VALUES (?, ?, ?, ?, ?)", (name, role, self._cost, salt, hashed))
 
     def remove(self, name: str) -> None:
         """Remove a user, whose sessions end.
@@ -126,9 +130,9 @@ class Accounts:
             Name or password is wrong; which of them is not told, by the time it takes neither.
         """
         with self._writing() as db:
-            row = db.execute("SELECT salt, hash FROM users WHERE name = ?", (name,)).fetchone()
-        salt, expected = row or (b"\0" * 16, b"\0" * 32)
-        if not hmac.compare_digest(_hash(password[:LONGEST], salt), expected) or row is None:
+            row = db.execute("SELECT cost, salt, hash FROM users WHERE name = ?", (name,)).fetchone()
+        cost, salt, expected = row or (self._cost, b"\0" * 16, b"\0" * 32)
+        if not hmac.compare_digest(_hash(password[:LONGEST], salt, cost), expected) or row is None:
             raise AuthError("the name or the password is wrong")
         token, now = secrets.token_urlsafe(32), self._clock()
         with self._writing() as db:
@@ -175,8 +179,8 @@ class Accounts:
                 raise StorageError(f"the users' file '{self._path}' can't be used: {error}") from error
 
 
-def _hash(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=_N, r=_R, p=_P, maxmem=1 << 26, dklen=32)
+def _hash(password: str, salt: bytes, cost: int) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=cost, r=8, p=1, maxmem=1 << 26, dklen=32)
 
 
 def _digest(token: str) -> bytes:

@@ -253,6 +253,8 @@ function pressed(event) {
   if (on instanceof HTMLInputElement) return;
   if ((on instanceof HTMLButtonElement || on.tagName === 'SUMMARY' || on.tagName === 'A') && ['Enter', ' ', 'Tab'].includes(event.key)) return;
   if (event.key === 'Tab' && on !== el('canvas')) return;
+  // Between two cases a key would mean the one that is already decided.
+  if (busy) { if (event.key !== 'Tab') event.preventDefault(); return; }
   if (current?.editor.key(event)) { event.preventDefault(); refresh(); return; }
   const act = {
     Enter: () => decide(), x: () => decide('rejected'), u: takeBack, h: () => { view.overlay = !view.overlay; view.draw(); },
