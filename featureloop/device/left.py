@@ -75,9 +75,7 @@ class WhatLeft:
 
     path: Path
 
-    def page(
-        self, *, state: State | None = None, older_than: int | None = None, newer_than: int | None = None
-    ) -> Leaf:
+    def page(self, *, state: State | None = None, older_than: int | None = None, newer_than: int | None = None) -> Leaf:
         """At most `PAGE` records, newest first.
 
         Parameters
@@ -90,7 +88,7 @@ class WhatLeft:
         with self._reading() as db:
             up = newer_than is not None and older_than is None
             rows = db.execute(
-                f"{_LINE} WHERE (?1 IS NULL OR e.state = ?1) AND (?2 IS NULL OR e.seq < ?2)"  # noqa: S608  No value is put in.
+                f"{_LINE} WHERE (?1 IS NULL OR e.state = ?1) AND (?2 IS NULL OR e.seq < ?2)"
                 f" AND (?3 IS NULL OR e.seq > ?3) ORDER BY e.seq {'ASC' if up else 'DESC'} LIMIT {PAGE + 1}",
                 (state, older_than, newer_than),
             ).fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from featureloop.device.outbox_file import State, payload_bytes
@@ -39,11 +40,8 @@ def size_in_words(size: float) -> str:
     """Bytes as a person reads them: `831 bytes`, `12.4 kB`."""
     if size < 1_000:
         return f"{size:.0f} byte{'' if round(size) == 1 else 's'}"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1_000
-        if size < 1_000:
-            break
-    return f"{size:.1f} {unit}"
+    thousands = min(3, 1 + int(math.log10(size / 1_000) / 3))
+    return f"{size / 1_000**thousands:.1f} {('kB', 'MB', 'GB')[thousands - 1]}"
 
 
 def record_in_words(record: Record) -> list[tuple[str, Any, str]]:

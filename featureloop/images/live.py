@@ -179,7 +179,7 @@ class LiveSource:
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
         name = self.name if self._address.is_file else f"{self.name} {stamp}"
         start, index = time.monotonic(), -1
-        for index, picture in enumerate(self._read(self._address)):  # noqa: B007 - counted after the end, too
+        for index, picture in enumerate(self._read(self._address)):
             if self._address.is_file:
                 start = self._keep_time(start, picture.at_s)
             if self._stop.is_set():

@@ -142,6 +142,6 @@ def _decoded(packet: av.Packet[VideoStream], stream: VideoStream) -> list[av.Vid
 
 
 def _time(frame: av.VideoFrame, stream: VideoStream, count: int) -> float:
-    if frame.time is not None:
+    if frame.pts is not None:
         return float(frame.time) - float((stream.start_time or 0) * (stream.time_base or 0))
     return count / float(stream.average_rate or 25)

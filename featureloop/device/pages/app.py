@@ -16,7 +16,7 @@ from starlette.responses import Response
 from featureloop import __version__
 from featureloop.core.errors import AuthError, FeatureloopError
 from featureloop.device.pages import left, live, review
-from featureloop.device.pages.accounts import SESSION_S, Accounts
+from featureloop.device.pages.accounts import SESSION_S, Accounts, Role
 from featureloop.device.pages.guard import (
     COOKIE,
     Anybody,
@@ -82,9 +82,9 @@ def create_app(parts: Parts) -> FastAPI:
 
 
 @router.get("/")
-def home(_user: Anybody) -> RedirectResponse:
-    """The first page."""
-    return RedirectResponse(MENU[0][0], 303)
+def home(user: Anybody) -> RedirectResponse:
+    """The first page: what waits for a reviewer, and for others what runs."""
+    return RedirectResponse("/review" if user.role is Role.REVIEWER else MENU[0][0], 303)
 
 
 @router.get("/login")

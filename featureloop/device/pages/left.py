@@ -48,6 +48,7 @@ def left_page(
     request: Request,
     user: Anybody,
     left: LeftPart,
+    *,
     state: Annotated[State | None, Query()] = None,
     older: Number = None,
     newer: Number = None,
@@ -150,7 +151,13 @@ def _picture_words(record: Record, manifest: Manifest) -> dict[str, Any]:
         else f"All {n * record.channels:,} feature values that leave: a column for each of {n} vectors, a row for each "
         f"of {record.channels} channels"
     )
-    return {"trouble": None, "what": f"{what}; dark is low, light is high.", "order": order, "rows": rows, "one": n == 1}
+    return {
+        "trouble": None,
+        "what": f"{what}; dark is low, light is high.",
+        "order": order,
+        "rows": rows,
+        "one": n == 1,
+    }
 
 
 def _chart(days: tuple[Day, ...]) -> dict[str, Any]:
@@ -168,10 +175,19 @@ def _chart(days: tuple[Day, ...]) -> dict[str, Any]:
                 "width": round(step * 0.72, 1),
                 "height": round(high, 1),
                 "label": day.day.strftime("%d %b") if (len(days) - 1 - i) % 7 == 0 else "",
-                "middle": round(_LEFT + (i + 0.5) * step, 1),
+                # The last day's name would stand out over the edge.
+                "at": round(_LEFT + (i + 0.5) * step, 1) if i < len(days) - 1 else CHART_WIDTH,
+                "anchor": "middle" if i < len(days) - 1 else "end",
             }
         )
-    return {"bars": bars, "most": size_in_words(most), "base": _BASE, "top": _TOP, "width": CHART_WIDTH, "height": CHART_HEIGHT}
+    return {
+        "bars": bars,
+        "most": size_in_words(most),
+        "base": _BASE,
+        "top": _TOP,
+        "width": CHART_WIDTH,
+        "height": CHART_HEIGHT,
+    }
 
 
 def _moment(at: float) -> str:

@@ -74,7 +74,11 @@ def live_page(request: Request, user: Anybody, live: LivePart) -> HTMLResponse:
     """The page; its script asks for the frames."""
     source = live.source()
     return view.page(
-        request, "live.html", user=user, source=source[0] if source else None, sharing=sharing_json(live.sharing.now(), user)
+        request,
+        "live.html",
+        user=user,
+        source=source[0] if source else None,
+        sharing=sharing_json(live.sharing.now(), user),
     )
 
 
@@ -102,7 +106,7 @@ async def switch(request: Request, user: Anybody, live: LivePart) -> Response:
 
 @router.websocket("/frames")
 async def frames(line: WebSocket) -> None:
-    """Frames for one viewer: the next one when it asks, always the newest, so a slow one misses some and delays nothing."""
+    """Frames for one viewer: the newest one whenever it asks, so that a slow viewer misses some and delays nothing."""
     parts = parts_of(line)
     live: Live = parts.live
     host = line.headers.get("Host", "")

@@ -96,14 +96,20 @@ def _result(result: Result, cells: list[bytes]) -> dict[str, Any]:
     if found.task is Task.DETECTION:
         boxes = [b for b in found.boxes() if b.score >= LIKELY]
         drawn = [
-            {"corners": [round(v, 4) for v in b.corners()], "label": manifest.labels[b.label], "score": round(b.score, 3)}
+            {
+                "corners": [round(v, 4) for v in b.corners()],
+                "label": manifest.labels[b.label],
+                "score": round(b.score, 3),
+            }
             for b in boxes
         ]
         return {**shared, "boxes": drawn, "words": _boxes_words([manifest.labels[b.label] for b in boxes])}
     p = [round(float(v), 4) for v in found.probabilities[0]]
     labels = [[name, v] for name, v in zip(manifest.labels, p, strict=True)]
     if found.task is Task.MULTILABEL:
-        words = ", ".join(name for name, v in zip(manifest.labels, p, strict=True) if v >= LIKELY) or "none of the labels"
+        words = (
+            ", ".join(name for name, v in zip(manifest.labels, p, strict=True) if v >= LIKELY) or "none of the labels"
+        )
     else:
         words = manifest.labels[int(np.argmax(p))]
     return {**shared, "labels": labels, "words": words}

@@ -15,7 +15,12 @@ _RAMP = ((13, 22, 48), (22, 70, 106), (20, 122, 126), (70, 176, 128), (178, 218,
 
 def _palette() -> list[int]:
     at = np.linspace(0, len(_RAMP) - 1, 256)
-    return np.rint([np.interp(at, range(len(_RAMP)), [c[i] for c in _RAMP]) for i in range(3)]).T.astype(int).ravel().tolist()
+    return (
+        np.rint([np.interp(at, range(len(_RAMP)), [c[i] for c in _RAMP]) for i in range(3)])
+        .T.astype(int)
+        .ravel()
+        .tolist()
+    )
 
 
 def strip_png(symbols: UInt8, levels: tuple[int, ...]) -> bytes:
