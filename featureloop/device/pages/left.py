@@ -153,7 +153,7 @@ def _picture_words(record: Record, manifest: Manifest) -> dict[str, Any]:
     )
     return {
         "trouble": None,
-        "what": f"{what}; dark is low, light is high.",
+        "what": f"{what}; dark is low, light is high",
         "order": order,
         "rows": rows,
         "one": n == 1,

@@ -76,6 +76,7 @@ function draw() {
   const now = performance.now();
   drawnAt.push(now);
   while (drawnAt[0] < now - RATE_MS) drawnAt.shift();
+  canvas.dataset.number = last.number;
   canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
   if (last.age_ms !== null) last.total_ms = last.age_ms + now - last.came;
   if (now - wordsAt > WORDS_EVERY_MS) { wordsAt = now; say(last); }
