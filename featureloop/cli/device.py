@@ -26,6 +26,7 @@ from featureloop.device.outbox import Outbox
 from featureloop.device.pages.server import HOST
 from featureloop.device.provide import Provider, check_policy
 from featureloop.device.reviewers import TruthReviewer
+from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.state import DeviceState, Identity, pseudonyms
 from featureloop.device.switch import SharingSwitch
 from featureloop.device.update import poll_update
@@ -124,6 +125,7 @@ def process(
         identity = _identity(place, learner)
         try:
             check_policy(loaded, rules)
+            second = second_opinion_for(rules, runtime, threads=settings().threads)
             outbox, site_key, group_key = open_outbox(place, rules), place.site_key(), place.group_keys()[0]
         except (PolicyError, PackageError, StorageError) as error:
             tell(f"nothing is shared, recognition goes on: {error}")
@@ -138,6 +140,7 @@ def process(
                 policy=rules,
                 keeper=outbox,
                 reviewer=reviewer,
+                second_opinion=second,
                 clock=time.time,
             )
             # Who waits only a moment at the end doesn't wait longer for one answer.
@@ -252,7 +255,7 @@ def run(
 ) -> None:
     """Watch a folder or a live source, share what the policy allows, and take new packages over, until stopped.
 
-    Of a live source the newest frame is recognized and shown; what comes too fast is left out, and '--out' is not for it.
+    Of a live source the newest frame is recognized and shown; what comes too fast is left out. '--out' is for files.
     Doubtful results are decided on the pages; 'featureloop device user add NAME' says by whom.
     """
     from featureloop.device.review.desk import Listen

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featureloop.core.boxes import Box, boxes_to_rows, rows_to_boxes
+from featureloop.core.boxes import LEAST_SCORE, Box, boxes_to_rows, rows_to_boxes
 
 UInt8 = NDArray[np.uint8]
 UInt16 = NDArray[np.uint16]
@@ -158,12 +158,48 @@ class Recognition:
         hard[0, int(self.probabilities[0].argmax())] = 1
         return hard
 
+    def soft_targets(self) -> UInt8:
+        """The probabilities as rows of targets, uint8 (N, T): 0 to 255 for 0 to 1.
+
+        Detection: a row that is probably in no box is 0, the others hold their coded distances, too.
+        """
+        soft = np.rint(self.probabilities.astype(np.float64) * 255).astype(np.uint8)
+        if self.distances is None:
+            return soft
+        soft[self.probabilities < LEAST_SCORE] = 0
+        coded = np.rint(self.distances.astype(np.float64) * 255).astype(np.uint8)
+        return np.concatenate([soft, coded * soft.any(axis=1, keepdims=True)], axis=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opinion:
+    """Another result for a frame, as the consensus of its neighbours or a second opinion gives it.
+
+    Attributes
+    ----------
+    recognition
+        Its rows are those of the result in question.
+    reliability
+        Its own, in [0, 1].
+    """
+
+    recognition: Recognition
+    reliability: float
+
 
 class ChangedBy(StrEnum):
     """Who or what replaced a recognition."""
 
     CLINICIAN = "clinician"
     GROUND_TRUTH = "ground-truth"
+    SECOND_OPINION = "second-opinion"
+    CONSENSUS = "consensus"
+    SOFTENED = "softened"
+
+    @property
+    def verified(self) -> bool:
+        """Whether a person, or a truth in a person's place, stands behind it."""
+        return self in {ChangedBy.CLINICIAN, ChangedBy.GROUND_TRUTH}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +209,7 @@ class Change:
     Attributes
     ----------
     targets
-        uint8 (N, T), as `Recognition.targets`.
+        uint8 (N, T), as `Recognition.targets`; of `SOFTENED` as `Recognition.soft_targets`.
     by
         Who or what changed it. `GROUND_TRUTH` stands in the physician's place
         in experiments and says so in every record.
@@ -223,11 +259,14 @@ class Bag:
         uint8 (N, T) or (1, T), the recognition as rows of targets.
     changed
         uint8 (N, T), what replaced it; None where nothing did.
+    soft
+        Whether that are probabilities, 0 to 255, instead of flags.
     """
 
     symbols: UInt8
     recognized: UInt8
     changed: UInt8 | None = None
+    soft: bool = False
 
     def __post_init__(self) -> None:
         n = self.symbols.shape[0]

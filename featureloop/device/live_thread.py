@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from featureloop.core.errors import FeatureloopError
@@ -12,7 +13,10 @@ from featureloop.device.sharing_now import Tally
 from featureloop.device.update_thread import Setup
 from featureloop.images.live import LiveSource
 
+SECTION_S = 60.0
+"""A source without an end is worked off in sections of so long; what was wrong in one is told after it."""
 _PAUSE_S = 1.0
+_MOST_TOLD = 100
 
 
 class LiveThread:
@@ -58,11 +62,14 @@ class LiveThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        current, told = self._using(), set[str]()
-        frames = Pausable(self._source, until=lambda: self._stop.is_set() or self._using() is not current)
-        recognized = 0
+        current, told, until = self._using(), set[str](), 0.0
+
+        def over() -> bool:
+            return self._stop.is_set() or self._using() is not current or time.monotonic() >= until
+
+        frames, recognized = Pausable(self._source, until=over), 0
         while not (self._stop.is_set() or frames.ended):
-            current = self._using()
+            current, until = self._using(), time.monotonic() + SECTION_S
             with self._tally.counting() as summary:
                 try:
                     run_pipeline(
@@ -78,11 +85,13 @@ class LiveThread:
                         summary=summary,
                     )
                 except FeatureloopError as error:
-                    if str(error) not in told:  # Thirty times a second the same would be told.
-                        told.add(str(error))
-                        self._tell(f"{self._source.name}: {error}")
+                    summary.faults.append((self._source.name, error))
                     self._stop.wait(_PAUSE_S)
             recognized += summary.frames
+            for reason in dict.fromkeys([s.reason for s in summary.skipped] + [str(e) for _, e in summary.faults]):
+                if reason not in told and len(told) < _MOST_TOLD:  # The same comes thirty times a second.
+                    told.add(reason)
+                    self._tell(f"{self._source.name}: {reason}")
         counts = self._source.counts
         self._tell(
             f"{self._source.name} ended: {recognized} of {counts.read} frames recognized, the rest for newer ones"

@@ -18,6 +18,7 @@ from typing import Literal
 from featureloop.core.errors import FeatureloopError, InputError, StorageError
 from featureloop.core.types import Float32, Frame, Recognition, Skipped
 from featureloop.device.ahead import work_ahead
+from featureloop.device.neighbours import Recognized, Surrounded, Window
 from featureloop.device.provide import Provider
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors
@@ -73,16 +74,6 @@ WhenFull = Literal["wait", "drop"]
 WhenDone = Literal["skip", "show"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What one task's recognizer found in a frame, and the key to provide it by; None where that is not to be done."""
-
-    frame: Frame
-    vectors: Float32
-    recognition: Recognition
-    key: bytes | None
-
-
 def run_pipeline(
     source: Iterable[Frame | Skipped],
     *,
@@ -123,7 +114,7 @@ def run_pipeline(
     summary = Summary() if summary is None else summary
     sharing = _Sharing(provider, summary, when_full=when_full, may_share=may_share) if provider else None
 
-    def work(item: Frame | Skipped) -> Skipped | list[_Result]:
+    def work(item: Frame | Skipped) -> Skipped | list[Recognized]:
         if isinstance(item, Skipped):
             return item
         keys = _to_do(provider, item, is_done) if provider else (None,) * len(runtime.heads)
@@ -155,9 +146,9 @@ def run_pipeline(
     return summary
 
 
-def _recognize(frame: Frame, features: Float32, head: Runtime, key: bytes | None) -> _Result:
+def _recognize(frame: Frame, features: Float32, head: Runtime, key: bytes | None) -> Recognized:
     vectors = release_vectors(features, head.package.manifest.released)
-    return _Result(frame, vectors, head.recognize(vectors), key)
+    return Recognized(frame, vectors, head.recognize(vectors), key)
 
 
 def _to_do(provider: Provider, frame: Frame, is_done: Callable[[bytes], bool]) -> tuple[bytes | None, ...]:
@@ -182,12 +173,14 @@ class _Sharing:
         self._provider = provider
         self._summary = summary
         self._when_full = when_full
-        self._queue: queue.Queue[_Result | None] = queue.Queue(SHARE_BEHIND)
+        share = provider.policy.share
+        self._window = Window(share.consensus_frames if "consensus" in share.steps else 0)
+        self._queue: queue.Queue[Recognized | None] = queue.Queue(SHARE_BEHIND)
         self._broken: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sharing", daemon=True)
         self._thread.start()
 
-    def put(self, item: _Result) -> None:
+    def put(self, item: Recognized) -> None:
         try:
             self._queue.put(item, block=self._when_full == "wait")
         except queue.Full:
@@ -201,19 +194,28 @@ class _Sharing:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            if not self._may_share():
-                self._summary.switched_off += 1
-                continue
-            try:
-                decision, size = self._provider.provide(item.frame, item.vectors, item.recognition, key=item.key)
-            except FeatureloopError as error:
-                self._summary.faults.append((item.frame.name, error))
-                continue
-            except Exception as error:  # noqa: BLE001 - recognition goes on; raised again when the run ends
-                self._broken = self._broken or error
-                continue
-            counts = self._summary.outcomes
-            counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
-            self._summary.doubtful += decision.doubtful
-            self._summary.payload_bytes += size
+            for ready in self._window.put(item):
+                self._provide(ready)
+        for ready in self._window.flush():
+            self._provide(ready)
         self._summary.waiting = self._provider.waiting
+
+    def _provide(self, ready: Surrounded) -> None:
+        item = ready.result
+        if not self._may_share():
+            self._summary.switched_off += 1
+            return
+        try:
+            decision, size = self._provider.provide(
+                item.frame, item.vectors, item.recognition, key=item.key, around=ready.around
+            )
+        except FeatureloopError as error:
+            self._summary.faults.append((item.frame.name, error))
+            return
+        except Exception as error:  # noqa: BLE001 - recognition goes on; raised again when the run ends
+            self._broken = self._broken or error
+            return
+        counts = self._summary.outcomes
+        counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
+        self._summary.doubtful += decision.doubtful
+        self._summary.payload_bytes += size

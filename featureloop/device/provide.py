@@ -12,13 +12,15 @@ from typing import Protocol
 import numpy as np
 
 from featureloop.core.errors import PackageError, PolicyError, RecordError
-from featureloop.core.ports import AskLater, Clock, Reviewer
-from featureloop.core.types import Asked, Bag, Change, Float32, Frame, Recognition, UInt8
+from featureloop.core.ports import AskLater, Clock, Reviewer, SecondOpinion
+from featureloop.core.types import Asked, Bag, Change, ChangedBy, Float32, Frame, Recognition, UInt8
+from featureloop.device.advice import advisers_on
+from featureloop.device.neighbours import Recognized
 from featureloop.device.state import frame_key, pseudonym, release_secret, turn_of
 from featureloop.model.forms import allows
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package
-from featureloop.sharing.change import ASKED, Decision, answered, decide
+from featureloop.sharing.change import ASKED, Decision, answered, contents, decide
 from featureloop.sharing.codec import codec_of
 from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.near import Look, NearDuplicates, look_of
@@ -68,6 +70,8 @@ class Provider:
         Enrolled ids.
     site_key
         32 bytes that never leave the site; names frames and draws what leaves of them.
+    second_opinion
+        Who looks again where the policy says so; None: nobody.
     later
         Where doubtful results wait for a person, if nobody answers at once; None: they stay unanswered, and are
         asked about again when their frames come again.
@@ -95,6 +99,7 @@ class Provider:
     clock: Clock
     group_key: bytes | None = None
     later: AskLater | None = None
+    second_opinion: SecondOpinion | None = None
     _mixers: dict[tuple[str, str | None], Mixer[_Ready]] = field(default_factory=dict, init=False, repr=False)
     _near: dict[str, NearDuplicates] = field(default_factory=dict, init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
@@ -109,7 +114,13 @@ class Provider:
         return (own, *(frame_key(self.site_key, own, head.task) for head in self.package.manifest.heads))
 
     def provide(
-        self, frame: Frame, vectors: Float32, recognition: Recognition, *, key: bytes | None
+        self,
+        frame: Frame,
+        vectors: Float32,
+        recognition: Recognition,
+        *,
+        key: bytes | None,
+        around: Sequence[Recognized] = (),
     ) -> tuple[Decision, int]:
         """Apply the policy to a task's result of a frame; return the decision and the payload bytes that leave now.
 
@@ -120,6 +131,8 @@ class Provider:
         ----------
         key
             What marks it as done; None marks nothing.
+        around
+            What was recognized in neighbouring frames.
 
         Raises
         ------
@@ -137,11 +150,16 @@ class Provider:
         if look and self._is_near(look, group, manifest):
             decision = Decision("near-duplicate", None, trust < threshold)
         else:
-            decision = decide(
-                frame, recognition, reliability=trust, threshold=threshold, share=share, reviewer=self.reviewer
+            advisers = advisers_on(
+                Recognized(frame, vectors, recognition, key),
+                around,
+                manifest=manifest,
+                reviewer=self.reviewer,
+                second_opinion=self.second_opinion,
+                later=self.later is not None and key is not None,
             )
-        if decision.outcome == "unanswered" and self.later is not None and key is not None:
-            decision = Decision(ASKED, None, decision.doubtful)
+            decision = decide(recognition, reliability=trust, threshold=threshold, share=share, advisers=advisers)
+        if decision.outcome == ASKED and self.later is not None and key is not None:
             # Kept first: a crash before the mark only has it kept again, which changes nothing.
             self.later.keep(Asked(key, frame, vectors, recognition, trust, self.package.digest))
             if look:
@@ -203,6 +221,7 @@ class Provider:
             changed,
             released=manifest.released,
             grid=grid,
+            soft=decision.change is not None and decision.change.by is ChangedBy.SOFTENED,
             view=positions_in_view(frame.pixels, grid) if form.subset else None,
             secret=release_secret(self.site_key),
         )
@@ -264,8 +283,7 @@ class Provider:
         payload, group = coded(bag, released), one.group if len(ready) == 1 else None
         key = self.site_key if self.group_key is None else self.group_key
         now = quarter_of(datetime.fromtimestamp(self.clock(), UTC).date())
-        with_reliability = share.content != "result"
-        with_result = share.content != "reliability" or bag.changed is not None
+        goes = contents(changed=bag.changed is not None, content=share.content)
         return Record(
             site=self.site,
             device=self.device,
@@ -277,9 +295,9 @@ class Provider:
             channels=released.channels,
             codec=codec_of(released),
             features=payload.features,
-            recognition=payload.recognition if with_result else None,
-            reliability=min(r.trust for r in ready) if with_reliability else None,
-            reliability_method=manifest.calibration.method if with_reliability else None,
+            recognition=payload.recognition if goes.recognition else None,
+            reliability=min(r.trust for r in ready) if goes.reliability else None,
+            reliability_method=manifest.calibration.method if goes.reliability else None,
             changed=payload.changed,
             changed_by=one.changed_by,
             changed_when=None if bag.changed is None else now,

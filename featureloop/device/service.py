@@ -26,6 +26,7 @@ from featureloop.device.pipeline import Show, Summary, run_pipeline
 from featureloop.device.provide import Provider, check_policy, effective_threshold
 from featureloop.device.review.desk import Listen, open_queue, pages_served
 from featureloop.device.review.queue import ReviewQueue
+from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.sections import Backlog, Pausable
 from featureloop.device.sharing_now import Sharing, Tally
 from featureloop.device.show import ResultWriter
@@ -204,6 +205,7 @@ class DeviceService:
         runtime = Runtime(package, threads=self.threads)
         try:
             check_policy(package, self.policy)
+            second = second_opinion_for(self.policy, runtime, threads=self.threads)
         except (PolicyError, PackageError) as error:
             self.tell(f"nothing is shared, recognition goes on: {error}")
             return Setup(runtime, None, str(error))
@@ -217,6 +219,7 @@ class DeviceService:
             keeper=self.outbox,
             reviewer=None,
             later=later,
+            second_opinion=second,
             clock=time.time,
         )
         return Setup(runtime, provider)

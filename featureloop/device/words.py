@@ -63,7 +63,7 @@ def record_in_words(record: Record) -> list[tuple[str, Any, str]]:
         ("reliability", _number(record.reliability), "calibrated, from 0 to 1"),
         ("reliability_method", record.reliability_method or "not provided", "how the reliability was computed"),
         ("changed", _bytes(record.changed), "what replaced the recognition" if changed else "the recognition stands"),
-        ("changed_by", record.changed_by or "nobody", "a role, never a person's name"),
+        ("changed_by", record.changed_by or "nobody", "a role or a way, never a person's name"),
         ("changed_when", quarter_text(record.changed_when) if record.changed_when else "-", "quarter, never a date"),
         ("group", record.group.hex() if record.group else "not provided", "keyed pseudonym; the key stays at the site"),
         ("period", quarter_text(record.period), "quarter of the year, never a date"),

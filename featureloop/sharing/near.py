@@ -25,6 +25,8 @@ KEPT = 64
 GROUPS = 64
 """Groups that are remembered, the latest seen."""
 POSITIVE = 0.5
+SAME_SCENE = 0.5
+"""Frames nearer than this share of what is usual between groups show the same scene, though not from the same place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +91,12 @@ def usually_apart(values: Sequence[Float32], groups: Sequence[str]) -> float:
         if mine != its
     ]
     return float(np.median(pairs)) if pairs else 0.0
+
+
+def same_scene(one: Float32, other: Float32, released: ReleasedForm) -> bool:
+    """Whether vectors float32 (N, C) of two frames are of the same scene; errors are those of `values_of`."""
+    apart = steps_apart(values_of(one, released), values_of(other, released))
+    return apart < SAME_SCENE * released.usually_apart
 
 
 class NearDuplicates:

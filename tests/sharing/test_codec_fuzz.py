@@ -23,7 +23,7 @@ from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
 from tests.sharing.test_multiset import drawn_bag, set_form
 
-MUTATIONS = int(os.environ.get("FEATURELOOP_FUZZ", "4000"))
+MUTATIONS = int(os.environ.get("FEATURELOOP_FUZZ", "6000"))
 MOST_ROWS = 100
 MOST_SECONDS = 2.0
 """Of one payload; most take a millisecond."""
@@ -65,6 +65,11 @@ def targets_of(form: ReleasedForm, flags: int, width: int) -> list[Target]:
     def changed(payload: bytes) -> UInt8:
         return codec.decode_rows(payload, form, width=width, max_vectors=MOST_ROWS, symbols=symbols, before=recognized)
 
+    def softened(payload: bytes) -> UInt8:
+        return codec.decode_soft_rows(payload, form, before=recognized)
+
+    soft = np.random.default_rng(4).integers(0, 256, recognized.shape).astype(np.uint8)
+    soft[:, flags:] *= soft[:, :flags].any(axis=1, keepdims=True)
     top = np.array([n - 1 for n in form.levels], np.uint8)
     most = np.array([1] * flags + [255] * (width - flags), np.uint8)
     return [
@@ -76,6 +81,13 @@ def targets_of(form: ReleasedForm, flags: int, width: int) -> list[Target]:
             changed,
             width,
             most,
+        ),
+        Target(
+            f"{name} softened rows",
+            codec.encode_soft_rows(soft, form, before=recognized),
+            softened,
+            width,
+            np.full(width, 255, np.uint8),
         ),
     ]
 
