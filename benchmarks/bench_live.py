@@ -5,8 +5,8 @@
         [--rate 30] [--seconds 20]
 
 Four rounds: a page that looks, with the sharing on; the same in a browser that takes half a second to decode a frame;
-with nobody looking; and a page that looks, with the sharing off. Of each: frames recognized and drawn per second (drawn:
-in the browser's animation frames), the latency from the frame's arrival to its drawing, and the processor time of the
+with nobody looking; and a page that looks, with the sharing off. Of each: frames recognized and drawn a second (in
+the browser's animation frames), the latency from the frame's arrival to its drawing, and the processor time of the
 device per frame recognized and of the browser per frame drawn. The video is played at --rate frames a second, whatever
 it was recorded at, in a loop.
 

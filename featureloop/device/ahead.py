@@ -23,10 +23,10 @@ def work_ahead(source: Iterable[T], work: Callable[[T], R], *, at_once: int, ahe
     at_once
         Items in work at the same time, each on a thread.
     ahead
-        Items that are read and not yet with their consumer, at most.
+        Items that may wait beside those in work, for work or for their consumer, at most.
     """
     waiting: queue.SimpleQueue[Future[R] | BaseException | None] = queue.SimpleQueue()
-    room = threading.Semaphore(ahead)
+    room = threading.Semaphore(at_once + ahead)
     stop = threading.Event()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="recognize")
 

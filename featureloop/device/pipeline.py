@@ -107,7 +107,7 @@ def run_pipeline(
     may_share
         Whether the site's sharing is switched on; asked before every result that would be provided.
     ahead
-        Frames that may be read before they are worked on: what a live picture is late by.
+        Frames that may wait beside those in work: what a live picture is late by.
     summary
         What the run writes to while it goes on; a new one where None.
     """
@@ -127,9 +127,7 @@ def run_pipeline(
         return [_recognize(item, features, head, key) for head, key in zip(runtime.heads, keys, strict=True)]
 
     try:
-        with closing(
-            work_ahead(source, work, at_once=runtime.at_once, ahead=ahead + runtime.at_once)
-        ) as results:  # decode
+        with closing(work_ahead(source, work, at_once=runtime.at_once, ahead=ahead)) as results:  # decode
             for done in results:
                 if isinstance(done, Skipped):
                     summary.skipped.append(done)
