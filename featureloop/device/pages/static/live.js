@@ -9,7 +9,7 @@ const WORDS_EVERY_MS = 200, RATE_MS = 2000, AGAIN_MS = [500, 1000, 2000, 5000];
 const SURE = '#3ce678', UNSURE = '#ffb648', DARK = 'rgb(0 0 0 / .55)';
 const CLOSED = { 4401: () => window.location.assign('/login'), 4429: () => nothing('Too many pages look at this source. Close one of them.') };
 const decoder = new TextDecoder();
-let line = null, waits = null, last = null, tries = 0, wordsAt = 0, asked = false;
+let line = null, waits = null, last = null, tries = 0, wordsAt = -WORDS_EVERY_MS, wordsDue = null, asked = false;
 const drawnAt = [];
 
 // A message: the header's length, the header, the masks' cells, the JPEG.
@@ -79,7 +79,8 @@ function draw() {
   canvas.dataset.number = last.number;
   canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
   if (last.age_ms !== null) last.total_ms = last.age_ms + now - last.came;
-  if (now - wordsAt > WORDS_EVERY_MS) { wordsAt = now; say(last); }
+  // Of the last frame before a pause the words come, too.
+  wordsDue ??= setTimeout(() => { wordsDue = null; wordsAt = performance.now(); say(last); }, Math.max(0, wordsAt + WORDS_EVERY_MS - now));
 }
 
 function paint() {
