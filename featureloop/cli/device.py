@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,8 +24,8 @@ from featureloop.core.errors import AuthError, InputError, PackageError, PolicyE
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
-from featureloop.device.pages.server import HOST
 from featureloop.device.provide import Provider, check_policy
+from featureloop.device.review.opening import open_queue
 from featureloop.device.reviewers import TruthReviewer
 from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.state import DeviceState, Identity, pseudonyms
@@ -48,6 +49,7 @@ class Review(StrEnum):
     """Who is asked about doubtful results."""
 
     NOBODY = "nobody"
+    PAGE = "page"
     MASKS = "masks"
 
 
@@ -90,7 +92,10 @@ def process(
     package: Annotated[Path | None, typer.Option("--package", help="A package; else the one taken over.")] = None,
     learner: Annotated[str | None, typer.Option("--learner", help="Share with this learner (enroll first).")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write results.jsonl and pictures here.")] = None,
-    review: Annotated[Review, typer.Option(help="'masks': the labels in the physician's place.")] = Review.NOBODY,
+    review: Annotated[
+        Review,
+        typer.Option(help="'page': on the pages of 'device run'. 'masks': the labels in the physician's place."),
+    ] = Review.NOBODY,
     part: Annotated[Part, typer.Option(help="Of a labelled folder: which side of the split.")] = Part.ALL,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
@@ -127,6 +132,7 @@ def process(
             check_policy(loaded, rules)
             second = second_opinion_for(rules, runtime, threads=settings().threads)
             outbox, site_key, group_key = open_outbox(place, rules), place.site_key(), place.group_keys()[0]
+            later = open_queue(place, rules) if review is Review.PAGE else None
         except (PolicyError, PackageError, StorageError) as error:
             tell(f"nothing is shared, recognition goes on: {error}")
             done = Done(run_frames(frames, runtime=runtime, out=out, total=total), error)
@@ -140,14 +146,23 @@ def process(
                 policy=rules,
                 keeper=outbox,
                 reviewer=reviewer,
+                later=later,
                 second_opinion=second,
                 clock=time.time,
             )
             # Who waits only a moment at the end doesn't wait longer for one answer.
             wire = MeteredWire(HttpWire(identity, timeout=min(TIMEOUT_S, max(wait, 1.0)) if wait else TIMEOUT_S))
-            done = run_and_send(
-                frames, runtime=runtime, provider=provider, outbox=outbox, wire=wire, out=out, total=total, wait=wait
-            )
+            with closing(later) if later else nullcontext():
+                done = run_and_send(
+                    frames,
+                    runtime=runtime,
+                    provider=provider,
+                    outbox=outbox,
+                    wire=wire,
+                    out=out,
+                    total=total,
+                    wait=wait,
+                )
     data = done.as_dict(seconds=time.perf_counter() - started)
     report(data, as_json=as_json, show=lambda: summary_table(data))
     finish(done)
@@ -250,7 +265,7 @@ def run(
         int | None, typer.Option(min=0, max=65535, help="Port of the pages, 8471 if it is free; 0: a free one.")
     ] = None,
     no_pages: Annotated[bool, typer.Option("--no-pages", help="Serve no pages; what is doubtful stays so.")] = False,
-    pages_host: Annotated[str, typer.Option(help="Another address to serve the pages on.")] = HOST,
+    pages_host: Annotated[str, typer.Option(help="Another address to serve the pages on.")] = "127.0.0.1",
     pages_name: Annotated[list[str] | None, typer.Option(help="A host name that browsers may ask for.")] = None,
 ) -> None:
     """Watch a folder or a live source, share what the policy allows, and take new packages over, until stopped.

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from featureloop.cli.console import AsJson, report, table, tell
+from featureloop.cli.console import AsJson, report, table
 from featureloop.cli.places import State, device_state
 from featureloop.device.pages.accounts import Role
-from featureloop.device.review.desk import open_accounts
+from featureloop.device.review.opening import open_accounts
 
 app = typer.Typer(no_args_is_help=True, help="Who may use the device's pages.")
 
@@ -39,11 +39,11 @@ def add(
 
 
 @app.command()
-def remove(name: Name, state: State = None) -> None:
+def remove(name: Name, state: State = None, as_json: AsJson = False) -> None:
     """Take somebody's access away; open sessions end at once."""
     with closing(open_accounts(device_state(state))) as accounts:
         accounts.remove(name)
-    tell(f"{name} can't log in any more")
+    report({"name": name, "removed": True}, as_json=as_json, show=lambda: f"{name} can't log in any more")
 
 
 @app.command("list")

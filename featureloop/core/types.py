@@ -132,11 +132,19 @@ class Recognition:
     distances
         Detection: float32 (N, 4), coded distances to the box's left, top,
         right and bottom side (`core.boxes`); else None.
+    energy
+        Classification: the logarithm of the summed exponentials of the calibrated logits, how much evidence there is
+        for any class; of several labels, the sum of each one's own. None where it isn't known.
+    outlying
+        How far the frame's features are from those of founding frames, in [0, 1] (`model.reference`); None where
+        the package has nothing to compare with.
     """
 
     task: Task
     probabilities: Float32
     distances: Float32 | None = None
+    energy: float | None = None
+    outlying: float | None = None
 
     def boxes(self) -> tuple[Box, ...]:
         """The boxes of a detection whose rows stand in the map's order, the best first."""

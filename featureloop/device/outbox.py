@@ -30,7 +30,7 @@ from featureloop.device.outbox_file import (
     read_record,
     translated,
 )
-from featureloop.device.rounds import AT_ONCE, Rounds, ready
+from featureloop.device.rounds import AT_ONCE, Rounds, most_informative, ready
 from featureloop.sharing.change import ASKED
 from featureloop.sharing.policy import Sending
 from featureloop.sharing.record import MAX_BODY, MAX_RECORDS_PER_BODY, Record
@@ -110,7 +110,9 @@ class Outbox:
         with self._lock:
             self._db.close()
 
-    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+    def put(
+        self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
+    ) -> bool:
         """Store a record durably, and mark its frames as done in the same transaction.
 
         Parameters
@@ -121,6 +123,8 @@ class Outbox:
             Keyed hash of the frame that it was made of; None marks no frame.
         others
             Of further frames that share the record.
+        priority
+            What leaves first where the day's budget doesn't suffice for all: the larger. It is kept beside the record.
 
         Returns
         -------
@@ -136,8 +140,8 @@ class Outbox:
             if new:
                 self._below_watermark(db, size)
                 added = db.execute(
-                    "INSERT INTO entries (id, state, bytes, put_at, since) VALUES (?, ?, ?, ?, ?)",
-                    (record.id, State.PENDING, size, now, now),
+                    "INSERT INTO entries (id, state, bytes, put_at, since, priority) VALUES (?, ?, ?, ?, ?, ?)",
+                    (record.id, State.PENDING, size, now, now, priority),
                 )
                 insert_record(db, added.lastrowid, record)
             for key in keys:
@@ -164,7 +168,7 @@ class Outbox:
 
         The order of processing would tell which records are of one
         examination, so it isn't kept. What exceeds the day's byte budget
-        keeps waiting.
+        keeps waiting: what has the largest priorities is chosen, and leaves in random order.
         """
         return self._lease(limit, seconds, Rounds(AT_ONCE))
 
@@ -177,9 +181,12 @@ class Outbox:
             raise ValueError(f"limit must be 1 to {MAX_RECORDS_PER_BODY} and seconds positive, not {limit}, {seconds}")
         now, taken = self._clock(), []
         with self._transaction() as db:
-            room = self._room(db, now)
+            left = self._left(db, now)
+            room = min(_LEASE_BYTES, left)
             found = ready(db, rounds, now=now, room=room)
-            for seq, key, size in self._rng.sample(found, min(limit, len(found))):
+            if self._budget is not None:
+                found = most_informative(found, room=left, rng=self._rng)
+            for seq, key, size, _ in self._rng.sample(found, min(limit, len(found))):
                 if size > room:
                     continue
                 room -= size
@@ -315,12 +322,12 @@ class Outbox:
                 "check why the learner takes none, or raise the limit"
             )
 
-    def _room(self, db: sqlite3.Connection, now: float) -> int:
-        """Payload bytes that may be leased now; what is leased already counts as if delivered today."""
+    def _left(self, db: sqlite3.Connection, now: float) -> int:
+        """Payload bytes that may still leave today; what is leased counts as if delivered today."""
         if self._budget is None:
             return _LEASE_BYTES
         _, delivered = _delivered(db, now // _DAY_S * _DAY_S)
-        return min(_LEASE_BYTES, self._budget - delivered - _bytes_in(db, State.LEASED))
+        return self._budget - delivered - _bytes_in(db, State.LEASED)
 
     def _move(
         self, db: sqlite3.Connection, key: bytes, to: State, *, until: float | None = None, reason: str | None = None

@@ -16,6 +16,7 @@ from featureloop.core.ports import AskLater, Clock, Reviewer, SecondOpinion
 from featureloop.core.types import Asked, Bag, Change, ChangedBy, Float32, Frame, Recognition, UInt8
 from featureloop.device.advice import advisers_on
 from featureloop.device.neighbours import Recognized
+from featureloop.device.seen import Seen
 from featureloop.device.state import frame_key, pseudonym, release_secret, turn_of
 from featureloop.model.forms import allows
 from featureloop.model.manifest import Manifest
@@ -23,7 +24,7 @@ from featureloop.model.package import Package
 from featureloop.sharing.change import ASKED, Decision, answered, contents, decide
 from featureloop.sharing.codec import codec_of
 from featureloop.sharing.mixing import Mixer
-from featureloop.sharing.near import Look, NearDuplicates, look_of
+from featureloop.sharing.near import Look
 from featureloop.sharing.policy import Policy
 from featureloop.sharing.privacy import check_privacy
 from featureloop.sharing.record import Record, quarter_of
@@ -35,7 +36,9 @@ from featureloop.sharing.view import positions_in_view
 class RecordKeeper(Protocol):
     """Where records wait: the outbox, or a test's list."""
 
-    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+    def put(
+        self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
+    ) -> bool:
         """Keep a record and mark its frames as done, in one transaction; False if it was known, or all were done."""
         ...
 
@@ -53,6 +56,7 @@ class _Ready:
     trust: float
     group: str | None
     key: bytes | None
+    priority: float
 
     @property
     def changed_by(self) -> str | None:
@@ -101,8 +105,11 @@ class Provider:
     later: AskLater | None = None
     second_opinion: SecondOpinion | None = None
     _mixers: dict[tuple[str, str | None], Mixer[_Ready]] = field(default_factory=dict, init=False, repr=False)
-    _near: dict[str, NearDuplicates] = field(default_factory=dict, init=False, repr=False)
+    _seen: Seen = field(init=False, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_seen", Seen(self.policy))
 
     def keys_of(self, frame: Frame) -> tuple[bytes, ...]:
         """The keyed names of a frame's results under this extractor, so that a restart provides none twice.
@@ -146,8 +153,8 @@ class Provider:
         trust = reliability(recognition, manifest.calibration)
         threshold = effective_threshold(package, self.policy)
         # Frames of one file without a group may be of one patient.
-        group, look = frame.group or frame.name, self._look(vectors, recognition, manifest)
-        if look and self._is_near(look, group, manifest):
+        group, look = frame.group or frame.name, self._seen.look(vectors, recognition, manifest)
+        if self._seen.is_near(look, group, manifest):
             decision = Decision("near-duplicate", None, trust < threshold)
         else:
             advisers = advisers_on(
@@ -162,8 +169,7 @@ class Provider:
         if decision.outcome == ASKED and self.later is not None and key is not None:
             # Kept first: a crash before the mark only has it kept again, which changes nothing.
             self.later.keep(Asked(key, frame, vectors, recognition, trust, self.package.digest))
-            if look:
-                self._keep_look(look, group, manifest)
+            self._seen.keep(look, group, manifest, name=key)
         if decision.leaves:
             waits = Asked(frame=frame, vectors=vectors, recognition=recognition, reliability=trust, key=key or b"")
             return decision, self._leave(waits, decision, look)
@@ -201,11 +207,13 @@ class Provider:
             )
         if change is not None:
             _check_rows(change.targets, asked.recognition)
-        decision = answered(asked.recognition, change, share=self.policy.share)
+        package = self.package.view(asked.recognition.task)
+        doubtful = asked.reliability < effective_threshold(package, self.policy)
+        decision = answered(asked.recognition, change, share=self.policy.share, doubtful=doubtful)
         if not decision.leaves:
             self.keeper.mark_done(asked.key, decision.outcome)
             return decision, 0
-        look = self._look(asked.vectors, asked.recognition, self.package.view(asked.recognition.task).manifest)
+        look = self._seen.look(asked.vectors, asked.recognition, package.manifest)
         return decision, self._leave(asked, decision, look)
 
     def _leave(self, result: Asked, decision: Decision, look: Look | None) -> int:
@@ -225,7 +233,9 @@ class Provider:
             view=positions_in_view(frame.pixels, grid) if form.subset else None,
             secret=release_secret(self.site_key),
         )
-        mine = _Ready(part, decision, result.reliability, frame.group, key)
+        newness = self._seen.newness(look, group, manifest, name=key)
+        priority = priority_of(decision, reliability=result.reliability, newness=newness)
+        mine = _Ready(part, decision, result.reliability, frame.group, key, priority)
         if form.mix == 1:
             size = self._put([mine], manifest)
         else:
@@ -234,8 +244,7 @@ class Provider:
                 together = mixer.put(key or secrets.token_bytes(), mine, group=group)
                 size = self._put(list(together.values()), manifest) if together else 0
                 mixer.drop(together)
-        if look:
-            self._keep_look(look, group, manifest)
+        self._seen.keep(look, group, manifest, name=key)
         return size
 
     @property
@@ -244,35 +253,12 @@ class Provider:
         with self._lock:
             return sum(len(mixer) for mixer in self._mixers.values())
 
-    def _look(self, vectors: Float32, recognition: Recognition, manifest: Manifest) -> Look | None:
-        """What near-duplicates are known by; None where they all leave."""
-        share, usually = self.policy.share.near_duplicates, manifest.released.usually_apart
-        if not share or not usually:
-            return None
-        return look_of(vectors, recognition, manifest.released)
-
-    def _near_of(self, manifest: Manifest) -> NearDuplicates:
-        share, usually = self.policy.share.near_duplicates, manifest.released.usually_apart
-        return self._near.setdefault(manifest.task, NearDuplicates(share, usually))
-
-    def _is_near(self, look: Look, group: str, manifest: Manifest) -> bool:
-        with self._lock:
-            return self._near_of(manifest).is_near(look, group)
-
-    def _keep_look(self, look: Look, group: str, manifest: Manifest) -> None:
-        """Remember a frame that was provided or asked about; one that was asked about is not remembered twice."""
-        with self._lock:
-            if not self._near_of(manifest).is_near(look, group):
-                self._near_of(manifest).keep(look, group)
-
     def _put(self, ready: Sequence[_Ready], manifest: Manifest) -> int:
         """One record of what is ready, into the outbox; its payload bytes."""
         record = self._record(ready, manifest)
         keys = [one.key for one in ready if one.key is not None]
-        if len(keys) > 1:
-            new = self.keeper.put(record, frame_key=keys[0], others=keys[1:])
-        else:
-            new = self.keeper.put(record, frame_key=keys[0] if keys else None)
+        first, priority = keys[0] if keys else None, max(one.priority for one in ready)
+        new = self.keeper.put(record, frame_key=first, others=keys[1:], priority=priority)
         if not new:
             return 0
         return len(record.features) + len(record.recognition or b"") + len(record.changed or b"")
@@ -312,6 +298,20 @@ def _check_rows(targets: UInt8, recognition: Recognition) -> None:
         raise RecordError(
             f"an answer has targets uint8 {expected.shape}, as the recognition, not {targets.dtype} {targets.shape}"
         )
+
+
+def priority_of(decision: Decision, *, reliability: float, newness: float) -> float:
+    """How soon a record leaves where a day's bytes don't suffice for all, from 0 to 2: the larger, the sooner.
+
+    How unsure the recognizer was times how new the frame is; before that, all that a person changed or confirmed.
+
+    Parameters
+    ----------
+    newness
+        In [0, 1], as `Seen.newness`.
+    """
+    verified = decision.change is not None and decision.change.by.verified
+    return (1.0 - reliability) * newness + verified
 
 
 def effective_threshold(package: Package, policy: Policy) -> float:

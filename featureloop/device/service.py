@@ -24,7 +24,8 @@ from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pages.live import Live
 from featureloop.device.pipeline import Show, Summary, run_pipeline
 from featureloop.device.provide import Provider, check_policy, effective_threshold
-from featureloop.device.review.desk import Listen, open_queue, pages_served
+from featureloop.device.review.desk import Listen, pages_served
+from featureloop.device.review.opening import open_queue
 from featureloop.device.review.queue import ReviewQueue
 from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.sections import Backlog, Pausable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,8 +26,16 @@ def combined(found: Sequence[Recognition]) -> Recognition:
     every = np.array([r.probabilities for r in found], np.float64)
     probabilities: Float32 = every.mean(axis=0).astype(np.float32)
     sides = [r.distances for r in found if r.distances is not None]
+    # A frame unlike those of founding stays so, whatever its neighbours are like.
+    energies, outlying = [r.energy for r in found], [r.outlying for r in found if r.outlying is not None]
+    one = Recognition(
+        found[0].task,
+        probabilities,
+        energy=None if None in energies else float(np.mean(np.array(energies, np.float64))),
+        outlying=max(outlying, default=None),
+    )
     if not sides:
-        return Recognition(found[0].task, probabilities)
+        return one
     weights = every.max(axis=2, keepdims=True) + 1e-9
     mean = (decode_distances(np.array(sides)) * weights).sum(axis=0) / weights.sum(axis=0)
-    return Recognition(found[0].task, probabilities, code_distances(mean).astype(np.float32))
+    return replace(one, distances=code_distances(mean).astype(np.float32))

@@ -24,6 +24,8 @@ KEPT = 64
 """Frames of a group that a new one is compared with: the latest provided."""
 GROUPS = 64
 """Groups that are remembered, the latest seen."""
+LATEST = 4
+"""Of every other group, so many of the latest frames are looked at to say how new a frame is."""
 POSITIVE = 0.5
 SAME_SCENE = 0.5
 """Frames nearer than this share of what is usual between groups show the same scene, though not from the same place."""
@@ -115,15 +117,39 @@ class NearDuplicates:
     def __init__(self, share: float, usually: float) -> None:
         self._share = share
         self._least = share * usually
-        self._known: OrderedDict[Hashable, deque[Look]] = OrderedDict()
+        self._known: OrderedDict[Hashable, deque[tuple[Hashable, Look]]] = OrderedDict()
 
     def is_near(self, look: Look, group: Hashable) -> bool:
         """Whether a frame is a near-duplicate of one that was kept."""
-        return any(self._alike(look, other) for other in self._known.get(group, ()))
+        return any(self._alike(look, other) for _, other in self._known.get(group, ()))
 
-    def keep(self, look: Look, group: Hashable) -> None:
-        """A frame was provided. Beyond the bounds a group's oldest frame, or the longest unseen group, is forgotten."""
-        self._known.setdefault(group, deque(maxlen=KEPT)).append(look)
+    def nearest(self, look: Look, group: Hashable, *, but: Hashable = None) -> float | None:
+        """Steps to the nearest frame that was kept, of its group or lately of another; None where there is none.
+
+        Parameters
+        ----------
+        but
+            The name of a frame that doesn't count: its own.
+        """
+        frames = (
+            other
+            for its, known in self._known.items()
+            for name, other in (known if its == group else list(known)[-LATEST:])
+            if but is None or name != but
+        )
+        return min((steps_apart(look.values, other.values) for other in frames), default=None)
+
+    def keep(self, look: Look, group: Hashable, *, name: Hashable = None) -> None:
+        """A frame was provided. Beyond the bounds a group's oldest frame, or the longest unseen group, is forgotten.
+
+        Parameters
+        ----------
+        name
+            Of the frame: one that was kept by its name already is not kept twice.
+        """
+        known = self._known.setdefault(group, deque(maxlen=KEPT))
+        if name is None or all(other != name for other, _ in known):
+            known.append((name, look))
         self._known.move_to_end(group)
         if len(self._known) > GROUPS:
             self._known.popitem(last=False)

@@ -49,3 +49,11 @@ def test_a_box_that_one_of_three_sees_is_outvoted_and_its_sides_are_not_moved_by
     assert not [b for b in mean.boxes() if b.score >= 0.5]
     (seen,) = [b for b in mean.boxes() if b.score >= 0.2]
     assert (seen.width, seen.height) == (pytest.approx(0.4, abs=0.02), pytest.approx(0.3, abs=0.02))
+
+
+def test_a_frame_unlike_those_of_founding_stays_so_among_neighbours() -> None:
+    """Else an out-of-body frame between two others would be trusted."""
+    p = np.full((4, 16), 0.9, np.float32)
+    found = [Recognition(Task.SEGMENTATION, p, outlying=d) for d in (0.1, 0.8, None)]
+    assert combined(found).outlying == 0.8
+    assert combined(found[2:]).outlying is None

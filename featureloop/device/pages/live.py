@@ -178,6 +178,7 @@ def sharing_json(now: SharingNow, user: User) -> dict[str, Any]:
         "today": _today(now),
         "waiting": _waiting(now),
         "learner": _learner(now),
+        "learner_why": now.uplink.error or "" if now.uplink else "",
     }
 
 
@@ -215,7 +216,8 @@ def _learner(now: SharingNow) -> str:
     if uplink.stopped:
         return f"refuses this device: {uplink.error}"
     if uplink.error:
-        return f"does not answer, tried {uplink.failures} time{'s' if uplink.failures > 1 else ''}: {uplink.error}"
+        times = f"{uplink.failures} time{'s' if uplink.failures > 1 else ''}"
+        return f"does not answer, tried {times}; what waits is kept"
     return "nothing was due to be sent yet" if uplink.at is None else f"answers, last on {_moment(uplink.at)}"
 
 

@@ -120,7 +120,7 @@ def _mask_words(share: float, labels: Sequence[str]) -> str:
     if share == 0:
         return f"no {what}"
     percent = 100 * share
-    return f"{what} over {'less than 1' if percent < 1 else f'{percent:.0f}'}% of the frame"
+    return f"{what}, {'less than 1' if percent < 1 else f'{percent:.0f}'}% of the frame"
 
 
 def _boxes_words(labels: Sequence[str]) -> str:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from featureloop.device.left import Shelf, WhatLeft
 from featureloop.device.outbox import Outbox
-from featureloop.device.pages.accounts import Accounts
 from featureloop.device.pages.app import Parts, create_app
 from featureloop.device.pages.left import Left
 from featureloop.device.pages.live import Live
 from featureloop.device.pages.server import HOST, PORT, PageServer
+from featureloop.device.review.opening import open_accounts
 from featureloop.device.review.queue import ReviewQueue
-from featureloop.device.review.sealed import load_key
 from featureloop.device.review.settle import Settling
 from featureloop.device.state import DeviceState
 from featureloop.device.update_thread import Setup
@@ -41,29 +40,6 @@ class Listen:
     port: int | None = None
     host: str = HOST
     names: tuple[str, ...] = ()
-
-
-def open_queue(state: DeviceState, policy: Policy) -> ReviewQueue:
-    """The queue of a device's doubtful results.
-
-    Raises
-    ------
-    StorageError
-        Its file or its key can't be used.
-    """
-    key = load_key(state.path / "review.key")
-    return ReviewQueue(state.path / "review.sqlite", key=key, readers=policy.review.readers)
-
-
-def open_accounts(state: DeviceState) -> Accounts:
-    """Who may use a device's pages.
-
-    Raises
-    ------
-    StorageError
-        The file can't be used.
-    """
-    return Accounts(state.path / "users.sqlite")
 
 
 @contextmanager

@@ -86,6 +86,8 @@ def pack(asked: Asked) -> bytes:
         "task": str(found.task),
         "reliability": asked.reliability,
         "package": asked.package.hex(),
+        "energy": found.energy,
+        "outlying": found.outlying,
     }
     arrays: dict[str, Any] = {
         "image": np.frombuffer(png(frame.pixels), np.uint8),
@@ -109,7 +111,7 @@ def unpack(data: bytes, *, key: bytes) -> Asked:
         head = json.loads(arrays["head"].tobytes())
         pixels = np.asarray(Image.open(io.BytesIO(arrays["image"].tobytes())))
         distances = arrays.get("distances")
-        found = Recognition(Task(head["task"]), arrays["probabilities"], distances)
+        found = Recognition(Task(head["task"]), arrays["probabilities"], distances, head["energy"], head["outlying"])
         deep = None
         if "deep" in arrays:
             inflated = zlib.decompress(arrays["deep"].tobytes())

@@ -90,7 +90,7 @@ def test_frames_are_drawn_with_what_was_recognized(chromium: Browser, here: Site
     with looking(chromium, here, "/live") as page:
         expect(page.locator("#nothing")).to_be_visible()
         left_half(here, 1)
-        expect(page.locator("#results .words")).to_have_text("lesion over 50% of the frame")
+        expect(page.locator("#results .words")).to_have_text("lesion, 50% of the frame")
         expect(page.locator("#nothing")).to_be_hidden()
         expect(page.locator(".mark")).to_have_text("UNVERIFIED")
         inside, outside, edge = (page.evaluate(COLOUR, at) for at in ([0.25, 0.5], [0.8, 0.5], [0.5, 0.5]))

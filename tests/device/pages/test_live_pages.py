@@ -231,7 +231,7 @@ def test_every_task_is_said_in_words_and_drawn(task: str, tmp_path: Path) -> Non
     header, rest = json.loads(said[4 : 4 + length]), said[4 + length :]
     result = header["results"][0]
     expected = {
-        "segmentation": f"{labels[0]} over 50% of the frame",
+        "segmentation": f"{labels[0]}, 50% of the frame",
         "detection": labels[0],
         "classification": "hyperplastic",
         "multilabel": "hyperplastic",

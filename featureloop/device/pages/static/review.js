@@ -204,11 +204,14 @@ async function decide(kind) {
   if (!current || busy) return;
   busy = true;
   const { number, editor, since } = current, edited = editor.edited && kind !== 'rejected';
+  const began = performance.now();
   const answer = edited ? { kind: 'changed', ...editor.answer() } : { kind: kind ?? 'confirmed' };
   try {
     const { kept } = await post(`/review/cases/${number}/answer?seconds=${((performance.now() - since) / 1000).toFixed(2)}`, answer);
+    performance.measure('kept', { start: began });
     say(`Kept: ${kept.split(',')[0]}.`);
     await goOn();
+    performance.measure('shown', { start: began });
   } catch (error) {
     trouble(error);
     if (error instanceof Trouble && /already/.test(error.message)) await goOn();

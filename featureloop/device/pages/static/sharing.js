@@ -10,6 +10,7 @@ function show(now) {
   el('share').classList.toggle('off', !now.on);
   const texts = { state: now.state, why: now.why, today: now.today, waiting: now.waiting, learner: now.learner };
   for (const [id, text] of Object.entries(texts)) if (el(`share-${id}`).textContent !== text) el(`share-${id}`).textContent = text;
+  el('share-learner').title = now.learner_why;
   trouble(now.trouble);
   el('share-only').hidden = Boolean(now.may);
   el('share-button').hidden = !now.may;
