@@ -17,9 +17,10 @@ from featureloop.cli.console import AsJson, report, table, tell
 from featureloop.cli.folders import HoldOut, Part, Seed
 from featureloop.cli.places import State, device_state
 from featureloop.cli.processing import frames_of, run_and_send, run_frames
+from featureloop.cli.sharing import sharing
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
-from featureloop.core.errors import AuthError, PackageError, PolicyError, StorageError
+from featureloop.core.errors import AuthError, InputError, PackageError, PolicyError, StorageError
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
@@ -28,6 +29,7 @@ from featureloop.device.review.opening import open_queue
 from featureloop.device.reviewers import TruthReviewer
 from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.state import DeviceState, Identity, pseudonyms
+from featureloop.device.switch import SharingSwitch
 from featureloop.device.update import poll_update
 from featureloop.device.wire import HttpWire
 from featureloop.device.wire import enroll as enroll_device
@@ -38,6 +40,7 @@ from featureloop.sharing.record import quarter_of
 
 app = typer.Typer(no_args_is_help=True, help="The device at the hospital.")
 app.add_typer(users.app, name="user")
+app.command("sharing")(sharing)
 
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="The site's policy.toml (FEATURELOOP_POLICY).")]
 
@@ -119,6 +122,9 @@ def process(
     started = time.perf_counter()
     if learner is None:
         tell("no --learner: frames are recognized, nothing is shared")
+        done = Done(run_frames(frames, runtime=runtime, out=out, total=total))
+    elif not SharingSwitch(place.path).is_on():
+        tell("sharing is switched off ('featureloop device sharing on'): frames are recognized, nothing is shared")
         done = Done(run_frames(frames, runtime=runtime, out=out, total=total))
     else:
         identity = _identity(place, learner)
@@ -242,7 +248,13 @@ def list_pseudonyms(
 
 @app.command()
 def run(
-    watch: Annotated[Path, typer.Option("--watch", help="A folder; new images and videos in it are processed.")],
+    watch: Annotated[
+        Path | None, typer.Option("--watch", help="A folder; new images and videos in it are processed.")
+    ] = None,
+    live: Annotated[
+        str | None, typer.Option("--live", metavar="SOURCE", help="/dev/video0, rtsp://..., http://..., or a video.")
+    ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="A live video begins again at its end.")] = False,
     package: Annotated[Path | None, typer.Option("--package", help="The package to begin with.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write results.jsonl and pictures here.")] = None,
     policy: PolicyFile = None,
@@ -256,13 +268,20 @@ def run(
     pages_host: Annotated[str, typer.Option(help="Another address to serve the pages on.")] = "127.0.0.1",
     pages_name: Annotated[list[str] | None, typer.Option(help="A host name that browsers may ask for.")] = None,
 ) -> None:
-    """Watch a folder, share what the policy allows, and take new packages over, until stopped.
+    """Watch a folder or a live source, share what the policy allows, and take new packages over, until stopped.
 
+    Of a live source the newest frame is recognized and shown; what comes too fast is left out. '--out' is for files.
     Doubtful results are decided on the pages; 'featureloop device user add NAME' says by whom.
     """
     from featureloop.device.review.desk import Listen
     from featureloop.device.service import DeviceService
+    from featureloop.images.live import LiveSource
+    from featureloop.images.stream import address_of
 
+    if watch is None and live is None:
+        raise InputError(
+            "there is nothing to recognize: name a folder with --watch, a live source with --live, or both"
+        )
     place = device_state(state)
     rules = site_policy(policy)
     service = DeviceService(
@@ -276,5 +295,6 @@ def run(
         tell=tell,
         threads=settings().threads,
         pages=None if no_pages else Listen(pages, pages_host, tuple(pages_name or ())),
+        live=None if live is None else LiveSource(address_of(live), loop=loop, tell=tell),
     )
     service.run(every_s=every, update_every_s=update_every, stop=threading.Event())

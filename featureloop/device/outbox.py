@@ -252,6 +252,11 @@ class Outbox:
         with self._reading() as db:
             return _bytes_in(db, State.PENDING) + _bytes_in(db, State.LEASED)
 
+    def delivered(self, *, since: float) -> tuple[int, int]:
+        """Records and payload bytes that were delivered since a moment."""
+        with self._reading() as db:
+            return _delivered(db, since)
+
     def rows(self, *, state: State | None = None, limit: int = 100) -> tuple[Entry, ...]:
         """The newest entries, in one state or in any."""
         with self._reading() as db:
@@ -321,11 +326,8 @@ class Outbox:
         """Payload bytes that may still leave today; what is leased counts as if delivered today."""
         if self._budget is None:
             return _LEASE_BYTES
-        delivered = db.execute(
-            "SELECT coalesce(sum(bytes), 0) FROM entries WHERE state = ? AND since >= ?",
-            (State.DELIVERED, now // _DAY_S * _DAY_S),
-        ).fetchone()[0]
-        return self._budget - int(delivered) - _bytes_in(db, State.LEASED)
+        _, delivered = _delivered(db, now // _DAY_S * _DAY_S)
+        return self._budget - delivered - _bytes_in(db, State.LEASED)
 
     def _move(
         self, db: sqlite3.Connection, key: bytes, to: State, *, until: float | None = None, reason: str | None = None
@@ -370,6 +372,14 @@ def _outcome(db: sqlite3.Connection, frame_key: bytes) -> str | None:
 
 def _bytes_in(db: sqlite3.Connection, state: State) -> int:
     return int(db.execute("SELECT bytes FROM totals WHERE state = ?", (state,)).fetchone()[0])
+
+
+def _delivered(db: sqlite3.Connection, since: float) -> tuple[int, int]:
+    found = db.execute(
+        "SELECT count(*), coalesce(sum(bytes), 0) FROM entries WHERE state = ? AND since >= ?",
+        (State.DELIVERED, since),
+    ).fetchone()
+    return int(found[0]), int(found[1])
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -53,6 +53,8 @@ class Summary:
     dropped
         Results that came while the sharing was too far behind to take
         them; they are not marked as done, so a later run provides them.
+    switched_off
+        Results that came while the site's sharing was switched off; they are not marked as done either.
     """
 
     frames: int = 0
@@ -64,10 +66,12 @@ class Summary:
     payload_bytes: int = 0
     faults: list[tuple[str, FeatureloopError]] = field(default_factory=list)
     dropped: int = 0
+    switched_off: int = 0
 
 
 Show = Callable[[Frame, Recognition], None]
 WhenFull = Literal["wait", "drop"]
+WhenDone = Literal["skip", "show"]
 
 
 def run_pipeline(
@@ -78,6 +82,10 @@ def run_pipeline(
     is_done: Callable[[bytes], bool] = lambda _key: False,
     show: Show = lambda _frame, _recognition: None,
     when_full: WhenFull = "wait",
+    when_done: WhenDone = "skip",
+    may_share: Callable[[], bool] = lambda: True,
+    ahead: int = AHEAD,
+    summary: Summary | None = None,
 ) -> Summary:
     """Process every frame of a source, and return when all is recognized and in the outbox.
 
@@ -93,15 +101,24 @@ def run_pipeline(
         What a frame does when `SHARE_BEHIND` others wait for the sharing: it
         waits (a batch that must lose nothing), or is dropped from the sharing
         (live, where recognition never waits).
+    when_done
+        What becomes of a frame that an earlier run had finished with: it is passed over, or shown (live), and not
+        provided again.
+    may_share
+        Whether the site's sharing is switched on; asked before every result that would be provided.
+    ahead
+        Frames that may wait beside those in work: what a live picture is late by.
+    summary
+        What the run writes to while it goes on; a new one where None.
     """
-    summary = Summary()
-    sharing = _Sharing(provider, summary, when_full=when_full) if provider else None
+    summary = Summary() if summary is None else summary
+    sharing = _Sharing(provider, summary, when_full=when_full, may_share=may_share) if provider else None
 
     def work(item: Frame | Skipped) -> Skipped | list[Recognized]:
         if isinstance(item, Skipped):
             return item
         keys = _to_do(provider, item, is_done) if provider else (None,) * len(runtime.heads)
-        if provider and not any(keys):
+        if provider and not any(keys) and when_done == "skip":
             return []
         try:
             features = runtime.extract(item.pixels)  # extract, once for all tasks
@@ -110,9 +127,7 @@ def run_pipeline(
         return [_recognize(item, features, head, key) for head, key in zip(runtime.heads, keys, strict=True)]
 
     try:
-        with closing(
-            work_ahead(source, work, at_once=runtime.at_once, ahead=AHEAD + runtime.at_once)
-        ) as results:  # decode
+        with closing(work_ahead(source, work, at_once=runtime.at_once, ahead=ahead)) as results:  # decode
             for done in results:
                 if isinstance(done, Skipped):
                     summary.skipped.append(done)
@@ -149,7 +164,10 @@ def _to_do(provider: Provider, frame: Frame, is_done: Callable[[bytes], bool]) -
 class _Sharing:
     """The sharing thread: reliability, change, anonymization, compression, outbox."""
 
-    def __init__(self, provider: Provider, summary: Summary, *, when_full: WhenFull) -> None:
+    def __init__(
+        self, provider: Provider, summary: Summary, *, when_full: WhenFull, may_share: Callable[[], bool]
+    ) -> None:
+        self._may_share = may_share
         self._provider = provider
         self._summary = summary
         self._when_full = when_full
@@ -182,6 +200,9 @@ class _Sharing:
 
     def _provide(self, ready: Surrounded) -> None:
         item = ready.result
+        if not self._may_share():
+            self._summary.switched_off += 1
+            return
         try:
             decision, size = self._provider.provide(
                 item.frame, item.vectors, item.recognition, key=item.key, around=ready.around

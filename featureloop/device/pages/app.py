@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from featureloop import __version__
 from featureloop.core.errors import AuthError, FeatureloopError
-from featureloop.device.pages import review
-from featureloop.device.pages.accounts import SESSION_S, Accounts
+from featureloop.device.pages import left, live, review
+from featureloop.device.pages.accounts import SESSION_S, Accounts, Role
 from featureloop.device.pages.guard import (
     COOKIE,
     Anybody,
@@ -45,6 +45,8 @@ class Parts:
         Doubtful results that wait for a person.
     manifest
         Gives the manifest of the package in use.
+    live, left
+        What the pages Live and What left show.
     site
         The site's enrolled id, for the heading.
     hosts
@@ -54,6 +56,8 @@ class Parts:
     accounts: Accounts
     queue: ReviewQueue
     manifest: Callable[[], Manifest]
+    live: live.Live
+    left: left.Left
     site: str
     hosts: tuple[str, ...] = ()
 
@@ -71,15 +75,16 @@ def create_app(parts: Parts) -> FastAPI:
     guard(app, hosts=parts.hosts)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.include_router(router)
-    app.include_router(review.router)
+    for page_router in (live.router, review.router, left.router):
+        app.include_router(page_router)
     _answer_errors(app)
     return app
 
 
 @router.get("/")
-def home(_user: Anybody) -> RedirectResponse:
-    """The first page."""
-    return RedirectResponse(MENU[0][0], 303)
+def home(user: Anybody) -> RedirectResponse:
+    """The first page: what waits for a reviewer, and for others what runs."""
+    return RedirectResponse("/review" if user.role is Role.REVIEWER else MENU[0][0], 303)
 
 
 @router.get("/login")

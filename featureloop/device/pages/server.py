@@ -16,6 +16,8 @@ HOST = "127.0.0.1"
 PORT = 8471
 """Where the pages are, unless it is in use."""
 _STOP_S = 5.0
+_MOST_SAID = 1_024
+"""Bytes that a page may say at once on its line."""
 
 
 class PageServer:
@@ -47,7 +49,14 @@ class PageServer:
         except OSError as error:
             raise StorageError(f"no page can be served on {host}:{port}: {error}; choose another --pages") from error
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=1
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            ws_per_message_deflate=False,  # A JPEG doesn't get smaller, and on one machine small is of no use.
+            ws_max_size=_MOST_SAID,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="pages", daemon=True)

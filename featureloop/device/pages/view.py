@@ -14,7 +14,7 @@ from featureloop.device.pages.accounts import User
 from featureloop.device.pages.guard import parts_of
 
 HERE = Path(__file__).parent
-MENU = (("/review", "Review"),)
+MENU = (("/live", "Live"), ("/review", "Review"), ("/left", "What left"))
 """Address and name of every page, in order."""
 
 

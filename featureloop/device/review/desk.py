@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from featureloop.device.left import Shelf, WhatLeft
 from featureloop.device.outbox import Outbox
 from featureloop.device.pages.app import Parts, create_app
+from featureloop.device.pages.left import Left
+from featureloop.device.pages.live import Live
 from featureloop.device.pages.server import HOST, PORT, PageServer
 from featureloop.device.review.opening import open_accounts
 from featureloop.device.review.queue import ReviewQueue
@@ -48,6 +51,7 @@ def pages_served(
     outbox: Outbox,
     site: str,
     using: Callable[[], Setup],
+    live: Live,
     listen: Listen,
     tell: Callable[[str], None],
 ) -> Iterator[str]:
@@ -57,6 +61,8 @@ def pages_served(
     ----------
     using
         Gives what recognizes and provides at the moment.
+    live
+        What the live page shows, with the sharing and its switch.
 
     Raises
     ------
@@ -68,13 +74,20 @@ def pages_served(
         using=using,
         outcome=outbox.outcome,
         tell=tell,
+        may_share=live.sharing.switch.is_on,
         undo_s=float(policy.review.undo_seconds),
         retention_days=policy.review.retention_days,
     )
     thread = threading.Thread(target=settling.run, name="settling", daemon=True)
     accounts = open_accounts(state)
     parts = Parts(
-        accounts=accounts, queue=queue, manifest=lambda: using().package.manifest, site=site, hosts=listen.names
+        accounts=accounts,
+        queue=queue,
+        manifest=lambda: using().package.manifest,
+        live=live,
+        left=Left(WhatLeft(state.outbox), Shelf(state.packages, lambda: using().package)),
+        site=site,
+        hosts=listen.names,
     )
     try:
         server = PageServer(

@@ -41,6 +41,8 @@ class Settling:
         What the outbox says became of a frame's key.
     tell
         Where trouble is told.
+    may_share
+        Whether the site's sharing is switched on: answers wait while it is off.
     undo_s
         Seconds in which an answer can be taken back.
     retention_days
@@ -51,6 +53,7 @@ class Settling:
     using: Callable[[], Setup]
     outcome: Callable[[bytes], str | None]
     tell: Callable[[str], None]
+    may_share: Callable[[], bool] = lambda: True
     undo_s: float = UNDO_S
     retention_days: int = 14
     _given: set[int] = field(default_factory=set, init=False, repr=False)
@@ -84,7 +87,7 @@ class Settling:
             The first trouble; all other cases were tried.
         """
         using, settled, trouble = self.using(), 0, None
-        if using.provider is None:
+        if using.provider is None or not self.may_share():
             return 0
         for number in self.queue.take_answered(longer_ago_s=self.undo_s):
             try:

@@ -13,14 +13,20 @@ import httpx
 import numpy as np
 
 from featureloop.core.types import Frame
+from featureloop.device.feed import LiveFeed
+from featureloop.device.left import Shelf, WhatLeft
 from featureloop.device.outbox import Outbox
 from featureloop.device.pages.accounts import Accounts, Role
 from featureloop.device.pages.app import Parts, create_app
+from featureloop.device.pages.left import Left
+from featureloop.device.pages.live import Live
 from featureloop.device.pages.server import PageServer
 from featureloop.device.pipeline import run_pipeline
 from featureloop.device.provide import Provider
 from featureloop.device.review.queue import ReviewQueue
 from featureloop.device.review.settle import Settling
+from featureloop.device.sharing_now import Sharing, Tally
+from featureloop.device.switch import SharingSwitch
 from featureloop.device.update_thread import Setup
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
@@ -40,6 +46,7 @@ class Site:
     setup: Setup
     accounts: Accounts
     policy: Policy
+    live: Live
     clients: list[httpx.Client] = field(default_factory=list)
 
     def ask(self, frames: Sequence[Frame]) -> None:
@@ -68,9 +75,14 @@ def site(folder: Path, package: Package, *, readers: int = 1) -> Iterator[Site]:
             reviewer=None, clock=time.time, later=queue,
         )  # fmt: skip
         setup = Setup(Runtime(package, threads=1), provider)
-        parts = Parts(accounts=accounts, queue=queue, manifest=lambda: package.manifest, site="site-a")
+        switch = SharingSwitch(folder)
+        live = Live(LiveFeed(), Sharing(switch=switch, tally=Tally(), outbox=outbox))
+        left = Left(WhatLeft(folder / "outbox.sqlite"), Shelf(folder / "packages", lambda: package))
+        parts = Parts(
+            accounts=accounts, queue=queue, manifest=lambda: package.manifest, live=live, left=left, site="site-a"
+        )
         with PageServer(create_app(parts)) as server:
-            found = Site(server.url, queue, outbox, setup, accounts, policy)
+            found = Site(server.url, queue, outbox, setup, accounts, policy, live)
             yield found
             for one in found.clients:
                 one.close()
