@@ -51,6 +51,7 @@ def finding_from_json(raw: bytes) -> Finding:
         measures=tuple(_measure(m) for m in data["measures"]),
         controls=data["controls"],
         curve=tuple(Point(images=p["images"], **_numbers(p, "value", "low", "high")) for p in data["curve"]),
+        curve_by=data["curve_by"],
         budget=data["budget"],
         notes=tuple(data["notes"]),
         charts=tuple(Chart(c["image"], c["text"]) for c in data["charts"]),

@@ -146,4 +146,5 @@ def _curve(finding: Finding) -> Chart | None:
     if chance is not None:
         axes.axhline(chance, color=SOFT, linestyle="--")
     axes.yaxis.label.set_fontsize(8)
-    return drawn(figure, f"{finding.attack}: does more material help the attacker? Dashed: chance.")
+    by = f", by {finding.curve_by}" if finding.curve_by else ""
+    return drawn(figure, f"{finding.attack}{by}: does more material help the attacker? Dashed: chance.")
