@@ -147,7 +147,7 @@ class Bench:
 
     def measured(self, name: str, *, whole: bool) -> dict[str, Any]:
         """Quality, bytes and figures of a form; what was kept is taken as it is."""
-        kept = self.work / f"{_slug(name)}.json"
+        kept = self.work / f"{slug(name)}.json"
         found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"seconds": {}}
         made: list[Package] = []
 
@@ -187,13 +187,13 @@ class Bench:
         base = self.neck(arm.neck)
         if arm.release == "set":
             return base
-        out = self.work / "forms" / _slug(f"{base.path.name} {arm.release}")
+        out = self.work / "forms" / slug(f"{base.path.name} {arm.release}")
         return load_package(out) if out.exists() else self.released(base, arm.release, out)
 
     def neck(self, given: Mapping[str, Any]) -> Package:
         """A package that releases a set, founded from the tuned backbone."""
         self._tune()
-        name = _slug(" ".join(f"{k} {v:g}" for k, v in given.items())) or "default"
+        name = slug(" ".join(f"{k} {v:g}" for k, v in given.items())) or "default"
         out = self.package if not given else self.work / "necks" / name
         if out.exists():
             return load_package(out)
@@ -276,7 +276,7 @@ def _is_tuning(path: Path) -> bool:
     return path.name.startswith(("frames", "held", "fine-tuning"))
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "=.-" else "_" for c in name)
 
 

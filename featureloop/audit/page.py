@@ -81,7 +81,7 @@ def _picture(judged: Mapping[str, Judgement], findings: Mapping[str, Finding]) -
     rows = [r for j in judged.values() if (r := _row(j, findings))]
     if not rows:
         return None
-    figure, axes = new_axes("", "", width=8.6, height=1.2 + 0.44 * len(rows))
+    figure, axes = new_axes("", "", width=9.6, height=1.0 + 0.42 * len(rows))
     for y, row in enumerate(reversed(rows)):
         colour = BEYOND if row.judgement.state == "beyond" else ACCENT if row.judgement.state == "within" else SOFT
         axes.plot([0, 1], [y, y], color=SOFT, alpha=0.35, linewidth=7, solid_capstyle="round")
@@ -89,9 +89,9 @@ def _picture(judged: Mapping[str, Judgement], findings: Mapping[str, Finding]) -
             axes.plot([row.limit] * 2, [y - 0.34, y + 0.34], color="black", linewidth=1.6)
         axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2.5)
         axes.scatter([row.value], [y], s=64, color=colour, zorder=3)
-        axes.text(1.36, y, row.judgement.said, va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [r.judgement.text for r in reversed(rows)], fontsize=8)
-    axes.set_xticks([0, 1], ["chance", "the positive control:\na leak that is there"], fontsize=8)
+        axes.text(1.36, y, _beside_limit(row.judgement), va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [r.judgement.text for r in reversed(rows)], fontsize=9)
+    axes.set_xticks([0, 1], ["chance", "the positive control:\na leak that is there"], fontsize=9)
     axes.set_xlim(-0.12, 1.33)
     axes.grid(visible=False)
     axes.spines[["left"]].set_visible(False)
@@ -101,6 +101,15 @@ def _picture(judged: Mapping[str, Judgement], findings: Mapping[str, Finding]) -
         "leaks. The black mark is the limit; orange is beyond it, green within, grey is disclosed without a limit."
     )
     return drawn(figure, text)
+
+
+def _beside_limit(judgement: Judgement) -> str:
+    """What is judged, and its limit, in few words."""
+    found = judgement.found
+    if found is None or judgement.limit is None:
+        return judgement.said
+    upper = "" if RULES[judgement.name].judged == "value" else f", at most {_number(found.high)}"
+    return f"{_number(found.value)}{upper}; limit {judgement.limit:g}"
 
 
 def _row(judgement: Judgement, findings: Mapping[str, Finding]) -> _Row | None:
