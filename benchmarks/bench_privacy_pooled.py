@@ -3,17 +3,17 @@
 
 PneumoniaMNIST: the official training images found (a tenth of them calibrates), and are the members; outsiders are the
 calibration's and the official validation images, which MedMNIST drew from the same source as the training images (the
-test images are from another one, and would look like outsiders for that alone). Which images are of one patient isn't
-known: some outsiders may have a member's patient, which hides members. The attacker has half of the test images,
-and trains 16 recognizers. Accuracy and AUC are of the official test images, from float32 as a device recognizes.
-
+test images are from another one, and would look like outsiders for that alone). With --members N, the package is
+founded on so many of the training images, and the others are outsiders besides. Which images are of one patient isn't
+known: some outsiders may have a member's patient, which hides members. The attacker has half of the test images, and
+trains 16 recognizers. Accuracy and AUC are of the official test images, from float32 as a device recognizes.
 Linkage is that of ClinicDB's sequences by an attacker with Kvasir-SEG, as in bench_privacy.py: it needs patients with
 several images. "From what leaves" is what the same recognizer makes of decoded records of the test images.
 
 The backbone is tuned once; an arm is founded from there, with another training of the recognizer or another release.
 
     benchmarks/bench_privacy_pooled.py [--data ../shared/data] [--work runs/recognition/pneumonia]
-        [--out runs/privacy-pooled] [--tuned FOLDER] [--only "as founded" ...]
+        [--out runs/privacy-pooled] [--tuned FOLDER] [--members 1200] [--only "as founded" ...]
 
 --work is bench_recognition.py's, with its package P0 and the images; --tuned is the checkpoint folder that a founding
 of it left (made where it is missing: the founding is done again).
@@ -26,9 +26,9 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from featureloop.audit.material import Lab, Party, party, split_party
 from featureloop.audit.membership import attack_membership
 from featureloop.core.types import Frame, Task
 from featureloop.images.labelled import LabelledFolder, open_labelled, split
+from featureloop.images.truths import LabelledItem
 from featureloop.learner.evaluation import evaluate
 from featureloop.learner.founding import CALIBRATION_SHARE, found_package
 from featureloop.model import recognizers
@@ -84,12 +85,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=root / "runs" / "recognition" / "pneumonia")
     parser.add_argument("--out", type=Path, default=root / "runs" / "privacy-pooled")
     parser.add_argument("--tuned", type=Path)
+    parser.add_argument("--members", type=int, help="found on so many images, not on all")
     parser.add_argument("--only", nargs="+", default=list(ARMS), choices=list(ARMS))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    first, test, items = next(iter(pneumonia_parts(args.data, args.work)))
-    train = open_labelled(args.work / "train")
-    outsiders = party(validation(args.data, args.out / "val").frames(), size=SIZE)[0]
+    train, test = (open_labelled(args.work / part) for part in ("train", "test"))
+    others: Sequence[LabelledItem] = ()
+    if args.members:
+        some, others = split(train.items, hold_out=1 - args.members / len(train.items), seed=1)
+        train = replace(train, items=some)
+    known = validation(args.data, args.out / "val").frames()
+    unseen = [replace(f, name=f"val/{f.name}") for f in known] + list(train.frames(others))
+    outsiders = party(unseen, size=SIZE)[0]
     sides = split_party(party(test.frames(), size=SIZE)[0])
     polyps = [party(open_labelled(args.data / "polyps" / n).frames(), size=SIZE, most=MOST)[0] for n in POLYPS]
     print(
@@ -100,8 +107,11 @@ def main() -> None:
     for name in args.only:
         kept = args.out / f"{name.replace(' ', '-')}.json"
         if not kept.exists():
-            package = first if name == "as founded" else founded(name, train, args.out, args.tuned)
-            figures = {f.name: f.value for f in evaluate(package, test, items).figures}
+            if name == "as founded" and not args.members:
+                package = next(iter(pneumonia_parts(args.data, args.work)))[0]
+            else:
+                package = founded(name, train, args.out, args.tuned)
+            figures = {f.name: f.value for f in evaluate(package, test, test.items).figures}
             found = {"figures": figures, "decoded": from_what_leaves(package, test)}
             found["measures"] = attacked(Lab(package, *sides, outsiders=outsiders))
             linked = attack_linkage(Lab(package, *polyps), LINKAGE)
