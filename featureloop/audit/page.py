@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from featureloop.audit.findings import Finding, Measure
+from featureloop.audit.findings import Arm, Finding, Measure, strongest
 from featureloop.audit.run import Audited
 from featureloop.audit.verdicts import Judgement, judge_figures, verdicts
 from featureloop.model.charts import ACCENT, COLOURS, SOFT, Chart, drawn, new_axes
@@ -24,6 +24,15 @@ ARMS = {
     "random": "negative control: random values",
     "baseline": "without features",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Brief:
+    """A headline figure on what leaves, on the two controls and without features; None where it wasn't measured."""
+
+    text: str
+    by: str
+    arms: tuple[Measure | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +73,24 @@ def render(audited: Audited, package: Package, *, privacy: Privacy | None = None
         within=all(v.state == "within" for v in answers),
         judged=list(judged.values()),
         findings=audited.findings,
+        briefs={name: _briefs(found, judged) for name, found in audited.findings.items()},
         failed=audited.failed,
         curves=[c for f in audited.findings.values() if (c := _curve(f))],
         arms=ARMS,
         rules=RULES,
         sheet=next((f.sheet for f in audited.findings.values() if f.sheet), None) if with_sheet else None,
     )
+
+
+def _briefs(found: Finding, judged: Mapping[str, Judgement]) -> list[_Brief]:
+    """Each headline figure of an attack beside the strongest of the same figure on the controls."""
+    out = []
+    kinds: tuple[tuple[Arm, ...], ...] = (("shallow", "planted"), ("random",), ("baseline",))
+    for name, headline in found.headline.items():
+        others = (strongest(found.measures, headline.figure, arms=arms) for arms in kinds)
+        arms = (headline, *(m if math.isfinite(m.value) else None for m in others))
+        out.append(_Brief(judged[name].text if name in judged else name, headline.by, arms))
+    return out
 
 
 def _number(value: float | None) -> str:
