@@ -14,8 +14,9 @@ default's neck is kept, only the recognizer that learns from what leaves:
 Dice is that of the device, from the whole frame's values, on Kvasir-SEG's held-out 200 and on ClinicDB. Attacks are the
 audit's own on decoded bytes. Linkage is run on every form with the audit's images and training, without its curve and
 with smaller controls; reconstruction (networks and ridge regression, no search along the gradient), text and position
-are run on forms of --whole with the budgets that BUDGETS states. The default's figures with all controls at full budget
-are `audit privacy`'s. What is in --work already isn't done again.
+are run on forms of --whole with the budgets that BUDGETS states; with full budgets and all controls they are `audit
+privacy`'s. Of records that mix several patients' frames, two share a patient by chance more often: beside their figure
+stands what guessing gives. What is in --work already isn't done again.
 
     benchmarks/bench_privacy.py [--data ../shared/data/polyps] [--work runs/privacy] [--only set "set, 3 bits" ...]
         [--package runs/polyps/P0 --tuned runs/polyps/P0.checkpoint]
@@ -87,6 +88,7 @@ ARMS: Mapping[str, Arm] = {
     "set, 16 bits, trained at 0.5": Arm({"bits_per_vector": 16.0, "adversary": 0.5}),
     "set noise=1.0": Arm(release="set noise=1.0"),
     "set subset=16,balanced": Arm(release="set subset=16,balanced"),
+    "set subset=16,balanced, 3 bits": Arm({"bits_per_vector": 3.0}, release="set subset=16,balanced"),
     "set, 16 bits": Arm({"bits_per_vector": 16.0}),
     "set, 2 channels": Arm({"channels": 2}),
     "set mix=4": Arm(release="set mix=4"),
@@ -176,7 +178,7 @@ class Bench:
             found["bytes"] = float(np.mean([r.payload / len(r.frames) for r in lab.theirs]))
             for attack in missing:
                 finding = self._timed(found, attack, lambda a=attack: ATTACKS[a](lab, BUDGETS[a]))
-                figures = {k: [m.value, m.low, m.high, m.by] for k, m in finding.headline.items()}
+                figures = {k: [m.value, m.low, m.high, m.by, m.chance] for k, m in finding.headline.items()}
                 others = {f"{m.figure} by {m.by} on {m.arm}": [m.value, m.low, m.high] for m in finding.measures}
                 found |= figures | {f"controls of {attack}": finding.controls, f"all of {attack}": others}
                 keep()
@@ -285,6 +287,8 @@ def row(name: str, found: Mapping[str, Any]) -> str:
     own = [v for k, v in found.get("all of linkage", {}).items() if k.startswith(FAR) and k.endswith("on release")]
     figures = [own[0] if own else None, *(found.get(k) for k in FIGURES)]
     said = ["" if v is None else f"{v[0]:.3g} ({v[1]:.3g} to {v[2]:.3g})" for v in figures]
+    if "mix" in name:
+        said[1] += f", by chance {found['linkage.top1'][4]:.3g}"
     dice = " | ".join(f"{value:.4f}" for value, _, _ in found["dice"])
     noise = (
         ""
