@@ -74,6 +74,10 @@ ARMS: Mapping[str, Arm] = {
     "5 levels": Arm({"release": "pool quantize=5"}),
     "16 channels": Arm({"channels": 16}),
     "8 channels, 9 levels": Arm({"channels": 8, "release": "pool quantize=9"}),
+    "4 channels, 9 levels": Arm({"channels": 4, "release": "pool quantize=9"}),
+    "4 channels": Arm({"channels": 4}),
+    "2 channels": Arm({"channels": 2}),
+    "2 channels, 9 levels": Arm({"channels": 2, "release": "pool quantize=9"}),
     "noise=0.1 in what leaves": Arm({"release": "pool noise=0.1"}),
 }
 

@@ -149,7 +149,7 @@ def _case(lab: Lab, given: InversionSettings) -> tuple[Case, Party]:
 
 def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Float32]:
     """Pictures of all asked records, by every attacker that draws them at once."""
-    books = Codebooks(case.known, seed=lab.seed)
+    books = Codebooks(case.known, seed=lab.seed, unit=lab.unit)
     known, asked = describe(case.known, books), describe(case.asked, books)
     linear = LinearDecoder(known, case.known_pictures, case.known_groups, seed=lab.seed)
     name = linear.name
@@ -183,7 +183,7 @@ def _curve(lab: Lab, case: Case, judge: Judge, given: InversionSettings) -> tupl
     for share in (*given.curve, 1.0):
         part = np.flatnonzero(np.isin(case.known_groups, names[: max(LEAST_GROUPS, round(share * len(names)))]))
         known = [case.known[i] for i in part.tolist()]
-        books = Codebooks(known, seed=lab.seed)
+        books = Codebooks(known, seed=lab.seed, unit=lab.unit)
         pictures, groups = case.known_pictures[part], case.known_groups[part]
         linear = LinearDecoder(describe(known, books), pictures, groups, seed=lab.seed)
         found = linear(describe(case.asked, books))
@@ -274,7 +274,7 @@ def _cells(maps: Float32) -> Float32:
 def _random_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Float32]:
     """Pictures from values that know nothing of their frame."""
     known, asked = (lab.random(releases, seed=60 + i) for i, releases in enumerate((case.known, case.asked)))
-    books = Codebooks(known, seed=lab.seed)
+    books = Codebooks(known, seed=lab.seed, unit=lab.unit)
     described, others = describe(known, books), describe(asked, books)
     linear = LinearDecoder(described, case.known_pictures, case.known_groups, seed=lab.seed)
     return {

@@ -167,6 +167,11 @@ class Lab:
         """Pixels per side of the extractor's input."""
         return self.package.manifest.preprocessing.size
 
+    @property
+    def unit(self) -> int:
+        """Rows of a record that stay together as they stood (`Form.unit`)."""
+        return self.package.manifest.released.form.unit(self.package.manifest.features.grid)
+
     def release(self, frames: Sequence[Frame], *, what: str = "releases") -> list[Release]:
         """What leaves of frames, through the very bytes; where frames share a record, some may be left over."""
         out: list[Release] = []
