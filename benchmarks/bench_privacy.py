@@ -88,6 +88,8 @@ ARMS: Mapping[str, Arm] = {
     "set, 16 bits, trained at 0.5": Arm({"bits_per_vector": 16.0, "adversary": 0.5}),
     "set noise=1.0": Arm(release="set noise=1.0"),
     "set subset=16,balanced": Arm(release="set subset=16,balanced"),
+    "set subset=8,balanced": Arm(release="set subset=8,balanced"),
+    "set subset=4,balanced": Arm(release="set subset=4,balanced"),
     "set subset=16,balanced, 3 bits": Arm({"bits_per_vector": 3.0}, release="set subset=16,balanced"),
     "set, 16 bits": Arm({"bits_per_vector": 16.0}),
     "set, 2 channels": Arm({"channels": 2}),
