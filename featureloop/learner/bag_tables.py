@@ -11,9 +11,10 @@ from scipy.special import betaln
 from featureloop.core.types import Bag, UInt8
 from featureloop.model.manifest import BagTables
 from featureloop.sharing.codec import TOTAL, frequency_table
-from featureloop.sharing.multiset import Parts, Sorted, Urns, walk
+from featureloop.sharing.multiset import Sorted, Urns, walk
 from featureloop.sharing.rows import ALL, BOTH, NEIGHBOURHOODS, NONE, neighbourhood, row_kinds
-from featureloop.sharing.urns import MOST, UNIT, Int64
+from featureloop.sharing.splits import FEW, Int64, tree_of
+from featureloop.sharing.urns import MOST, UNIT
 
 Float64 = NDArray[np.float64]
 CLASSES = 16
@@ -68,10 +69,11 @@ class _Counter:
         self._bag, self._seen = bag, seen
         self.at, self.equal = bag.at, bag.equal
 
-    def below(self, c: int, parts: Parts) -> Int64:
-        k = self._bag.below(c, parts)
-        self._seen[c].append(np.stack([parts.split, parts.size, k]))
-        return k
+    def levels(self, c: int, rows: Int64, size: Int64) -> Int64:
+        told = self._bag.levels(c, rows, size)
+        first, sizes, below, _ = tree_of(len(told)).asked(told)
+        self._seen[c].append(np.stack([first // (FEW + 1), sizes, below]))
+        return told
 
 
 def _urns(levels: Sequence[int], bags: Sequence[UInt8]) -> Urns:
