@@ -11,10 +11,11 @@ from scipy.special import betaln
 from featureloop.core.types import Bag, UInt8
 from featureloop.model.manifest import BagTables
 from featureloop.sharing.codec import TOTAL, frequency_table
-from featureloop.sharing.multiset import Sorted, Urns, walk
+from featureloop.sharing.multiset import Urns
 from featureloop.sharing.rows import ALL, BOTH, NEIGHBOURHOODS, NONE, neighbourhood, row_kinds
 from featureloop.sharing.splits import FEW, Int64, tree_of
 from featureloop.sharing.urns import MOST, UNIT
+from featureloop.sharing.walk import Sorted, walk
 
 Float64 = NDArray[np.float64]
 CLASSES = 16

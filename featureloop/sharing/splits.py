@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +17,23 @@ FEW = 15
 """Parts of up to so many rows are coded together, in one call."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Depth:
+class Depth(NamedTuple):
     """Splits as far from the root as each other, W of them, in the order in which they are coded.
 
     Attributes
     ----------
     whole
-        Where in `Tree`'s cells the sizes of what is split stand: a slice where they stand together, else int64 (W,).
-    below, above
-        Where the sizes of their lower and of their upper sides stand.
+        Which of `Tree`'s cells hold the sizes of what is split: the first of W, or int64 (W,) where they are apart.
+    below, above, end
+        The first cell of their lower sides, the first one of their upper sides, and the one after these.
     first
-        int64 (W, 1), of each split its number times FEW + 1: where its tables of small parts begin.
+        int64 (W,), of each split its number times FEW + 1: where its tables of small parts begin.
     """
 
-    whole: slice | Int64
-    below: slice
-    above: slice
+    whole: int | Int64
+    below: int
+    above: int
+    end: int
     first: Int64
 
 
@@ -50,7 +51,7 @@ class Tree:
         int64 (L - 1,), of each split in the order of coding: its first level, the first one of its upper side, and
         the one after its last.
     first
-        int64 (L - 1, 1), those of `depths` one after the other.
+        int64 (L - 1, 1), those of all depths one after the other.
     ends
         int64 (D,), how many splits there are up to each depth.
     """
@@ -102,9 +103,9 @@ def tree_of(levels: int) -> Tree:
         if not split:
             break
         after, count = cells + len(block), len(split)
-        whole = slice(cells, after) if count == len(block) else cells + np.array(inner, np.int64)
-        first = (FEW + 1) * np.array([[number[part]] for part in split], np.int64)
-        depths.append(Depth(whole, slice(after, after + count), slice(after + count, after + 2 * count), first))
+        whole = cells if count == len(block) else cells + np.array(inner, np.int64)
+        first = (FEW + 1) * np.array([number[part] for part in split], np.int64)
+        depths.append(Depth(whole, after, after + count, after + 2 * count, first))
         order += split
         middles = [(low, (low + high) // 2, high) for low, high in split]
         block, cells = [(a, m) for a, m, _ in middles] + [(m, b) for _, m, b in middles], after
@@ -115,6 +116,6 @@ def tree_of(levels: int) -> Tree:
         low,
         (low + high) // 2,
         high,
-        np.concatenate([d.first for d in depths]),
+        np.concatenate([d.first for d in depths])[:, None],
         np.cumsum([len(d.first) for d in depths]),
     )
