@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import faiss
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
@@ -200,6 +199,8 @@ def plain(seen: Seen, known: Seen, *, name: str) -> Iterator[Point]:
         yield Point(
             NAMES[1], name, zipped(whole), seen.quality(list((whole * np.float32(step / 127)).astype(np.float32)))
         )
+    import faiss  # Others take this file's frames and pictures, and have no need of it.
+
     c = maps.shape[2]
     train = known.maps.reshape(-1, c)
     for parts in (p for p in (1, 2, 4, 8, 16) if p <= c):

@@ -33,7 +33,7 @@ UNCHANGED, KEPT = 50.0, 4.0
 
 
 def bag_tables(
-    levels: Sequence[int], bags: Sequence[Bag], doubted: Sequence[tuple[UInt8, UInt8]], *, flags: int
+    levels: Sequence[int], bags: Sequence[Bag], doubted: Sequence[tuple[UInt8, UInt8]], *, flags: int, side: int = 1
 ) -> BagTables:
     """Tables for sets of rows.
 
@@ -47,13 +47,15 @@ def bag_tables(
         What was recognized of frames that nothing was learned from, and their truth, uint8 (N, T) each.
     flags
         How many values of a row of targets are flags.
+    side
+        Positions per side of what keeps its order: only the first row of each such unit is one of a set.
     """
     symbols = np.concatenate([b.symbols for b in bags])
     rows = np.concatenate([b.recognized for b in bags])[:, :flags]
     weights, thresholds, kinds = _classes(symbols, rows)
     changed_kinds, changed_flags = _changes(doubted, flags)
     return BagTables(
-        _urns(levels, [b.symbols for b in bags]),
+        _urns(levels, [b.symbols[:: side * side] for b in bags]),
         weights,
         thresholds,
         kinds,
