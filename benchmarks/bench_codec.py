@@ -12,7 +12,8 @@ with rows of targets and padding, ours are told besides.
 - bag/1: our codec, as packages are founded and with 2, 4 and 8 times coarser steps (tables of frames in --founding)
 - features as float16 or int8 under Zstandard, and by product quantization (faiss)
 - features as pictures: channels as tiles of one grey picture, by JPEG XL, AVIF and HEVC, at several qualities
-- the frame itself by JPEG, WebP, JPEG XL and AVIF at several sizes and qualities, recognized by the whole network
+- the frame itself by JPEG, WebP, JPEG XL and AVIF at several sizes, recognized by the last package's whole network: of
+  each the coarsest quality whose loss is at most 0.5 points, by bisection
 
 Prints the fewest bytes for each coding whose loss is at most 0.5 points, the Bjontegaard rate against the best tiles,
 and milliseconds on one core; draws all points to `rate.png`. Needs faiss-cpu: `pip install -e '.[bench]'`.
@@ -32,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import faiss
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
@@ -57,19 +57,28 @@ LOSS = 0.005
 COARSER = (1, 2, 4, 8)
 SIDES = (320, 224, 160, 112, 80)
 PICTURES: dict[str, tuple[Callable[..., bytes], Callable[[bytes], Any], Sequence[dict[str, Any]]]] = {
-    "JPEG": (imagecodecs.jpeg_encode, imagecodecs.jpeg_decode, [{"level": q} for q in (5, 15, 30, 50, 75, 90)]),
+    "JPEG": (
+        imagecodecs.jpeg_encode,
+        imagecodecs.jpeg_decode,
+        [{"level": q} for q in (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95)],
+    ),
     "WebP": (
         imagecodecs.webp_encode,
         imagecodecs.webp_decode,
-        [{"level": q, "lossless": False} for q in (1, 10, 30, 50, 75, 90)],
+        [{"level": q, "lossless": False} for q in (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)],
     ),
     "JPEG XL": (
         imagecodecs.jpegxl_encode,
         imagecodecs.jpegxl_decode,
-        [{"distance": d, "lossless": False} for d in (15.0, 10.0, 6.0, 4.0, 2.0, 1.0)],
+        [{"distance": d, "lossless": False} for d in (15.0, 12.0, 9.0, 7.0, 5.0, 4.0, 3.0, 2.5, 2.0, 1.5, 1.0, 0.7)],
     ),
-    "AVIF": (imagecodecs.avif_encode, imagecodecs.avif_decode, [{"level": q} for q in (5, 15, 30, 50, 70, 85)]),
+    "AVIF": (
+        imagecodecs.avif_encode,
+        imagecodecs.avif_decode,
+        [{"level": q, "speed": 8} for q in (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95)],
+    ),
 }
+"""Each codec's settings, from the fewest bytes to the most."""
 CRFS = (4, 12, 20, 28, 36, 44)
 NAMES = ("ours", "features, plain", "features as pictures", "the image")
 
@@ -122,7 +131,7 @@ def main() -> None:
             *ours(seen, founding, name=named),
             *plain(seen, founding, name=named),
             *tiles(seen, name=named),
-            *pictures(seen, name=named),
+            *(pictures(seen, name=named) if path == args.packages[-1] else []),
         )
         points += found
         (args.work / f"points-{named}.json").write_text(json.dumps([values_of(p) for p in found], indent=1))
@@ -200,6 +209,8 @@ def plain(seen: Seen, known: Seen, *, name: str) -> Iterator[Point]:
         yield Point(
             NAMES[1], name, zipped(whole), seen.quality(list((whole * np.float32(step / 127)).astype(np.float32)))
         )
+    import faiss  # Others take this file's frames and pictures, and have no need of it.
+
     c = maps.shape[2]
     train = known.maps.reshape(-1, c)
     for parts in (p for p in (1, 2, 4, 8, 16) if p <= c):
@@ -269,25 +280,50 @@ def hevc(sheet: UInt8, crf: int) -> tuple[int, UInt8]:
         return size, next(source.decode(video=0)).to_ndarray(format="gray")
 
 
-def pictures(seen: Seen, *, name: str) -> Iterator[Point]:
+def pictures(seen: Seen, *, name: str) -> list[Point]:
     """The frame itself, smaller and coarser, recognized by the whole network."""
     size = seen.package.manifest.preprocessing.size
-    for by, (encode, decode, settings) in PICTURES.items():
-        for side in SIDES:
-            small = [resize_frame(f.pixels, side) for f in seen.frames]
-            for given in settings:
-                coded = [encode(s, **given) for s in small]
-                shown = [
-                    np.asarray(Image.fromarray(np.asarray(decode(x))).resize((size, size), Image.Resampling.BICUBIC))
-                    for x in coded
-                ]
-                setting = next(iter(given.values()))
-                yield Point(
-                    NAMES[3],
-                    f"{name}, {by}, {side} px, {setting:g}",
-                    float(np.mean([len(x) for x in coded])),
-                    seen.quality([seen.runtime.extract(x) for x in shown]),
-                )
+
+    def tried(by: str, side: int, given: dict[str, Any], most: float) -> Point | None:
+        encode, decode, _ = PICTURES[by]
+        coded = [encode(resize_frame(f.pixels, side), **given) for f in seen.frames]
+        mean = float(np.mean([len(x) for x in coded]))
+        if mean >= most:
+            return None
+        quality = seen.quality([seen.runtime.extract(resized(decode(x), size)) for x in coded])
+        return Point(NAMES[3], f"{name}, {by}, {side} px, {next(iter(given.values())):g}", mean, quality)
+
+    return coarsest_pictures(tried, SIDES, enough=seen.quality(list(seen.maps)) - LOSS)
+
+
+def coarsest_pictures(
+    tried: Callable[[str, int, dict[str, Any], float], Point | None], sides: Sequence[int], *, enough: float
+) -> list[Point]:
+    """Of each codec and size, by bisection, the coarsest setting whose quality is enough, and what was tried before.
+
+    Parameters
+    ----------
+    tried
+        From a codec, a size in pixels and a setting to a point; None where it takes as many bytes as are given last.
+    """
+    found: list[Point] = []
+    most = math.inf
+    for by, (_, _, settings) in PICTURES.items():
+        for side in sides:
+            low, high = -1, len(settings)
+            while high - low > 1:
+                middle = (low + high) // 2
+                point = tried(by, side, settings[middle], most)
+                found += [] if point is None else [point]
+                if point is None or point.quality >= enough:
+                    high, most = middle, most if point is None else point.bytes
+                else:
+                    low = middle
+    return found
+
+
+def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(np.asarray(pixels)).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def envelope(points: Sequence[Point]) -> list[Point]:

@@ -7,8 +7,9 @@
 Packages, images and folds are those of bench_recognition.py in --work (trained where they are missing). Every
 image is recognized by a package that did not learn from it, from its pooled vector as float32, as the codec gives it
 back with the package's own steps and with coarser ones (tables of the founding records), as float16 or int8 under
-Zstandard; and by the whole network from the frame as JPEG, WebP, JPEG XL and AVIF, at several sizes and
-qualities. The loss is the larger one of accuracy's and of AUC's (mean over classes, one against the rest), in points.
+Zstandard; and by the whole network from the frame as JPEG, WebP, JPEG XL and AVIF at several sizes, of each the
+coarsest quality that is enough, by bisection. The loss is the larger one of accuracy's and of AUC's (mean over
+classes, one against the rest), in points.
 
 Prints the fewest bytes of each coding whose loss is at most 0.5 points, and draws `rate-ROW.png` into --out.
 Needs faiss-cpu: `pip install -e '.[bench]'`.
@@ -20,13 +21,13 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
-from bench_codec import LOSS, NAMES, PICTURES, Point, draw
+from bench_codec import LOSS, NAMES, PICTURES, Point, coarsest_pictures, draw, resized
 from bench_recognition import PARTS, Part
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from featureloop.core.types import Bag, Float32, Frame
@@ -78,7 +79,7 @@ def main() -> None:
         parts = [seen(part) for part in PARTS[row](args.data, args.work / row)]
         whole = figures(parts, [p.recognized(list(p.vectors)) for p in parts])
         print(f"| {row} | float32 | {4 * parts[0].vectors.shape[1]} | {whole[0]:.3f}, {whole[1]:.3f} | |", flush=True)
-        found = [*ours(parts), *plain(parts), *pictures(parts)]
+        found = [*ours(parts), *plain(parts), *pictures(parts, whole)]
         for kind in (NAMES[0], NAMES[1], NAMES[3]):
             own = [(p, f) for p, f in found if p.kind == kind and lost(whole, f) <= LOSS]
             if not own:
@@ -163,25 +164,28 @@ def plain(parts: Sequence[Images]) -> Found:
         yield Point(NAMES[1], f"int8, steps x {step}, + Zstandard", zipped(whole), 0.0), figures(parts, again)
 
 
-def pictures(parts: Sequence[Images]) -> Found:
-    """The frame itself, smaller and coarser, recognized by the whole network."""
+def pictures(parts: Sequence[Images], whole: tuple[float, float]) -> Found:
+    """The frame itself, smaller and coarser, recognized by the whole network: of each codec what is just enough."""
     size = parts[0].runtime.package.manifest.preprocessing.size
-    for by, (encode, decode, settings) in PICTURES.items():
-        for share in SIDES:
-            side = round(share * size / 8) * 8
-            for given in settings:
-                coded = [[encode(resize_frame(f.pixels, side), **given) for f in p.frames] for p in parts]
-                again = [
-                    part.recognized([part.pooled(resized(decode(c), size)) for c in some])
-                    for part, some in zip(parts, coded, strict=True)
-                ]
-                name = f"{by}, {side} px, {next(iter(given.values())):g}"
-                mean = float(np.mean([len(c) for some in coded for c in some]))
-                yield Point(NAMES[3], name, mean, 0.0), figures(parts, again)
+    its: dict[str, tuple[float, float]] = {}
 
+    def tried(by: str, side: int, given: dict[str, Any], most: float) -> Point | None:
+        encode, decode, _ = PICTURES[by]
+        coded = [[encode(resize_frame(f.pixels, side), **given) for f in p.frames] for p in parts]
+        mean = float(np.mean([len(c) for some in coded for c in some]))
+        if mean >= most:
+            return None
+        again = [
+            part.recognized([part.pooled(resized(decode(c), size)) for c in some])
+            for part, some in zip(parts, coded, strict=True)
+        ]
+        name = f"{by}, {side} px, {next(iter(given.values())):g}"
+        its[name] = figures(parts, again)
+        return Point(NAMES[3], name, mean, 1 - lost(whole, its[name]))
 
-def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(np.asarray(pixels)).resize((size, size), Image.Resampling.BICUBIC))
+    sides = [round(share * size / 8) * 8 for share in SIDES]
+    for point in coarsest_pictures(tried, sides, enough=1 - LOSS):
+        yield point, its[point.name]
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ import numpy as np
 from featureloop.core.ports import Receipt
 from featureloop.core.types import Asked, Change, Frame, Opinion, Recognition, Task
 from featureloop.model import package as packages
-from featureloop.model.forms import SET, Form, parse_form
+from featureloop.model.forms import POOL, SET, Form, parse_form
 from featureloop.model.manifest import (
     BagTables,
     Calibration,
     FeatureSpec,
     Lineage,
     Manifest,
+    OrderTables,
     Preprocessing,
     RecognizerSpec,
     ReleasedForm,
@@ -318,7 +319,8 @@ def _released(leaves: Form, channels: int, *, pooling: tuple[str, ...], flags: i
         coded_frequencies=(16,) * 256,
         flags=flags,
         pooling=pooling,
-        bag=flat_tables((levels,) * n, flags) if leaves.base == SET else None,
+        bag=None if leaves.base == POOL else flat_tables((levels,) * n, flags),
+        ordered=None if leaves.base in (POOL, SET) else flat_order((levels,) * n),
     )
 
 
@@ -333,6 +335,12 @@ def flat_tables(levels: tuple[int, ...], flags: int) -> BagTables:
         changed_kinds=((4000, 48, 48), (48, 4000, 48), (1024, 1024, 2048)),
         changed_flags=(((1024,) * 16 + (3072,) * 16),) * flags,
     )
+
+
+def flat_order(levels: tuple[int, ...]) -> OrderTables:
+    """Tables of what keeps an order, under which a row is most likely the mean of its left and upper neighbours."""
+    tables = (tuple(65_536 - 64 * (n - 1) if i == 0 else 64 for i in range(n)) for n in levels)
+    return OrderTables(((128, 128, 0, 0, 0),) * len(levels), tuple((table,) * 10 for table in tables))
 
 
 def _write_models(path: Path, *, kernel: Float32, matrix: Float32, size: int, form: str) -> None:

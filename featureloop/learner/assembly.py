@@ -16,10 +16,11 @@ from featureloop.core.ports import Progress
 from featureloop.core.types import Bag, Frame, Task, UInt8
 from featureloop.learner.bag_tables import bag_tables
 from featureloop.learner.founding_records import package_rows, true_part
+from featureloop.learner.order_tables import order_tables
 from featureloop.learner.references import founding_reference, steps_for_reference
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
-from featureloop.model.forms import POOL, SET, Form, with_clip
+from featureloop.model.forms import POOL, Form, with_clip
 from featureloop.model.manifest import Manifest, ReleasedForm
 from featureloop.model.package import (
     CARD,
@@ -130,7 +131,15 @@ def counted_form(form: ReleasedForm, bags: Sequence[Bag], doubted: Sequence[tupl
         frequencies=tuple(codec.frequency_table(x) for x in counts),
         target_frequencies=codec.frequency_table(np.bincount(kinds, minlength=3)),
         coded_frequencies=codec.frequency_table(np.bincount(rows[kinds > 0, flags:].reshape(-1), minlength=256)),
-        bag=bag_tables(form.levels, bags, doubted, flags=flags) if form.form.base == SET else None,
+    )
+    if form.form.base == POOL:
+        return made
+    kept = [b.symbols for b in bags]
+    side = codec.side_of(form, len(kept[0]))
+    made = replace(
+        made,
+        bag=bag_tables(form.levels, bags, doubted, flags=flags, side=side),
+        ordered=order_tables(form.levels, kept, side=side) if side > 1 else None,
     )
     return made if made.bag is None else replace(made, bag=replace(made.bag, usual=_usual(made, bags)))
 

@@ -11,9 +11,11 @@ from scipy.special import betaln
 from featureloop.core.types import Bag, UInt8
 from featureloop.model.manifest import BagTables
 from featureloop.sharing.codec import TOTAL, frequency_table
-from featureloop.sharing.multiset import Parts, Sorted, Urns, walk
+from featureloop.sharing.multiset import Urns
 from featureloop.sharing.rows import ALL, BOTH, NEIGHBOURHOODS, NONE, neighbourhood, row_kinds
-from featureloop.sharing.urns import MOST, UNIT, Int64
+from featureloop.sharing.splits import FEW, Int64, tree_of
+from featureloop.sharing.urns import MOST, UNIT
+from featureloop.sharing.walk import Sorted, walk
 
 Float64 = NDArray[np.float64]
 CLASSES = 16
@@ -31,7 +33,7 @@ UNCHANGED, KEPT = 50.0, 4.0
 
 
 def bag_tables(
-    levels: Sequence[int], bags: Sequence[Bag], doubted: Sequence[tuple[UInt8, UInt8]], *, flags: int
+    levels: Sequence[int], bags: Sequence[Bag], doubted: Sequence[tuple[UInt8, UInt8]], *, flags: int, side: int = 1
 ) -> BagTables:
     """Tables for sets of rows.
 
@@ -45,13 +47,15 @@ def bag_tables(
         What was recognized of frames that nothing was learned from, and their truth, uint8 (N, T) each.
     flags
         How many values of a row of targets are flags.
+    side
+        Positions per side of what keeps its order: only the first row of each such unit is one of a set.
     """
     symbols = np.concatenate([b.symbols for b in bags])
     rows = np.concatenate([b.recognized for b in bags])[:, :flags]
     weights, thresholds, kinds = _classes(symbols, rows)
     changed_kinds, changed_flags = _changes(doubted, flags)
     return BagTables(
-        _urns(levels, [b.symbols for b in bags]),
+        _urns(levels, [b.symbols[:: side * side] for b in bags]),
         weights,
         thresholds,
         kinds,
@@ -68,10 +72,11 @@ class _Counter:
         self._bag, self._seen = bag, seen
         self.at, self.equal = bag.at, bag.equal
 
-    def below(self, c: int, parts: Parts) -> Int64:
-        k = self._bag.below(c, parts)
-        self._seen[c].append(np.stack([parts.split, parts.size, k]))
-        return k
+    def levels(self, c: int, rows: Int64, size: Int64) -> Int64:
+        told = self._bag.levels(c, rows, size)
+        first, sizes, below, _ = tree_of(len(told)).asked(told)
+        self._seen[c].append(np.stack([first // (FEW + 1), sizes, below]))
+        return told
 
 
 def _urns(levels: Sequence[int], bags: Sequence[UInt8]) -> Urns:

@@ -94,6 +94,24 @@ class BagTables:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderTables:
+    """The tables by which forms that keep an order are coded, beside `BagTables` (codec `map/1`; `sharing.ordered`).
+
+    Attributes
+    ----------
+    weights
+        Of each channel the weights of the neighbours to the left, above, above left and above right, in 256ths, and
+        what is added, in 512ths of a level: (C, 5).
+    differences
+        Of each channel, in each of 10 contexts, how often its symbol differs so much from what was expected, modulo its
+        levels, of 65,536: (C, 10, levels).
+    """
+
+    weights: tuple[tuple[int, ...], ...]
+    differences: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleasedForm:
     """In what form features leave: the anonymizer and the quantization.
 
@@ -119,7 +137,9 @@ class ReleasedForm:
         What `pool` takes of each channel (`model.pooling`), one statistic of all channels after the
         other; empty, as in packages made before there was a choice, for mean and deviation.
     bag
-        Tables of a set without an order; None where one vector leaves, or an order is kept, and in older packages.
+        Tables of position vectors; None where one vector leaves, and in older packages.
+    ordered
+        Tables of what keeps an order; None where nothing does, and in older packages.
     usually_apart
         Quantization steps between frames of different groups, by their median (`sharing.near`); 0 where it isn't known.
     """
@@ -135,6 +155,7 @@ class ReleasedForm:
     flags: int | None = None
     pooling: tuple[str, ...] = ()
     bag: BagTables | None = None
+    ordered: OrderTables | None = None
     usually_apart: float = 0.0
 
     @property
@@ -412,6 +433,8 @@ class Manifest:
         for part in (data, *data.get("heads", ())):
             if part["recognizer"]["context"]:
                 del part["recognizer"]["context"]
+            if part["released"]["ordered"] is None:
+                del part["released"]["ordered"]
             _without_defaults(part["calibration"], Calibration)
             if "guarantee" in part["calibration"]:
                 _without_defaults(part["calibration"]["guarantee"], Guarantee)

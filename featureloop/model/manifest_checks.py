@@ -15,12 +15,14 @@ from featureloop.model.pooling import check_pooling
 from featureloop.model.score_words import COMBINED, SCORES
 
 if TYPE_CHECKING:
-    from featureloop.model.manifest import BagTables, Calibration, Manifest, Reference, ReleasedForm
+    from featureloop.model.manifest import BagTables, Calibration, Manifest, OrderTables, Reference, ReleasedForm
 
 MOST_MEANS, MOST_STEPS = 64, 1024.0
 """Of a reference: its kinds or usual frames, and its numbers' size."""
-MOST_BALLS, MOST_WEIGHT = 4096, 1 << 24
-"""Of an urn's parameters, and of the weights in a set's score."""
+MOST_BALLS, MOST_WEIGHT, MOST_NEIGHBOUR = 4096, 1 << 24, 1 << 20
+"""Of an urn's parameters, of the weights in a set's score, and of a neighbour's."""
+CONTEXTS, ORDER_TOTAL = 10, 1 << 16
+"""Tables of a channel that keeps an order, and what each sums to (`sharing.ordered`)."""
 
 
 def build(kind: Any, value: Any) -> Any:  # noqa: C901, PLR0911  One branch for each kind of type.
@@ -78,6 +80,8 @@ def check(manifest: Manifest) -> None:
         _check_pooling(view)
         if view.released.bag is not None:
             _check_bag(view.released, view.released.bag)
+        if view.released.ordered is not None:
+            _check_ordered(view.released, view.released.ordered)
         _check_calibration(view.calibration, task)
         if view.calibration.reference is not None:
             _check_reference(view.calibration.reference, view.released)
@@ -152,7 +156,9 @@ def _check_bag(released: ReleasedForm, bag: BagTables) -> None:
     flags = [(t, size) for part, size in ((bag.flags, 16), (bag.changed_flags, 32)) for t in part]
     rising = all(a <= b for a, b in pairwise(bag.thresholds)) and len(bag.kinds) == len(bag.thresholds) + 1
     fits = {
-        f"the form '{released.form}' has tables of a set without an order": released.form.base == SET,
+        f"the form '{released.form}' has tables of position vectors": released.form.base != POOL,
+        f"the form '{released.form}' keeps an order and has no tables of it": released.form.base == SET
+        or released.ordered is not None,
         "the urns don't fit the channels' levels: two parameters for every split of a channel": balls == one_each,
         f"an urn's parameters are whole numbers from 1 to {MOST_BALLS}": all(
             1 <= b <= MOST_BALLS for channel in bag.urns for urn in channel for b in urn
@@ -170,6 +176,27 @@ def _check_bag(released: ReleasedForm, bag: BagTables) -> None:
         and all(16 <= size <= 1 << 20 and size % 4 == 0 for size in bag.usual),
         "there must be tables for every flag of a row of targets": len(bag.flags) == len(bag.changed_flags)
         and released.flags in (None, len(bag.flags)),
+    }
+    for text, so in fits.items():
+        if not so:
+            raise PackageError(text)
+
+
+def _check_ordered(released: ReleasedForm, ordered: OrderTables) -> None:
+    tables = [(t, n) for of, n in zip(ordered.differences, released.levels, strict=False) for t in of]
+    fits = {
+        f"the form '{released.form}' has tables of an order, and keeps none": released.form.base not in (POOL, SET),
+        "tables of an order go with those of position vectors": released.bag is not None,
+        f"each channel needs 5 weights of neighbours, of at most {MOST_NEIGHBOUR}": len(ordered.weights)
+        == released.channels
+        and all(len(w) == 5 and max(map(abs, w)) <= MOST_NEIGHBOUR for w in ordered.weights),
+        f"each channel needs {CONTEXTS} tables of differences, with an entry for each level": len(ordered.differences)
+        == released.channels
+        and all(len(of) == CONTEXTS for of in ordered.differences)
+        and all(len(t) == n for t, n in tables),
+        f"a table of differences doesn't sum to {ORDER_TOTAL} with every entry positive": all(
+            sum(t) == ORDER_TOTAL and min(t, default=0) > 0 for t, _ in tables
+        ),
     }
     for text, so in fits.items():
         if not so:

@@ -7,13 +7,14 @@ tables that the package carries, so that decoding is bit-exact on every
 machine. Every payload is padded to a size of a ladder and ends in a CRC-32.
 
 The package decides on the codec. `bag/1`: a set without an order, coded as how many there are of each row
-(`sharing.multiset`), its targets by what its rows say (`sharing.rows`). `uniform/2`: channel after channel, for one
-pooled vector, for what keeps an order, and of packages made before there was `bag/1`. `uniform/1` is the same without
-padding: it is still read, and no longer written.
+(`sharing.multiset`), its targets by what its rows say (`sharing.rows`). `map/1`: windows and maps, which keep an order,
+by what neighbours let expect (`sharing.ordered`). `uniform/2`: channel after channel, for one pooled vector, and of
+packages made before there were these. `uniform/1` is the same without padding: it is still read, and no longer written.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -22,13 +23,15 @@ import numpy as np
 
 from featureloop.core.errors import RecordError
 from featureloop.core.types import Float32, UInt8
+from featureloop.model.forms import NONE
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing.multiset import MultisetModel
+from featureloop.sharing.ordered import OrderModel
 from featureloop.sharing.payload import Ladder, finish, opened, seal
 from featureloop.sharing.rows import RowsModel
 from featureloop.sharing.soft_rows import SoftRowsModel
 
-BAG, UNIFORM, PLAIN = CODECS = ("bag/1", "uniform/2", "uniform/1")
+BAG, MAP, UNIFORM, PLAIN = CODECS = ("bag/1", "map/1", "uniform/2", "uniform/1")
 FEATURES = Ladder(2**0.25)
 ROWS = Ladder(2.0, each=0.5)
 """Rows of targets are short and tell most: nearly all of a grid's are given the same size."""
@@ -42,12 +45,12 @@ BOUND_SLACK = 1e-4
 
 def codec_of(form: ReleasedForm) -> str:
     """The codec that a package's records are written in."""
-    return UNIFORM if form.bag is None else BAG
+    return UNIFORM if form.bag is None else BAG if form.ordered is None else MAP
 
 
 def codecs_of(form: ReleasedForm) -> tuple[str, ...]:
     """The codecs that a package's records are read in."""
-    return (UNIFORM, PLAIN) if form.bag is None else (BAG,)
+    return (UNIFORM, PLAIN) if form.bag is None else (codec_of(form),)
 
 
 def quantize(values: Float32, form: ReleasedForm) -> UInt8:
@@ -77,6 +80,21 @@ def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
     return values
 
 
+def side_of(form: ReleasedForm, n: int) -> int:
+    """Positions per side of what keeps its order among n vectors of a record: 1 of a set.
+
+    Raises
+    ------
+    RecordError
+        So many vectors are no whole windows or maps.
+    """
+    leaves = form.form
+    side = leaves.window or (max(1, math.isqrt(n // leaves.mix)) if leaves.base == NONE else 1)
+    if n % side**2:
+        raise RecordError(f"{n} vectors are no whole number of units of {side} x {side} in the form '{leaves}'")
+    return side
+
+
 def ladders_of(form: ReleasedForm) -> tuple[Ladder, Ladder]:
     """The sizes that payloads of features, and of rows of targets, are padded to."""
     if form.bag is None:
@@ -94,7 +112,9 @@ def encode_features(symbols: UInt8, form: ReleasedForm, *, padded: bool = True) 
         A set's rows are not in canonical order.
     """
     coder = constriction.stream.stack.AnsCoder()
-    if form.bag is not None:
+    if form.ordered is not None:
+        _ordered(_Same(form)).encode(coder, symbols, side_of(form, len(symbols)))
+    elif form.bag is not None:
         _multiset(_Same(form)).encode(coder, symbols)
     else:
         columns = symbols.astype(np.int32)
@@ -112,7 +132,9 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
         The payload is truncated or damaged, or holds over `max_vectors` vectors.
     """
     n, coder = opened(payload, max_vectors, ladders_of(form)[0], plain=form.bag is None)
-    if form.bag is not None:
+    if form.ordered is not None:
+        out = _ordered(_Same(form)).decode(coder, n, side_of(form, n))
+    elif form.bag is not None:
         out = _multiset(_Same(form)).decode(coder, n)
     else:
         out = np.empty((n, form.channels), np.uint8)
@@ -222,6 +244,13 @@ def _multiset(same: _Same) -> MultisetModel:
     form = same.form
     assert form.bag is not None  # noqa: S101 - whoever asks has looked
     return MultisetModel(form.levels, form.bag.urns, form.frequencies)
+
+
+@lru_cache(maxsize=32)
+def _ordered(same: _Same) -> OrderModel:
+    form = same.form
+    assert form.ordered is not None  # noqa: S101 - whoever asks has looked
+    return OrderModel(form.levels, form.ordered, _multiset(same))
 
 
 @lru_cache(maxsize=32)

@@ -22,6 +22,7 @@ from featureloop.core.types import UInt8
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
 from tests.sharing.test_multiset import drawn_bag, set_form
+from tests.sharing.test_ordered import ordered_form
 
 MUTATIONS = int(os.environ.get("FEATURELOOP_FUZZ", "6000"))
 MOST_ROWS = 100
@@ -48,11 +49,14 @@ def targets() -> list[Target]:
         bagged = set_form(levels, flags=flags, seed=len(levels))
         for form in (bagged, replace(bagged, bag=None)):
             made += targets_of(form, flags, width)
+    for text, levels in (("window=2", [69, 11, 9, 5, 3]), ("none", [255, 16, 2]), ("window=4", [3, 3])):
+        made += targets_of(ordered_form(text, levels), 16, 16)[:1]
     return made
 
 
 def targets_of(form: ReleasedForm, flags: int, width: int) -> list[Target]:
-    bag, name = drawn_bag(form, 60, 3, changed=True, width=width), codec.codec_of(form)
+    n = 60 if form.ordered is None else 64
+    bag, name = drawn_bag(form, n, 3, changed=True, width=width), f"{codec.codec_of(form)} {form.anonymizer}"
     assert bag.changed is not None
     symbols, recognized = bag.symbols, bag.recognized
 
@@ -107,7 +111,9 @@ def mutated(payload: bytes, rng: np.random.Generator) -> bytes:
             case 4:
                 body[at:at] = rng.bytes(int(rng.choice([1, 4, 8, 64])))
             case 5:
-                body[:4] = struct.pack("<I", int(rng.choice([0, 1, 59, 61, MOST_ROWS, MOST_ROWS + 1, 2**32 - 1])))
+                body[:4] = struct.pack(
+                    "<I", int(rng.choice([0, 1, 4, 16, 49, 59, 61, 64, MOST_ROWS, MOST_ROWS + 1, 2**32 - 1]))
+                )
     if rng.integers(3) and len(body) >= 4:
         body[-4:] = struct.pack("<I", zlib.crc32(body[:-4]))
     return bytes(body)

@@ -34,7 +34,7 @@ from featureloop.sharing.draws import Draws
 from featureloop.sharing.mixing import MOST, Mixer
 from featureloop.sharing.release import coded, decoded, joined, part_of
 from featureloop.sharing.view import positions_in_view
-from featureloop.testing import make_record
+from featureloop.testing import flat_order, flat_tables, make_record
 
 GRID, CHANNELS = 4, 3
 N = GRID**2
@@ -82,7 +82,11 @@ def released(text: str) -> ReleasedForm:
     room, levels = 4 * form.noise * form.clip, min(form.quantize or 8, 8)
     table = codec.frequency_table(np.zeros(levels))
     bounds = tuple(x - room for x in low), tuple(x + room for x in high)
-    return ReleasedForm(text, n, *bounds, (levels,) * n, (table,) * n)
+    plain = ReleasedForm(text, n, *bounds, (levels,) * n, (table,) * n, flags=4)
+    if form.base == "pool":
+        return plain
+    ordered = None if form.base == "set" else flat_order(plain.levels)
+    return replace(plain, bag=flat_tables(plain.levels, 4), ordered=ordered)
 
 
 def manifest(text: str, *, own: bool) -> Manifest:

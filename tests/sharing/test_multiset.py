@@ -18,11 +18,13 @@ from featureloop.core.types import Bag, UInt8
 from featureloop.model.manifest import BagTables, ReleasedForm
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
-from featureloop.sharing.multiset import FEW, splits_of
+from featureloop.sharing.splits import FEW, tree_of
 from featureloop.sharing.urns import MOST, TOTAL, UNIT, urn_frequencies
 
 # Of `urn_frequencies` of some urns, as 64-bit little-endian numbers.
 URNS = "834a37555439d47f3ce16fff5e58788cb60eabcdc46cf5136a8aa516d5b764ea"
+# Of all payloads of `test_payloads_are_what_they_were_when_the_format_was_written`.
+PAYLOADS = "2928ca090fc892ec78e336eb85bb062efdb11f1725daa578519495704e157f6a"
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -79,6 +81,26 @@ def test_a_bag_comes_back_exactly_and_its_bytes_are_the_same_again(levels: list[
     payload = codec.encode_features(bag.symbols, form)
     np.testing.assert_array_equal(codec.decode_features(payload, form, max_vectors=n), bag.symbols)
     assert codec.encode_features(bag.symbols, form) == payload
+
+
+def test_payloads_are_what_they_were_when_the_format_was_written() -> None:
+    """Bit for bit, of small and large parts, many and few levels: what a site has sent stays readable."""
+    told = hashlib.sha256()
+    shapes = [([69, 11, 9, 5, 3], 400), ([255, 35, 29] + [3] * 20, 400), ([3] * 12, 60), ([256, 2], 300), ([2], 1)]
+    for i, (levels, n) in enumerate([*shapes, ([5, 4, 3, 2], 2000), ([17] * 6, 0), ([200], 900)]):
+        form = set_form(levels, seed=i)
+        for seed in range(3):
+            bag = drawn_bag(form, n, seed, changed=True)
+            assert bag.changed is not None
+            few = np.unique(bag.symbols, axis=0)[:3]
+            rest = few[np.sort(np.random.default_rng(seed).integers(0, len(few), n))] if len(few) else bag.symbols
+            for symbols in (bag.symbols, rest):
+                payload = codec.encode_features(symbols, form)
+                np.testing.assert_array_equal(codec.decode_features(payload, form, max_vectors=n), symbols)
+                told.update(payload)
+            told.update(codec.encode_rows(bag.recognized, form, symbols=bag.symbols))
+            told.update(codec.encode_rows(bag.changed, form, symbols=bag.symbols, before=bag.recognized))
+    assert told.hexdigest() == PAYLOADS
 
 
 @settings(max_examples=40, deadline=None)
@@ -147,15 +169,14 @@ def test_urns_are_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("levels", [2, 3, 5, 69, 255, 256])
 def test_splits_part_every_level_from_all_others(levels: int) -> None:
-    splits = splits_of(levels)
-    assert len(splits.middle) == levels - 1
-    for level in range(levels):
-        at, steps = 0, 0
-        while at >= 0:
-            at = int(splits.sides[0 if level < splits.middle[at] else 1, at])
-            steps += 1
-        assert -1 - at == level
-        assert steps <= math.ceil(math.log2(levels))
+    """Of a bag with one row of each level: a split's sizes are those of its levels, and all are found again."""
+    tree = tree_of(levels)
+    first, size, below, ends = tree.asked(np.ones((levels, 1), np.int64))
+    assert sorted(first // (FEW + 1)) == list(range(levels - 1))
+    np.testing.assert_array_equal(size, tree.high - tree.low)
+    np.testing.assert_array_equal(below, size // 2)
+    assert len(ends) == math.ceil(math.log2(levels))
+    assert len(set(tree.leaves.tolist())) == levels
 
 
 @settings(max_examples=300, deadline=None)
