@@ -12,24 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from featureloop.core.errors import FeatureloopError, PackageError, PolicyError
 from featureloop.core.types import Frame, Recognition, Skipped
-from featureloop.device.feed import LiveFeed
-from featureloop.device.live_thread import LiveThread
 from featureloop.device.outbox import SETTLED, Outbox
-from featureloop.device.pages.live import Live
 from featureloop.device.pipeline import Show, Summary, run_pipeline
-from featureloop.device.provide import Provider, check_policy, effective_threshold
+from featureloop.device.provide import Provider, check_policy
 from featureloop.device.review.desk import Listen, pages_served
 from featureloop.device.review.opening import open_queue
 from featureloop.device.review.queue import ReviewQueue
+from featureloop.device.running import Desk, playing
 from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.sections import Backlog, Pausable
-from featureloop.device.sharing_now import Sharing, Tally
 from featureloop.device.show import ResultWriter
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.switch import SharingSwitch
@@ -50,18 +47,6 @@ BACKLOG_S = 5.0
 """New files wait no longer than so many seconds for what the sharing had no room for."""
 SETTLED_S = 1.0
 """A file that changed more recently may still be being written."""
-
-
-@dataclass(slots=True)
-class _Desk:
-    """What the threads of a device share: the package in use, the review's queue, what is shown, what is shared."""
-
-    queue: ReviewQueue | None
-    setup: Setup
-    switch: SharingSwitch
-    feed: LiveFeed = field(default_factory=LiveFeed)
-    tally: Tally = field(default_factory=Tally)
-    sender: UplinkThread | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +71,14 @@ class DeviceService:
         with self._reviewing() as desk:
             self._work(desk, every_s=every_s, update_every_s=update_every_s, stop=stop)
 
-    def _work(self, desk: _Desk, *, every_s: float, update_every_s: float, stop: threading.Event) -> None:
+    def _work(self, desk: Desk, *, every_s: float, update_every_s: float, stop: threading.Event) -> None:
         seen: dict[Path, tuple[float, int]] = {}
         backlog = Backlog()
         purged, refused = float("-inf"), False
         with (
             self._sending(desk) as sender,
             self._updating(update_every_s, desk.queue) as updates,
-            self._playing(desk),
+            playing(self.live, desk, outbox=self.outbox, policy=self.policy, tell=self.tell),
         ):
             while not stop.is_set():
                 desk.setup = updates.newest(desk.setup)
@@ -112,16 +97,16 @@ class DeviceService:
                 stop.wait(every_s)
 
     @contextmanager
-    def _reviewing(self) -> Iterator[_Desk]:
+    def _reviewing(self) -> Iterator[Desk]:
         """The queue that doubtful results wait in, and its pages, where the site has them served."""
         switch = SharingSwitch(self.state.path)
         if not switch.is_on():
             self.tell("sharing is switched off, recognition goes on: 'featureloop device sharing on' switches it on")
         if self.pages is None:
-            yield _Desk(None, self._setup(self.package, None), switch)
+            yield Desk(None, self._setup(self.package, None), switch)
             return
         with closing(open_queue(self.state, self.policy)) as queue:
-            desk = _Desk(queue, self._setup(self.package, queue), switch)
+            desk = Desk(queue, self._setup(self.package, queue), switch)
             with pages_served(
                 queue,
                 state=self.state,
@@ -129,49 +114,15 @@ class DeviceService:
                 outbox=self.outbox,
                 site=self.identity.site,
                 using=lambda: desk.setup,
-                live=self._shown(desk),
+                live=desk.live(self.live, outbox=self.outbox, policy=self.policy),
                 listen=self.pages,
                 tell=self.tell,
             ) as url:
                 self.tell(f"pages: {url}")
                 yield desk
 
-    def _shown(self, desk: _Desk) -> Live:
-        """What the live page shows of it."""
-        sharing = Sharing(
-            switch=desk.switch,
-            tally=desk.tally,
-            outbox=self.outbox,
-            uplink=lambda: desk.sender.status if desk.sender else None,
-            forbidden=lambda: desk.setup.forbidden,
-            budget=self.policy.limits.bytes_per_day or None,
-        )
-        live = self.live
-        return Live(desk.feed, sharing, source=lambda: (live.name, live.counts) if live else None)
-
     @contextmanager
-    def _playing(self, desk: _Desk) -> Iterator[None]:
-        """Recognize the live source beside all else, where there is one."""
-        if self.live is None:
-            yield
-            return
-        live = LiveThread(
-            self.live,
-            using=lambda: desk.setup,
-            showing=lambda setup: self._show_on(desk, setup, came_at=self.live.arrived_at if self.live else None),
-            is_done=self.outbox.done,
-            may_share=desk.switch.is_on,
-            tally=desk.tally,
-            tell=self.tell,
-        )
-        live.start()
-        try:
-            yield
-        finally:
-            live.stop()
-
-    @contextmanager
-    def _sending(self, desk: _Desk) -> Iterator[UplinkThread]:
+    def _sending(self, desk: Desk) -> Iterator[UplinkThread]:
         wire = HttpWire(self.identity)
         sender = desk.sender = UplinkThread(Uplink(self.outbox, wire), may_send=desk.switch.is_on)
         sender.start()
@@ -241,7 +192,7 @@ class DeviceService:
                 new.append(file)
         return new
 
-    def _process(self, files: Sequence[Found], desk: _Desk, updates: UpdateThread, stop: threading.Event) -> bool:
+    def _process(self, files: Sequence[Found], desk: Desk, updates: UpdateThread, stop: threading.Event) -> bool:
         """Recognize and share files; a new package is taken over between two frames.
 
         Stopped in the middle, the rest is done after the next start: the outbox knows which frames are done.
@@ -265,7 +216,7 @@ class DeviceService:
                     break  # Not even a first frame: going on would be told without end.
         return complete
 
-    def _share(self, frames: Pausable, desk: _Desk) -> None:
+    def _share(self, frames: Pausable, desk: Desk) -> None:
         """Share frames that were shown before."""
         setup = desk.setup
         if setup.provider is None:
@@ -286,7 +237,7 @@ class DeviceService:
             if done.frames:
                 self.tell(f"{done.frames} frames shared that there was no room for before")
 
-    def _recognize(self, frames: Pausable, desk: _Desk) -> Summary:
+    def _recognize(self, frames: Pausable, desk: Desk) -> Summary:
         setup = desk.setup
 
         def run(show: Show) -> Summary:
@@ -303,7 +254,7 @@ class DeviceService:
                 )
 
         # Where a live source runs, the page shows that one.
-        on_page = _nowhere if self.live else self._show_on(desk, setup)
+        on_page = _nowhere if self.live else desk.show(setup, self.policy)
         if self.out is None:
             return run(on_page)
         with closing(ResultWriter(self.out, setup.package)) as writer:
@@ -313,12 +264,6 @@ class DeviceService:
                 writer.show(frame, recognition)
 
             return run(both)
-
-    def _show_on(self, desk: _Desk, setup: Setup, came_at: Callable[[Frame], float | None] | None = None) -> Show:
-        """What hands every result of a package to the live page."""
-        return desk.feed.showing(
-            setup.package, threshold=lambda view: effective_threshold(view, self.policy), came_at=came_at or _unknown
-        )
 
     def _say(self, summary: Summary) -> None:
         """Tell what became of new files, or of a section of them."""
@@ -339,10 +284,6 @@ class DeviceService:
 
 def _nowhere(_frame: Frame, _recognition: Recognition) -> None:
     """Shows nothing."""
-
-
-def _unknown(_frame: Frame) -> None:
-    """A file's frame came at no moment that a clinician waits for."""
 
 
 def _frames_of(files: Sequence[Found]) -> Iterator[Frame | Skipped]:
