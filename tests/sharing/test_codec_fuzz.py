@@ -119,10 +119,14 @@ def mutated(payload: bytes, rng: np.random.Generator) -> bytes:
     return bytes(body)
 
 
+EARLY = ("checksum", "truncated", "claims", "padded")
+"""What is refused before anything is decoded says one of these."""
+
+
 @pytest.mark.timeout(0 if MUTATIONS > 100_000 else 300)
 def test_tampered_payloads_are_refused_or_of_the_declared_shape_in_bounded_time_and_memory() -> None:
     rng, asked = np.random.default_rng(1), targets()
-    read, refused, slowest = Counter[str](), 0, 0.0
+    read, refused, decoded, slowest = Counter[str](), 0, set[str](), 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for i in range(MUTATIONS):
         target = asked[i % len(asked)]
@@ -130,10 +134,13 @@ def test_tampered_payloads_are_refused_or_of_the_declared_shape_in_bounded_time_
         started = time.perf_counter()
         try:
             found = target.read(payload)
-        except RecordError:
+        except RecordError as error:
             refused += 1
+            if not any(early in str(error) for early in EARLY):
+                decoded.add(target.name)
         else:
             read[target.name] += 1
+            decoded.add(target.name)
             assert found.dtype == np.uint8
             assert found.shape[1] == target.columns
             assert len(found) <= MOST_ROWS
@@ -142,5 +149,6 @@ def test_tampered_payloads_are_refused_or_of_the_declared_shape_in_bounded_time_
     assert slowest < MOST_SECONDS
     assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MOST_MEMORY
     # Some have to get past the checksum and through the decoder, else nothing was tried.
-    assert set(read) == {target.name for target in asked}
+    assert decoded == {target.name for target in asked}
+    assert sum(read.values()) > MUTATIONS // 100
     assert refused + sum(read.values()) == MUTATIONS
