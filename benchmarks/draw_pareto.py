@@ -136,7 +136,7 @@ def label(axes: Any, points: Sequence[Point], figure: Figure) -> None:
     renderer = canvas.get_renderer()
     taken: list[Any] = []
     dots = [axes.transData.transform((p.leak[0], p.quality)) for p in points]
-    for p in sorted(points, key=lambda p: -p.quality):
+    for p in sorted(points, key=lambda p: p.leak[0]):
         text = axes.annotate(
             p.name + (" (default)" if p.default else ""),
             (p.leak[0], p.quality),
@@ -145,6 +145,7 @@ def label(axes: Any, points: Sequence[Point], figure: Figure) -> None:
             textcoords="offset points",
             zorder=4,
             in_layout=False,
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "#666", "shrinkA": 0, "shrinkB": 2},
         )
         for dx, dy, side in PLACES:
             text.set_position((dx, dy))
