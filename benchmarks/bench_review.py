@@ -22,13 +22,19 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from featureloop.core.types import Frame
+from featureloop.device.feed import LiveFeed
+from featureloop.device.left import Shelf, WhatLeft
 from featureloop.device.outbox import Outbox
 from featureloop.device.pages.accounts import Accounts, Role
 from featureloop.device.pages.app import Parts, create_app
+from featureloop.device.pages.left import Left
+from featureloop.device.pages.live import Live
 from featureloop.device.pages.server import PageServer
 from featureloop.device.pipeline import run_pipeline
 from featureloop.device.provide import Provider
 from featureloop.device.review.queue import ReviewQueue
+from featureloop.device.sharing_now import Sharing, Tally
+from featureloop.device.switch import SharingSwitch
 from featureloop.images.phantom import phantom_set
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.images.source import open_source
@@ -79,7 +85,11 @@ def review(folder: Path, package: Package, source: Iterator[Frame]) -> tuple[lis
             keeper=outbox, reviewer=None, clock=time.time, later=queue,
         )  # fmt: skip
         cases = run_pipeline(source, runtime=Runtime(package, threads=1), provider=provider).frames
-    parts = Parts(accounts=accounts, queue=queue, manifest=lambda: package.manifest, site="site-a")
+        live = Live(LiveFeed(), Sharing(switch=SharingSwitch(folder), tally=Tally(), outbox=outbox))
+    left = Left(WhatLeft(folder / "outbox.sqlite"), Shelf(folder / "packages", lambda: package))
+    parts = Parts(
+        accounts=accounts, queue=queue, manifest=lambda: package.manifest, live=live, left=left, site="site-a"
+    )
     with PageServer(create_app(parts)) as server, sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path="/usr/bin/chromium",
