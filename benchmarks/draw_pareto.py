@@ -23,6 +23,7 @@ from bench_privacy import ARMS, DEFAULT, slug
 from bench_privacy_pooled import ARMS as POOLED
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from featureloop.model.charts import ACCENT, COLOURS, SOFT
 from featureloop.sharing.privacy import RULES
@@ -136,7 +137,7 @@ def label(axes: Any, points: Sequence[Point], figure: Figure) -> None:
     renderer = canvas.get_renderer()
     taken: list[Any] = []
     dots = [axes.transData.transform((p.leak[0], p.quality)) for p in points]
-    for p in sorted(points, key=lambda p: p.leak[0]):
+    for p in sorted(points, key=lambda p: (-p.default, -p.leak[0])):
         text = axes.annotate(
             p.name + (" (default)" if p.default else ""),
             (p.leak[0], p.quality),
@@ -150,7 +151,8 @@ def label(axes: Any, points: Sequence[Point], figure: Figure) -> None:
         for dx, dy, side in PLACES:
             text.set_position((dx, dy))
             text.set_ha(side)
-            box = text.get_window_extent(renderer).padded(1)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer).padded(1)
             inside = axes.bbox.x0 - 2 <= box.x0 and box.x1 <= axes.bbox.x1 + 8 and axes.bbox.y0 <= box.y0
             if inside and not any(box.overlaps(o) for o in taken) and not any(box.contains(*d) for d in dots):
                 break
