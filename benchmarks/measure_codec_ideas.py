@@ -4,14 +4,14 @@
     benchmarks/measure_codec_ideas.py --package runs/polyps/P0 [--founding DIR] [--images DIR] [--frames 200]
         [--steps 400]
 
-- background (third): rows that show nothing of a lesion on steps 2 and 4 times as wide. Bytes (whole sets, tables fitted
-  anew; what rows of each kind cost by themselves), Dice of what is recognized from the decoded values, and Dice of a
-  recognizer trained on decoded records so, and recognizing from unchanged values as a device does.
-- the frame before (first): each split's urn gets balls by the counts of the same sequence's frame before, weighed by one
-  number for all frames, and by the best one of each frame as nobody can know it. Bits by urns alone, of all
+- the frame before: each split's urn gets balls by the counts of the same sequence's frame before, weighed by one
+  number for all frames, and by the best one of each frame as nobody can know it. Bytes by urns alone, of all
   consecutive frames and of those that `near_duplicates = 0.3` leaves.
-- a pooled base layer (second): mean and deviation of the package's channels as a pooled record codes them; bytes, and how well
+- a pooled base layer: mean and deviation of the package's channels as a pooled record codes them; bytes, and how well
   they tell the larger half of the lesions, cross-validated over sequences, against the set's sorted values.
+- background: rows that show nothing of a lesion on steps 2 and 4 times as wide. Bytes (whole sets, tables fitted
+  anew; what rows of each kind cost by themselves), Dice of what is recognized from the decoded values, and, but for
+  `--steps 0`, of a recognizer trained on decoded records so, and recognizing from unchanged values as a device does.
 """
 
 from __future__ import annotations
