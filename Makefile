@@ -3,14 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 2
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak browser clean
 
 demo: $(READY)
 	$(BIN)/featureloop demo
 
-test: $(READY)
-	$(BIN)/python -m pytest
+test: $(READY) browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# The pages are tested in Debian's Chromium. Where it can't be installed, those tests are skipped, and say so.
+browser:
+	@test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  (apt-get install -y --no-install-recommends chromium || (apt-get update && \
+	   apt-get install -y --no-install-recommends chromium)) >/dev/null 2>&1; } || \
+	  echo "no /usr/bin/chromium: tests of the pages in a browser are skipped (Debian: apt-get install chromium)"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,6 +38,8 @@ from featureloop.model.package import Package, load_package
 
 FOLDS = 5
 SEED = 1
+CHANGED: dict[str, Any] = {}
+"""Settings of the founding that are not its defaults; `bench_reliability.py --quick` has some."""
 
 
 def main() -> None:
@@ -63,7 +66,8 @@ def trained(folder: LabelledFolder, items: Sequence[LabelledItem], out: Path, *,
     """The founding package in `out`, trained on the items where it is not there yet."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        founded = found_package(folder, items, out, settings=FoundingSettings(size=size, seed=SEED), replay_versions=0)
+        settings = FoundingSettings(size=size, seed=SEED, **CHANGED)
+        founded = found_package(folder, items, out, settings=settings, replay_versions=0)
         (out.parent / f"{out.name}.json").write_text(json.dumps({"frames": founded.frames}))
     return load_package(out)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featureloop.core.ports import Receipt
-from featureloop.core.types import Change, Frame, Recognition, Task
+from featureloop.core.types import Asked, Change, Frame, Opinion, Recognition, Task
 from featureloop.model import package as packages
 from featureloop.model.forms import POOL, SET, Form, parse_form
 from featureloop.model.manifest import (
@@ -121,6 +121,49 @@ class FakeReviewer:
         """The next scripted answer."""
         self.asked.append((frame, recognition))
         return self._answers.pop(0) if self._answers else None
+
+
+@dataclass
+class FakeSecondOpinion:
+    """A `core.ports.SecondOpinion` that is always of the same opinion.
+
+    Attributes
+    ----------
+    opinion
+        What it says; None for nothing.
+    asked
+        The frames that it looked at.
+    """
+
+    opinion: Opinion | None = None
+    asked: list[Frame] = field(default_factory=list)
+
+    def look_again(self, frame: Frame, _recognition: Recognition) -> Opinion | None:
+        """The same opinion."""
+        self.asked.append(frame)
+        return self.opinion
+
+
+@dataclass
+class FakeAskLater:
+    """A `core.ports.AskLater` in memory: raises the scripted failures first, one a call.
+
+    Attributes
+    ----------
+    failures
+        Raised one by one, in this order.
+    kept
+        By key, what was kept first under it.
+    """
+
+    failures: list[Exception] = field(default_factory=list)
+    kept: dict[bytes, Asked] = field(default_factory=dict)
+
+    def keep(self, asked: Asked) -> None:
+        """Keep it, or fail as scripted."""
+        if self.failures:
+            raise self.failures.pop(0)
+        self.kept.setdefault(asked.key, asked)
 
 
 def make_record(i: int, **overrides: Any) -> Record:

@@ -32,8 +32,8 @@ def attack_named(name: str) -> Attack:
 
 
 def finding_to_json(found: Finding) -> bytes:
-    """A finding as JSON; what is not finite is null."""
-    return json.dumps(_plain(asdict(found)), indent=1, sort_keys=True, allow_nan=False).encode()
+    """A finding as JSON; what is not finite is null. Keys keep their order: the curve is of the first headline."""
+    return json.dumps(_plain(asdict(found)), indent=1, allow_nan=False).encode()
 
 
 def finding_from_json(raw: bytes) -> Finding:
@@ -51,6 +51,7 @@ def finding_from_json(raw: bytes) -> Finding:
         measures=tuple(_measure(m) for m in data["measures"]),
         controls=data["controls"],
         curve=tuple(Point(images=p["images"], **_numbers(p, "value", "low", "high")) for p in data["curve"]),
+        curve_by=data["curve_by"],
         budget=data["budget"],
         notes=tuple(data["notes"]),
         charts=tuple(Chart(c["image"], c["text"]) for c in data["charts"]),

@@ -59,7 +59,7 @@ def attack_attributes(lab: Lab) -> Finding:
         lab.victims.groups[r.frames[0]] for r in lab.theirs
     ]
     groups = np.array(firsts)
-    books = Codebooks(lab.mine, seed=lab.seed)
+    books = Codebooks(lab.mine, seed=lab.seed, unit=lab.unit)
     features, told = features_of(records, books), recognition_of(records)
     measures: list[Measure] = []
     headline: dict[str, Measure] = {}

@@ -177,3 +177,9 @@ def decode(network: nn.Module, inputs: Sequence[Tensor]) -> Float32:
 def bags(releases: Sequence[Release], mean: Float32, spread: Float32) -> list[Tensor]:
     """Records' vectors, standardized, each (1, N, C)."""
     return [torch.from_numpy(((r.values - mean) / spread).astype(np.float32))[None] for r in releases]
+
+
+def scale_of(releases: Sequence[Release]) -> tuple[Float32, Float32]:
+    """Mean and deviation of each channel over records' vectors, float32 (C,) each."""
+    values = np.concatenate([r.values for r in releases])
+    return values.mean(0), values.std(0) + np.float32(1e-3)

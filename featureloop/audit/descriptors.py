@@ -2,11 +2,13 @@
 
 Several, since none is the strongest for every form: means and deviations (what pooling keeps), quantiles (sorted
 values), second moments (Carreira et al. 2012), and counts and residuals of a codebook (Sivic & Zisserman 2003;
-Jégou et al. 2010). The rows of targets that go along are described too.
+Jégou et al. 2010); and, of a form that keeps some of the order, what the order tells. The rows of targets that go along
+are described too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,9 +33,12 @@ class Codebooks:
     ----------
     releases
         The attacker's.
+    unit
+        Rows that a record keeps together as they stood, a square of the map: 1, a window's, or the whole map's.
     """
 
-    def __init__(self, releases: Sequence[Release], *, seed: int) -> None:
+    def __init__(self, releases: Sequence[Release], *, seed: int, unit: int = 1) -> None:
+        self.side = math.isqrt(unit)
         rng = np.random.default_rng((seed, 31))
         rows = np.concatenate([r.values for r in releases])
         self.mean, self.spread = rows.mean(0), rows.std(0) + np.float32(1e-6)
@@ -65,6 +70,8 @@ def describe(releases: Sequence[Release], books: Codebooks) -> Mapping[str, Floa
         "words": _inverse_frequency(np.stack([_counts(v, books.words) for v in x])),
         "residuals": np.stack([_residuals(v, books.coarse) for v in x]),
     }
+    if books.side > 1:
+        found["order"] = np.stack([_order(v, books.side) for v in x])
     return {name: np.asarray(d, np.float32) for name, d in found.items()}
 
 
@@ -98,6 +105,17 @@ def nearest_of(x: Float32, centres: Float32) -> NDArray[np.intp]:
 def _of_rows(rows: AnyArray) -> Float32:
     """What the recognition says: float32 (2 T,)."""
     return np.concatenate([rows.mean(0), rows.std(0)]).astype(np.float32) if len(rows) else np.zeros(0, np.float32)
+
+
+def _order(v: Float32, side: int) -> Float32:
+    """What rows kept as they stood tell: how channels change between neighbours, and of a whole map its cells."""
+    squares = v.reshape(-1, side, side, v.shape[1])
+    changes = [np.abs(np.diff(squares, axis=axis)).mean((0, 1, 2)) for axis in (1, 2)]
+    if len(squares) > 1:
+        return np.concatenate(changes)
+    parts = np.array_split(np.arange(side), min(side, CELLS))
+    cells = [squares[0][a][:, b].mean((0, 1)) for a in parts for b in parts]
+    return np.concatenate([*changes, *cells])
 
 
 def _second(v: Float32) -> Float32:

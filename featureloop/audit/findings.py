@@ -54,7 +54,7 @@ class Point:
     images
         Of the attacker, whose features the attack was trained on.
     value, low, high
-        Of the finding's first headline figure.
+        Of the finding's first headline figure, by the attackers that the finding's `curve_by` names.
     """
 
     images: int
@@ -77,8 +77,8 @@ class Finding:
         All figures, controls and baselines among them.
     controls
         Whether the positive control succeeded apart from the negative one; without it the attack proves nothing.
-    curve
-        Over the attacker's auxiliary images.
+    curve, curve_by
+        Over the attacker's auxiliary images; and who attacked, where that is not whoever was the strongest.
     budget
         What the attacker was given: steps, images, seconds, in words.
     notes
@@ -94,6 +94,7 @@ class Finding:
     measures: tuple[Measure, ...]
     controls: bool
     curve: tuple[Point, ...] = ()
+    curve_by: str = ""
     budget: str = ""
     notes: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = field(default=(), repr=False)

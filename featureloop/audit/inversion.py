@@ -22,23 +22,21 @@ from featureloop.audit.decoders import (
     MapDecoder,
     SetDecoder,
     bags,
-    components,
     decode,
+    scale_of,
     train_decoder,
 )
 from featureloop.audit.descriptors import Codebooks, describe
-from featureloop.audit.differentiable import Differentiable
-from featureloop.audit.findings import Arm, Finding, Measure, apart, strongest
+from featureloop.audit.findings import Arm, Finding, Measure, Point, apart, strongest
 from featureloop.audit.image_distance import SIDE, psnr
-from featureloop.audit.material import Lab, Party, Release
+from featureloop.audit.material import LEAST_GROUPS, Lab, Party, Release
 from featureloop.audit.reconstructions import FOUND, GAIN, Case, Judge, linked, pictures_of, sheet_of
 from featureloop.audit.restored import drawn_from_restored
-from featureloop.audit.shallow import shallow_name
+from featureloop.audit.searched import Searched, searched_pictures
 from featureloop.audit.surrogate import imitate, pooled, rows_as_releases
-from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map, to_vector
+from featureloop.audit.whitebox import Search
 from featureloop.core.errors import PackageError
 from featureloop.core.types import Float32
-from featureloop.model.founding_features import pool_map
 
 CONTROL_SIDE = 16
 """Cells per side of the ordered maps that a network draws from."""
@@ -64,6 +62,8 @@ class InversionSettings:
         How.
     sheet
         Victims that are shown on the sheet.
+    curve
+        Shares of the attacker's patients, for the curve.
     """
 
     victims: int = 150
@@ -74,6 +74,7 @@ class InversionSettings:
     searched: int = 6
     search: Search = field(default_factory=Search)
     sheet: int = 8
+    curve: tuple[float, ...] = (0.25, 0.5)
 
 
 def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Finding:
@@ -82,9 +83,9 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
     case, theirs = _case(lab, given)
     drawn = _release_arm(lab, case, given)
     notes = ["Diffusion models, which need a GPU, were not run: where they know such images, they draw sharper ones."]
-    searched: dict[str, tuple[Float32, NDArray[np.intp]]] = {}
+    searched: Searched = {}
     try:
-        searched = _searched(lab, case, theirs, drawn, given)
+        searched = searched_pictures(lab, case, theirs, drawn["network"], count=given.searched, search=given.search)
     except PackageError as error:
         notes.append(f"The search along the gradient was not run: {error}.")
     shallow = _shallow_arm(lab, case, theirs, given)
@@ -95,8 +96,8 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
     judge = Judge(case, guesses[best], seed=lab.seed)
     every = np.arange(len(case.pictures))
     arms: list[tuple[Arm, Mapping[str, tuple[Float32, NDArray[np.intp]]]]] = [
-        ("release", {**{by: (p, every) for by, p in drawn.items()}, **_of(searched, "release")}),
-        ("shallow", {**{by: (p, every) for by, p in shallow.items()}, **_of(searched, "shallow")}),
+        ("release", {**{by: (p, every) for by, p in drawn.items()}, **_along(searched, "release")}),
+        ("shallow", {**{by: (p, every) for by, p in shallow.items()}, **_along(searched, "shallow")}),
         ("random", {by: (p, every) for by, p in blind.items()}),
         ("baseline", {by: (p, every) for by, p in guesses.items()}),
     ]
@@ -115,6 +116,8 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
         },
         measures=(*measures, *found_again),
         controls=apart(measures, GAIN),
+        curve=_curve(lab, case, judge, given),
+        curve_by="ridge regression alone",
         budget=(
             f"{len(case.known)} images of the attacker; {len(case.asked)} records drawn at {SIDE} x {SIDE} pixels; "
             f"{given.steps} steps of {given.batch} images; {given.searched} records searched for, in "
@@ -146,7 +149,7 @@ def _case(lab: Lab, given: InversionSettings) -> tuple[Case, Party]:
 
 def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Float32]:
     """Pictures of all asked records, by every attacker that draws them at once."""
-    books = Codebooks(case.known, seed=lab.seed)
+    books = Codebooks(case.known, seed=lab.seed, unit=lab.unit)
     known, asked = describe(case.known, books), describe(case.asked, books)
     linear = LinearDecoder(known, case.known_pictures, case.known_groups, seed=lab.seed)
     name = linear.name
@@ -155,7 +158,7 @@ def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Fl
     if form.base != "pool" and form.mix == 1:
         out["network, rows put back"] = drawn_from_restored(lab, case, steps=given.control_steps, batch=given.batch)
     out["network"] = _networked(lab, case.known, case.asked, case.known_pictures, given, what="decoder of records")
-    theirs = bags(case.asked, *_scale(case.asked))
+    theirs = bags(case.asked, *scale_of(case.asked))
     stranger = imitate(theirs, case.known_pictures, steps=given.surrogate_steps, seed=lab.seed, progress=lab.progress)
     rows = pooled(rows_as_releases(stranger, case.known_pictures), case.asked)
     draw = partial(_drawn_rows, rows)
@@ -173,6 +176,23 @@ def _release_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Fl
     return out
 
 
+def _curve(lab: Lab, case: Case, judge: Judge, given: InversionSettings) -> tuple[Point, ...]:
+    """What ridge regression gains where the attacker had fewer patients, and with all: networks would take too long."""
+    names = np.random.default_rng((lab.seed, 63)).permutation(np.unique(case.known_groups))
+    points = []
+    for share in (*given.curve, 1.0):
+        part = np.flatnonzero(np.isin(case.known_groups, names[: max(LEAST_GROUPS, round(share * len(names)))]))
+        known = [case.known[i] for i in part.tolist()]
+        books = Codebooks(known, seed=lab.seed, unit=lab.unit)
+        pictures, groups = case.known_pictures[part], case.known_groups[part]
+        linear = LinearDecoder(describe(known, books), pictures, groups, seed=lab.seed)
+        found = linear(describe(case.asked, books))
+        every = np.arange(len(found))
+        gain = next(m for m in judge.measures(found, every, arm="release", by="") if m.figure == GAIN)
+        points.append(Point(images=len(part), value=gain.value, low=gain.low, high=gain.high))
+    return tuple(points)
+
+
 def _networked(
     lab: Lab,
     known: Sequence[Release],
@@ -183,7 +203,7 @@ def _networked(
     what: str,
 ) -> Float32:
     """A network that draws from bags."""
-    scale = _scale(known)
+    scale = scale_of(known)
     rows = bags(known, *scale)
     network = train_decoder(
         lambda: SetDecoder(rows[0].shape[2]),
@@ -204,11 +224,6 @@ def _drawn_rows(rows: Sequence[Tensor], rng: np.random.Generator, at: NDArray[np
     return torch.stack([x[torch.from_numpy(rng.permutation(len(x)))] for x in chosen])
 
 
-def _scale(releases: Sequence[Release]) -> tuple[Float32, Float32]:
-    values = np.concatenate([r.values for r in releases])
-    return values.mean(0), values.std(0) + np.float32(1e-3)
-
-
 def _nearest(known: Float32, asked: Float32, case: Case) -> Float32:
     """The attacker's image whose record is nearest."""
     mean, spread = known.mean(0), known.std(0) + 1e-6
@@ -226,43 +241,8 @@ def _guesses(case: Case) -> dict[str, Float32]:
     return {"mean image": mean, "mean image of the label": case.known_pictures[near].mean(1).astype(np.float32)}
 
 
-def _searched(
-    lab: Lab, case: Case, theirs: Party, drawn: Mapping[str, Float32], given: InversionSettings
-) -> dict[str, tuple[Float32, NDArray[np.intp]]]:
-    """A few records, searched for along the gradient: what leaves, and the positive control."""
-    if lab.package.manifest.released.form.mix > 1:
-        raise PackageError("records of several frames have no one image")
-    at = np.linspace(0, len(case.asked) - 1, min(given.searched, len(case.asked))).round().astype(int)
-    whole = Differentiable(lab.package)
-    preprocessing = replace(lab.package.manifest.preprocessing, blank_border=False)
-    spread = _scale(case.known)[1]
-    statistics = lab.package.manifest.released.statistics
-    basis, out = components(case.known_pictures), []
-    for i in at:
-        values = case.asked[i].values
-        if lab.package.manifest.released.form.base == "pool":
-            aim = to_vector(values[0], spread, lambda z: pool_map(z, statistics))
-        else:
-            aim = to_bag(values, spread, seed=lab.seed)
-        start = Components(drawn["network"][i], basis)
-        out.append(invert(whole, aim, start, preprocessing, search=given.search, progress=lab.progress))
-    found = {"release: white-box search": (np.stack(out), at)}
-    name = shallow_name(lab.package)
-    if name is None:
-        return found
-    first = Differentiable(lab.package, until=name)
-    maps = lab.shallow([theirs.frames[case.asked[i].frames[0]] for i in at], what="control of the search")
-    mean = case.known_pictures.mean(0)
-    control = [
-        invert(first, to_map(m), Pixels(mean), preprocessing, search=given.search, progress=lab.progress) for m in maps
-    ]
-    return found | {"shallow: white-box search": (np.stack(control), at)}
-
-
-def _of(
-    searched: Mapping[str, tuple[Float32, NDArray[np.intp]]], arm: str
-) -> dict[str, tuple[Float32, NDArray[np.intp]]]:
-    return {key.split(": ")[1]: value for key, value in searched.items() if key.startswith(arm)}
+def _along(searched: Searched, arm: Arm) -> Mapping[str, tuple[Float32, NDArray[np.intp]]]:
+    return {"white-box search": searched[arm]} if arm in searched else {}
 
 
 def _shallow_arm(lab: Lab, case: Case, theirs: Party, given: InversionSettings) -> dict[str, Float32]:
@@ -294,7 +274,7 @@ def _cells(maps: Float32) -> Float32:
 def _random_arm(lab: Lab, case: Case, given: InversionSettings) -> dict[str, Float32]:
     """Pictures from values that know nothing of their frame."""
     known, asked = (lab.random(releases, seed=60 + i) for i, releases in enumerate((case.known, case.asked)))
-    books = Codebooks(known, seed=lab.seed)
+    books = Codebooks(known, seed=lab.seed, unit=lab.unit)
     described, others = describe(known, books), describe(asked, books)
     linear = LinearDecoder(described, case.known_pictures, case.known_groups, seed=lab.seed)
     return {

@@ -60,7 +60,7 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
     """Search the victims' records for those of one patient, and run the same searches on the controls."""
     given = settings or LinkageSettings()
     single = len(mated(lab.victims.groups)) < LEAST_GROUPS
-    books = Codebooks(lab.mine, seed=lab.seed)
+    books = Codebooks(lab.mine, seed=lab.seed, unit=lab.unit)
     described = partial(describe, books=books)
     known, gallery = _known(lab, described, given), described(lab.theirs)
     target = _target(lab, gallery, described if single else None)

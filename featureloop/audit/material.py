@@ -134,17 +134,30 @@ def party(
 
 
 class Lab:
-    """A package of one task, the two parties, and all that is made of their frames."""
+    """A package of one task, the two parties, and all that is made of their frames.
+
+    Parameters
+    ----------
+    outsiders
+        Frames like those that the package was founded on, labelled for its task, that no training saw.
+    """
 
     def __init__(
-        self, package: Package, attacker: Party, victims: Party, *, seed: int = 1, progress: Progress = silent
+        self,
+        package: Package,
+        attacker: Party,
+        victims: Party,
+        *,
+        outsiders: Party | None = None,
+        seed: int = 1,
+        progress: Progress = silent,
     ) -> None:
         shared = set(attacker.groups.tolist()) & set(victims.groups.tolist())
         if shared:
             raise InputError(
                 f"patients are on both sides, among them {sorted(shared)[0]!r}: an attack must not know them"
             )
-        self.package, self.attacker, self.victims = package, attacker, victims
+        self.package, self.attacker, self.victims, self.outsiders = package, attacker, victims, outsiders
         self.seed, self.progress = seed, progress
         self.learned: dict[str, Any] = {}  # What one attack learned, and another may use.
         self.runtime = Runtime(package)
@@ -153,6 +166,11 @@ class Lab:
     def size(self) -> int:
         """Pixels per side of the extractor's input."""
         return self.package.manifest.preprocessing.size
+
+    @property
+    def unit(self) -> int:
+        """Rows of a record that stay together as they stood (`Form.unit`)."""
+        return self.package.manifest.released.form.unit(self.package.manifest.features.grid)
 
     def release(self, frames: Sequence[Frame], *, what: str = "releases") -> list[Release]:
         """What leaves of frames, through the very bytes; where frames share a record, some may be left over."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featureloop.audit.material import Lab
+from featureloop.audit.material import Lab, Party
 from featureloop.core.errors import InputError, RecordError
 from featureloop.core.types import Bool, Float32, Task, UInt8
 from featureloop.model.fit import BagSet
@@ -116,11 +116,16 @@ def founding_pool(package: Package, path: Path) -> Pool:
 
 
 def own_pool(lab: Lab, most: int) -> Pool:
-    """The attacker's frames as bags, with their truth where they have one, else with what is recognized in them."""
-    manifest, form = lab.package.manifest, lab.package.manifest.released
+    """The attacker's frames as bags, at most so many, evenly."""
     chosen = np.unique(np.linspace(0, len(lab.attacker) - 1, min(most, len(lab.attacker))).round().astype(np.intp))
+    return pool_of(lab, lab.attacker.only(chosen))
+
+
+def pool_of(lab: Lab, party: Party) -> Pool:
+    """Frames as bags of nobody's training, with their truth where they have one, else with what is recognized."""
+    manifest, form = lab.package.manifest, lab.package.manifest.released
     values, targets = [], []
-    frames = [lab.attacker.frames[i] for i in chosen]
+    frames = party.frames
     for frame, rows in zip(frames, lab.ordered(frames), strict=True):
         vectors = codec.dequantize(codec.quantize(release_vectors(rows, form), form), form)
         try:
@@ -129,7 +134,7 @@ def own_pool(lab: Lab, most: int) -> Pool:
             told = lab.runtime.recognize(vectors).targets()
         values.append(vectors)
         targets.append(told)
-    return _stacked(values, targets, lab.attacker.groups[chosen], np.zeros(len(chosen), bool))
+    return _stacked(values, targets, party.groups, np.zeros(len(party), bool))
 
 
 def _decoded(record: Record, package: Package) -> tuple[Float32, UInt8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure
 from featureloop.audit.material import Lab
-from featureloop.audit.members import Pool, founding_pool, own_pool, records_beside
+from featureloop.audit.members import Pool, founding_pool, own_pool, pool_of, records_beside
 from featureloop.audit.probes import area_of
 from featureloop.audit.shadows import Shadows, confidence_of, fitted, losses_of, package_losses, trained_shadows
 from featureloop.core.intervals import Float64, Statistic, figure_maker
@@ -39,11 +39,11 @@ class MembershipSettings:
     shadows
         Recognizers that it trains; of a pooled form, which cost little, twice as many.
     steps
-        Of training each, on 16 bags; of a pooled form, four times as many.
+        Of training each, on 16 bags; of a pooled form, four times as many, and as many passes as a founding has.
     candidates
-        Most members, and most outsiders, that are asked about; of a pooled form, four times as many.
+        Most members, and most outsiders, that are asked about; of a pooled form, 25 times as many members.
     own
-        Most of its own frames that the shadows learn from as well.
+        Most of its own frames that the shadows learn from as well; of a pooled form, four times as many.
     """
 
     shadows: int = 8
@@ -53,7 +53,11 @@ class MembershipSettings:
 
     def for_pooled(self) -> MembershipSettings:
         """More of everything."""
-        return MembershipSettings(2 * self.shadows, 4 * self.steps, 4 * self.candidates, 4 * self.own)
+        return MembershipSettings(2 * self.shadows, 4 * self.steps, 25 * self.candidates, 4 * self.own)
+
+    def passes(self, frames: int) -> int:
+        """Steps of a pooled form that are a founding's 16 passes over half of so many frames."""
+        return max(self.steps, frames // 2)
 
 
 def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, records: Path | None = None) -> Finding:
@@ -70,9 +74,10 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
     path = records or records_beside(lab.package)
     own = own_pool(lab, given.own)
     rng = np.random.default_rng((lab.seed, 89))
-    asked = _drawn(founding_pool(lab.package, path), given.candidates, rng) if path else own
+    asked = _asked(lab, path, given, rng) if path else own
     pool = asked.joined(own) if path else own
-    shadows = trained_shadows(lab, pool, count=given.shadows, steps=given.steps, rng=rng)
+    steps = given.passes(len(pool)) if lab.package.manifest.released.statistics else given.steps
+    shadows = trained_shadows(lab, pool, count=given.shadows, steps=steps, rng=rng)
     among = Shadows(shadows.confidence[:, : len(asked)], shadows.knew[:, : len(asked)])
     measures = []
     if path:
@@ -92,11 +97,19 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
         measures=(*measures, *controls),
         controls=apart(controls, "AUC"),
         budget=(
-            f"{given.shadows} shadow recognizers, {given.steps} steps of 16 bags each, from halves of {len(asked)} "
+            f"{given.shadows} shadow recognizers, {steps} steps of 16 bags each, from halves of {len(asked)} "
             f"candidates and {len(pool) - len(asked)} frames of its own"
         ),
         notes=_notes(asked, founded=path is not None, shadows=given.shadows),
     )
+
+
+def _asked(lab: Lab, records: Path, given: MembershipSettings, rng: np.random.Generator) -> Pool:
+    """The founding records, and the outsiders that were given besides."""
+    pool = founding_pool(lab.package, records)
+    if lab.outsiders is not None:
+        pool = pool.joined(pool_of(lab, lab.outsiders))
+    return _drawn(pool, given.candidates, rng)
 
 
 def _drawn(pool: Pool, most: int, rng: np.random.Generator) -> Pool:
@@ -187,7 +200,7 @@ def _notes(asked: Pool, *, founded: bool, shadows: int) -> tuple[str, ...]:
     if founded:
         said.append(
             f"Attacked was the package's own recognizer: {int(asked.members.sum())} founding records are its members, "
-            f"{outsiders} held ones are not."
+            f"{outsiders} held or given ones are not."
         )
         if outsiders < FINE:
             said.append(

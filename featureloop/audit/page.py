@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from featureloop.audit.findings import Finding, Measure
+from featureloop.audit.findings import Arm, Finding, Measure, strongest
 from featureloop.audit.run import Audited
 from featureloop.audit.verdicts import Judgement, judge_figures, verdicts
 from featureloop.model.charts import ACCENT, COLOURS, SOFT, Chart, drawn, new_axes
@@ -24,6 +24,15 @@ ARMS = {
     "random": "negative control: random values",
     "baseline": "without features",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Brief:
+    """A headline figure on what leaves, on the two controls and without features; None where it wasn't measured."""
+
+    text: str
+    by: str
+    arms: tuple[Measure | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +73,24 @@ def render(audited: Audited, package: Package, *, privacy: Privacy | None = None
         within=all(v.state == "within" for v in answers),
         judged=list(judged.values()),
         findings=audited.findings,
+        briefs={name: _briefs(found, judged) for name, found in audited.findings.items()},
         failed=audited.failed,
         curves=[c for f in audited.findings.values() if (c := _curve(f))],
         arms=ARMS,
         rules=RULES,
         sheet=next((f.sheet for f in audited.findings.values() if f.sheet), None) if with_sheet else None,
     )
+
+
+def _briefs(found: Finding, judged: Mapping[str, Judgement]) -> list[_Brief]:
+    """Each headline figure of an attack beside the strongest of the same figure on the controls."""
+    out = []
+    kinds: tuple[tuple[Arm, ...], ...] = (("shallow", "planted"), ("random",), ("baseline",))
+    for name, headline in found.headline.items():
+        others = (strongest(found.measures, headline.figure, arms=arms) for arms in kinds)
+        arms = (headline, *(m if math.isfinite(m.value) else None for m in others))
+        out.append(_Brief(judged[name].text if name in judged else name, headline.by, arms))
+    return out
 
 
 def _number(value: float | None) -> str:
@@ -81,7 +102,7 @@ def _picture(judged: Mapping[str, Judgement], findings: Mapping[str, Finding]) -
     rows = [r for j in judged.values() if (r := _row(j, findings))]
     if not rows:
         return None
-    figure, axes = new_axes("", "", width=8.6, height=1.2 + 0.44 * len(rows))
+    figure, axes = new_axes("", "", width=9.6, height=1.0 + 0.42 * len(rows))
     for y, row in enumerate(reversed(rows)):
         colour = BEYOND if row.judgement.state == "beyond" else ACCENT if row.judgement.state == "within" else SOFT
         axes.plot([0, 1], [y, y], color=SOFT, alpha=0.35, linewidth=7, solid_capstyle="round")
@@ -89,9 +110,9 @@ def _picture(judged: Mapping[str, Judgement], findings: Mapping[str, Finding]) -
             axes.plot([row.limit] * 2, [y - 0.34, y + 0.34], color="black", linewidth=1.6)
         axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2.5)
         axes.scatter([row.value], [y], s=64, color=colour, zorder=3)
-        axes.text(1.36, y, row.judgement.said, va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [r.judgement.text for r in reversed(rows)], fontsize=8)
-    axes.set_xticks([0, 1], ["chance", "the positive control:\na leak that is there"], fontsize=8)
+        axes.text(1.36, y, _beside_limit(row.judgement), va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [r.judgement.text for r in reversed(rows)], fontsize=9)
+    axes.set_xticks([0, 1], ["chance", "the positive control:\na leak that is there"], fontsize=9)
     axes.set_xlim(-0.12, 1.33)
     axes.grid(visible=False)
     axes.spines[["left"]].set_visible(False)
@@ -101,6 +122,15 @@ def _picture(judged: Mapping[str, Judgement], findings: Mapping[str, Finding]) -
         "leaks. The black mark is the limit; orange is beyond it, green within, grey is disclosed without a limit."
     )
     return drawn(figure, text)
+
+
+def _beside_limit(judgement: Judgement) -> str:
+    """What is judged, and its limit, in few words."""
+    found = judgement.found
+    if found is None or judgement.limit is None:
+        return judgement.said
+    upper = "" if RULES[judgement.name].judged == "value" else f", at most {_number(found.high)}"
+    return f"{_number(found.value)}{upper}; limit {judgement.limit:g}"
 
 
 def _row(judgement: Judgement, findings: Mapping[str, Finding]) -> _Row | None:
@@ -146,4 +176,5 @@ def _curve(finding: Finding) -> Chart | None:
     if chance is not None:
         axes.axhline(chance, color=SOFT, linestyle="--")
     axes.yaxis.label.set_fontsize(8)
-    return drawn(figure, f"{finding.attack}: does more material help the attacker? Dashed: chance.")
+    by = f", by {finding.curve_by}" if finding.curve_by else ""
+    return drawn(figure, f"{finding.attack}{by}: does more material help the attacker? Dashed: chance.")

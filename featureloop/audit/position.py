@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure, strongest
+from featureloop.audit.findings import Arm, Finding, Measure, Point, apart, as_measure, strongest
 from featureloop.audit.material import Lab, Party
 from featureloop.audit.places import probed
 from featureloop.audit.placing import Placed, Places
@@ -33,12 +33,15 @@ class PositionSettings:
         Most of the victims' bags that are put back.
     control
         Most bags of either side in a control.
+    curve
+        Shares of its own bags, for the curve.
     """
 
     steps: int = 1200
     bags: int = 400
     victims: int = 50
     control: int = 40
+    curve: tuple[float, ...] = (0.25, 0.5)
 
 
 def restore(lab: Lab, settings: PositionSettings | None = None) -> Restorer:
@@ -79,6 +82,7 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
     measures = _measured(lab, used, theirs, arm="release", by="perceptron and jigsaw")
     alone = _measured(lab, replace(used, neighbours=0.0), theirs, arm="release", by="perceptron alone")
     measures += [m for m in alone if m.figure != "bits per row"]
+    curve = _curve(lab, mine, theirs, strongest(alone, "exact ratio"), given)
     measures += _told(lab, mine, theirs)
     controls = _controls(lab, mine, theirs, given)
     ratio = strongest(measures, "exact ratio")
@@ -87,6 +91,8 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
         headline={"position.exact_ratio": ratio},
         measures=(*measures, *controls),
         controls=apart(controls, "exact share"),
+        curve=curve,
+        curve_by="perceptron alone",
         budget=f"{len(mine)} maps of its own, {given.steps} steps of 1024 rows; {len(theirs)} records put back",
         notes=(
             *_kept(used),
@@ -95,6 +101,19 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
             f"The neighbours' say got the weight {used.neighbours:g}, chosen on the attacker's own bags.",
         ),
     )
+
+
+def _curve(
+    lab: Lab, mine: Sequence[Bag], theirs: Sequence[Bag], whole: Measure, given: PositionSettings
+) -> tuple[Point, ...]:
+    """The exact ratio by a perceptron that learned on fewer of its own bags, and on all."""
+    points = []
+    for share in given.curve:
+        part = [mine[i] for i in _evenly(len(mine), max(1, round(share * len(mine))))]
+        made = learned(lab, part, steps=given.steps, weights=(0.0,))
+        found = strongest(_measured(lab, made, theirs, arm="release", by=whole.by), "exact ratio")
+        points.append(Point(images=len(part), value=found.value, low=found.low, high=found.high))
+    return (*points, Point(images=len(mine), value=whole.value, low=whole.low, high=whole.high))
 
 
 def _kept(restorer: Restorer) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def placed_bags(lab: Lab, releases: Sequence[Release], whole: Party) -> list[Bag
     return out
 
 
-def learned(lab: Lab, bags: Sequence[Bag], *, steps: int) -> Restorer:
+def learned(lab: Lab, bags: Sequence[Bag], *, steps: int, weights: Sequence[float] = WEIGHTS) -> Restorer:
     """Train on most bags, and choose the neighbours' weight on the others."""
     rows = np.concatenate([b.placed.values for b in bags])
     grid = lab.package.manifest.features.grid
@@ -103,7 +103,8 @@ def learned(lab: Lab, bags: Sequence[Bag], *, steps: int) -> Restorer:
         return float(np.mean([exact_of(replace(made, neighbours=weight), bags[i])[0] for i in held]))
 
     single = all(b.count == 1 for b in bags) and len(kept.offsets) == 1
-    return replace(made, neighbours=max(WEIGHTS, key=exact) if single and len(held) else 0.0)
+    choose = single and len(held) and len(weights) > 1
+    return replace(made, neighbours=max(weights, key=exact) if choose else 0.0)
 
 
 def exact_of(restorer: Restorer, bag: Bag) -> tuple[float, float, float]:

@@ -95,7 +95,7 @@ def fingerprint(lab: Lab) -> str:
     digest = hashlib.sha256(json.dumps([__version__, asdict(bound_to(lab.package)), lab.seed]).encode())
     for module in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(module.read_bytes())
-    for side in (lab.attacker, lab.victims):
+    for side in (lab.attacker, lab.victims, *([lab.outsiders] if lab.outsiders else [])):
         for i, (frame, group) in enumerate(zip(side.frames, side.groups.tolist(), strict=True)):
             digest.update(json.dumps([frame.name, frame.index, group, dict(side.said(i))], sort_keys=True).encode())
             digest.update(np.ascontiguousarray(frame.pixels).tobytes())

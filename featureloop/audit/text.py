@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.audit.descriptors import Codebooks, describe
-from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure, strongest
+from featureloop.audit.findings import Arm, Finding, Measure, Point, apart, as_measure, strongest
 from featureloop.audit.material import Lab, Party, Release
 from featureloop.audit.overlays import CORNERS, NUMBER, number_box, write_lines, write_number
 from featureloop.audit.probes import area_of, log_odds
@@ -43,10 +43,13 @@ class TextSettings:
         Frames of either side.
     numbers
         Numbers that are drawn into each of the attacker's frames.
+    curve
+        Shares of the attacker's frames, for the curve.
     """
 
     most: int = 300
     numbers: int = 3
+    curve: tuple[float, ...] = (0.25, 0.5)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +82,8 @@ def attack_text(lab: Lab, settings: TextSettings | None = None) -> Finding:
     given = settings or TextSettings()
     mine, theirs = (_thinned(side, given.most, seed=lab.seed) for side in (lab.attacker, lab.victims))
     sides = [_with_text(lab, side, at) for at, side in enumerate((mine, theirs))]
-    measures = [*_presence(lab, sides, mine), *_corners(lab, sides), *_digits(lab, mine, theirs, given)]
+    presence, curve = _presence(lab, sides, mine, given)
+    measures = [*presence, *_corners(lab, sides), *_digits(lab, mine, theirs, given)]
     return Finding(
         attack="text",
         headline={
@@ -88,6 +92,8 @@ def attack_text(lab: Lab, settings: TextSettings | None = None) -> Finding:
         },
         measures=tuple(measures),
         controls=all(apart(measures, figure) for figure in (PRESENCE, READ)),
+        curve=curve,
+        curve_by="probes of whole records",
         budget=(
             f"{len(mine)} of the attacker's frames, {given.numbers} numbers drawn into each, and {len(theirs)} of the "
             "victims'; linear and non-linear probes of whole records, and of single rows."
@@ -125,12 +131,15 @@ def _seen(releases: Sequence[Release], labels: Labels, frames: Sequence[Frame]) 
     return _Seen(releases, np.array([labels[list(r.frames)].max() for r in releases]), groups)
 
 
-def _presence(lab: Lab, sides: Sequence[tuple[list[Frame], Labels]], mine: Party) -> list[Measure]:
-    """How well records of frames with text are told from others, on all three arms."""
+def _presence(
+    lab: Lab, sides: Sequence[tuple[list[Frame], Labels]], mine: Party, given: TextSettings
+) -> tuple[list[Measure], tuple[Point, ...]]:
+    """How well records of frames with text are told from others, on all three arms; and by fewer of the attacker's."""
     known, asked = (_seen(lab.release(f, what="frames with text"), (c >= 0).astype(np.intp), f) for f, c in sides)
     if len(np.unique(known.labels)) < 2 or len(np.unique(asked.labels)) < 2:
-        return []
+        return [], ()
     found = dict(_told(known, asked, seed=lab.seed))
+    curve = _curve(known, asked, found, given, seed=lab.seed)
     if lab.package.manifest.released.form.base != "pool":
         rows = RowProbe(lab, mine)
         score = np.array([rows.score(r.values) for r in asked.releases])
@@ -142,11 +151,29 @@ def _presence(lab: Lab, sides: Sequence[tuple[list[Frame], Labels]], mine: Party
         ("random", asked, _told(blind[0], blind[1], seed=lab.seed)),
         ("shallow", shown[1], _told(shown[0], shown[1], seed=lab.seed)),
     ]
-    return [
+    measures = [
         _Arm(PRESENCE, arm, seen.groups, lab.seed, 0.5).measure(by, area_of(odds, seen.labels))
         for arm, seen, told in arms
         for by, odds in told.items()
     ]
+    return measures, curve
+
+
+def _curve(
+    known: _Seen, asked: _Seen, whole: Mapping[str, Float64], given: TextSettings, *, seed: int
+) -> tuple[Point, ...]:
+    """The strongest probe of whole records that learned from fewer of the attacker's, and from all."""
+    arm, points = _Arm(PRESENCE, "release", asked.groups, seed, 0.5), []
+    order = np.random.default_rng((seed, 46)).permutation(len(known.labels))
+    for share in (*given.curve, 1.0):
+        part = order[: round(share * len(order))]
+        some = _Seen([known.releases[i] for i in part.tolist()], known.labels[part], known.groups[part])
+        if len(np.unique(some.labels)) < 2:
+            continue
+        told = whole if share == 1 else _told(some, asked, seed=seed)
+        best = max((arm.measure(by, area_of(odds, asked.labels)) for by, odds in told.items()), key=lambda m: m.value)
+        points.append(Point(images=len(part), value=best.value, low=best.low, high=best.high))
+    return tuple(points)
 
 
 def _corners(lab: Lab, sides: Sequence[tuple[list[Frame], Labels]]) -> list[Measure]:

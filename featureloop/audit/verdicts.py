@@ -62,11 +62,24 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one question."""
+    """The answer to one question.
+
+    Attributes
+    ----------
+    name, question
+        Of the opinion.
+    state
+        `beyond`, `unknown`, `disclosed` or `within`, the worst of its figures.
+    short, answer
+        In a few words; and with the figures that decide it.
+    judgements
+        All figures that it is answered by.
+    """
 
     name: str
     question: str
     state: str
+    short: str
     answer: str
     judgements: tuple[Judgement, ...]
 
@@ -88,9 +101,7 @@ def judge_figures(audited: Audited, privacy: Privacy) -> dict[str, Judgement]:
         out[name] = Judgement(name, rule.text, found, limit, state, text)
     for name in sorted(set(report.figures) - set(RULES)):
         found = report.figures[name]
-        out[name] = Judgement(
-            name, name.split(".", 1)[-1].replace("_", " "), found, None, "disclosed", said(found, "value")
-        )
+        out[name] = Judgement(name, _attribute(name), found, None, "disclosed", said(found, "value"))
     return out
 
 
@@ -107,16 +118,23 @@ def _verdict(name: str, question: str, own: tuple[Judgement, ...]) -> Verdict:
     told = [j for j in own if j.state == "disclosed" and j.found and _above_chance(j.found)]
     if over:
         said_of = "; ".join(f"{j.text}: {j.said}, the limit is {j.limit:g}" for j in over)
-        return Verdict(name, question, "beyond", f"Yes, beyond the limits. {_sentence(said_of)}", own)
+        short = "Yes, beyond the limits."
+        return Verdict(name, question, "beyond", short, f"{short} {_sentence(said_of)}", own)
     if unknown:
         said_of = ", ".join(j.text for j in unknown)
-        return Verdict(name, question, "unknown", f"Not known: without a valid measurement of: {said_of}.", own)
+        answer = f"Not known: without a valid measurement of: {said_of}."
+        return Verdict(name, question, "unknown", "Not known.", answer, own)
     if told:
         said_of = "; ".join(f"{j.text}: {j.said}{_by_chance(j.found)}" for j in told)
-        return Verdict(name, question, "disclosed", f"Yes, disclosed without a limit. {_sentence(said_of)}", own)
-    return Verdict(
-        name, question, "within", "Not by the attacks that were run: all figures are within their limits.", own
-    )
+        short = "Yes, disclosed without a limit."
+        return Verdict(name, question, "disclosed", short, f"{short} {_sentence(said_of)}", own)
+    answer = "Not by the attacks that were run: all figures are within their limits."
+    return Verdict(name, question, "within", "Not by the attacks that were run.", answer, own)
+
+
+def _attribute(name: str) -> str:
+    """`attributes.site_auc` for people."""
+    return f"{name.split('.', 1)[-1].removesuffix('_auc').replace('_', ' ')} told, AUC"
 
 
 def _sentence(text: str) -> str:

@@ -50,6 +50,10 @@ def privacy(
     groups: Annotated[
         Path | None, typer.Option("--groups", help="A table image,group of --images: whose patient's each is.")
     ] = None,
+    outsiders: Annotated[
+        Path | None,
+        typer.Option("--outsiders", help="Labelled images like the founding ones that no training saw (membership)."),
+    ] = None,
     task: Annotated[Task | None, typer.Option("--task", help="Which of the package's tasks, if not the first.")] = None,
     attacks: Annotated[
         list[AttackName] | None, typer.Option("--attack", help="Only this one; may be given several times.")
@@ -82,7 +86,9 @@ def privacy(
     with progress_bars() as progress:
         mine, theirs = _parties(view, images, attacker_images, groups, most=most, seed=seed)
         tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")
-        found = run(Lab(view, mine, theirs, seed=seed, progress=progress), out, attacks=names, tell=tell)
+        unseen = None if outsiders is None else _side(view, outsiders, None, most=None, seed=seed)
+        lab = Lab(view, mine, theirs, outsiders=unseen, seed=seed, progress=progress)
+        found = run(lab, out, attacks=names, tell=tell)
     page, shown = render(found, view), render(found, view, with_sheet=True)
     write_atomically(out / Path(REPORT).name, found.report.to_json())
     write_atomically(out / Path(PAGE).name, shown.encode())
@@ -114,21 +120,22 @@ def _parties(
     InputError
         A folder can't be read, or holds too few patients.
     """
-    from featureloop.audit.material import party, split_party
+    from featureloop.audit.material import split_party
 
-    size = view.manifest.preprocessing.size
     if attacker_images is None:
-        frames, known = _frames(view, images, groups), _attributes(images)
-        both, bad = party(frames, size=size, most=2 * most, attributes=known, seed=seed)
-        tell_skipped(bad)
-        return split_party(both, seed=seed)
-    sides = []
-    for path, table_ in ((attacker_images, None), (images, groups)):
-        frames, known = _frames(view, path, table_), _attributes(path)
-        side, bad = party(frames, size=size, most=most, attributes=known, seed=seed)
-        tell_skipped(bad)
-        sides.append(side)
-    return sides[0], sides[1]
+        return split_party(_side(view, images, groups, most=2 * most, seed=seed), seed=seed)
+    mine = _side(view, attacker_images, None, most=most, seed=seed)
+    return mine, _side(view, images, groups, most=most, seed=seed)
+
+
+def _side(view: Package, path: Path, groups: Path | None, *, most: int | None, seed: int) -> Party:
+    """A folder's images as a party; raises as `_parties`."""
+    from featureloop.audit.material import party
+
+    size, known = view.manifest.preprocessing.size, _attributes(path)
+    side, bad = party(_frames(view, path, groups), size=size, most=most, attributes=known, seed=seed)
+    tell_skipped(bad)
+    return side
 
 
 def _attributes(path: Path) -> Mapping[str, Mapping[str, str]]:

@@ -10,10 +10,12 @@ import typer
 
 from featureloop.cli.console import AsJson, progress_bars, report, table, tell
 from featureloop.cli.folders import HoldOut, Images, Part, Seed, part_of, tell_notes, tell_skipped
+from featureloop.cli.training_options import Score
 from featureloop.core.types import Task
 from featureloop.images.several import folders_for
 from featureloop.model.package import load_package
 from featureloop.model.reseal import check_resealable
+from featureloop.model.score_words import check_score
 
 
 def calibrate(
@@ -28,6 +30,7 @@ def calibrate(
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
     out: Annotated[Path | None, typer.Option("--out", help="A directory for report.html and evaluation.json.")] = None,
+    score: Score = None,
     key: Annotated[Path | None, typer.Option("--key", help="An Ed25519 key in PEM that signs the package.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -36,10 +39,11 @@ def calibrate(
     On labelled images that no network of the package learned from, of patients like those that it will see: with the
     stated confidence, results above the threshold then have a mean loss (1 - Dice, the error, 1 - F1 of boxes) of at
     most the stated risk, every patient counting once. Where nothing can be guaranteed, every result is doubtful.
+    With --score, a third of the patients is for fitting that score, and the others are for the threshold.
     """
     from featureloop.learner.evaluation import evaluate
     from featureloop.learner.evaluation_report import write_report
-    from featureloop.learner.guaranteed import with_guarantee
+    from featureloop.learner.guaranteed import rescored, with_guarantee
     from featureloop.learner.keys import load_key
 
     loaded = load_package(package)
@@ -47,13 +51,18 @@ def calibrate(
     secret = load_key(key) if key else None
     check_resealable(loaded, secret)
     wanted = Task(view.manifest.task)
+    if score is not None:
+        check_score(wanted, score)
     (folder,) = folders_for(images, {wanted: view.manifest.labels})
     tell_notes([folder])
     items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
     with progress_bars() as progress:
         found = evaluate(view, folder, items, seed=seed, progress=progress)
     tell_skipped(found.skipped)
-    made, of = with_guarantee(view, found, risk=risk, confidence=confidence, key=secret)
+    calibration = None
+    if score is not None:
+        calibration, found = rescored(view, found, score=score, seed=seed)
+    made, of = with_guarantee(view, found, risk=risk, confidence=confidence, key=secret, calibration=calibration)
     if out is not None:
         tell(f"report: {write_report(replace(found, guarantee=of), made.view(wanted), folder, out)}")
     if not of.accepted:
@@ -66,6 +75,7 @@ def calibrate(
         ("accepted without review", f"{100 * of.accepted:.0f}% of {of.frames} frames"),
         ("their mean loss is at most", f"{of.risk:g}, with a confidence of {of.confidence:g}"),
         ("found on", f"{of.groups} patients"),
+        ("reliability by", made.view(wanted).manifest.calibration.method),
     ]
     data = {"package": made.digest.hex(), "task": str(wanted), "guarantee": asdict(of)}
     report(data, as_json=as_json, show=lambda: table(f"package {made.short}", ["", ""], rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -11,18 +12,24 @@ from typing import Annotated, Any
 
 import typer
 
+from featureloop.cli import users
 from featureloop.cli.console import AsJson, report, table, tell
 from featureloop.cli.folders import HoldOut, Part, Seed
+from featureloop.cli.places import State, device_state
 from featureloop.cli.processing import frames_of, run_and_send, run_frames
+from featureloop.cli.sharing import sharing
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
-from featureloop.core.errors import AuthError, PackageError, PolicyError, StorageError
+from featureloop.core.errors import AuthError, InputError, PackageError, PolicyError, StorageError
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
 from featureloop.device.provide import Provider, check_policy
+from featureloop.device.review.opening import open_queue
 from featureloop.device.reviewers import TruthReviewer
+from featureloop.device.second_opinion import second_opinion_for
 from featureloop.device.state import DeviceState, Identity, pseudonyms
+from featureloop.device.switch import SharingSwitch
 from featureloop.device.update import poll_update
 from featureloop.device.wire import HttpWire
 from featureloop.device.wire import enroll as enroll_device
@@ -32,8 +39,9 @@ from featureloop.sharing.policy import Policy, load_policy
 from featureloop.sharing.record import quarter_of
 
 app = typer.Typer(no_args_is_help=True, help="The device at the hospital.")
+app.add_typer(users.app, name="user")
+app.command("sharing")(sharing)
 
-State = Annotated[Path | None, typer.Option("--state", help="The device's directory (FEATURELOOP_DEVICE_STATE).")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="The site's policy.toml (FEATURELOOP_POLICY).")]
 
 
@@ -41,12 +49,8 @@ class Review(StrEnum):
     """Who is asked about doubtful results."""
 
     NOBODY = "nobody"
+    PAGE = "page"
     MASKS = "masks"
-
-
-def device_state(path: Path | None) -> DeviceState:
-    """The device's directory, from the flag or the settings."""
-    return DeviceState(path or settings().device_state)
 
 
 def site_policy(path: Path | None) -> Policy:
@@ -88,7 +92,10 @@ def process(
     package: Annotated[Path | None, typer.Option("--package", help="A package; else the one taken over.")] = None,
     learner: Annotated[str | None, typer.Option("--learner", help="Share with this learner (enroll first).")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write results.jsonl and pictures here.")] = None,
-    review: Annotated[Review, typer.Option(help="'masks': the labels in the physician's place.")] = Review.NOBODY,
+    review: Annotated[
+        Review,
+        typer.Option(help="'page': on the pages of 'device run'. 'masks': the labels in the physician's place."),
+    ] = Review.NOBODY,
     part: Annotated[Part, typer.Option(help="Of a labelled folder: which side of the split.")] = Part.ALL,
     hold_out: HoldOut = 0.2,
     seed: Seed = 1,
@@ -116,11 +123,16 @@ def process(
     if learner is None:
         tell("no --learner: frames are recognized, nothing is shared")
         done = Done(run_frames(frames, runtime=runtime, out=out, total=total))
+    elif not SharingSwitch(place.path).is_on():
+        tell("sharing is switched off ('featureloop device sharing on'): frames are recognized, nothing is shared")
+        done = Done(run_frames(frames, runtime=runtime, out=out, total=total))
     else:
         identity = _identity(place, learner)
         try:
             check_policy(loaded, rules)
+            second = second_opinion_for(rules, runtime, threads=settings().threads)
             outbox, site_key, group_key = open_outbox(place, rules), place.site_key(), place.group_keys()[0]
+            later = open_queue(place, rules) if review is Review.PAGE else None
         except (PolicyError, PackageError, StorageError) as error:
             tell(f"nothing is shared, recognition goes on: {error}")
             done = Done(run_frames(frames, runtime=runtime, out=out, total=total), error)
@@ -134,13 +146,23 @@ def process(
                 policy=rules,
                 keeper=outbox,
                 reviewer=reviewer,
+                later=later,
+                second_opinion=second,
                 clock=time.time,
             )
             # Who waits only a moment at the end doesn't wait longer for one answer.
             wire = MeteredWire(HttpWire(identity, timeout=min(TIMEOUT_S, max(wait, 1.0)) if wait else TIMEOUT_S))
-            done = run_and_send(
-                frames, runtime=runtime, provider=provider, outbox=outbox, wire=wire, out=out, total=total, wait=wait
-            )
+            with closing(later) if later else nullcontext():
+                done = run_and_send(
+                    frames,
+                    runtime=runtime,
+                    provider=provider,
+                    outbox=outbox,
+                    wire=wire,
+                    out=out,
+                    total=total,
+                    wait=wait,
+                )
     data = done.as_dict(seconds=time.perf_counter() - started)
     report(data, as_json=as_json, show=lambda: summary_table(data))
     finish(done)
@@ -226,17 +248,40 @@ def list_pseudonyms(
 
 @app.command()
 def run(
-    watch: Annotated[Path, typer.Option("--watch", help="A folder; new images and videos in it are processed.")],
+    watch: Annotated[
+        Path | None, typer.Option("--watch", help="A folder; new images and videos in it are processed.")
+    ] = None,
+    live: Annotated[
+        str | None, typer.Option("--live", metavar="SOURCE", help="/dev/video0, rtsp://..., http://..., or a video.")
+    ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="A live video begins again at its end.")] = False,
     package: Annotated[Path | None, typer.Option("--package", help="The package to begin with.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write results.jsonl and pictures here.")] = None,
     policy: PolicyFile = None,
     state: State = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at the folder.")] = 2.0,
     update_every: Annotated[float, typer.Option(min=1, help="Seconds between questions for a new package.")] = 60.0,
+    pages: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the pages, 8471 if it is free; 0: a free one.")
+    ] = None,
+    no_pages: Annotated[bool, typer.Option("--no-pages", help="Serve no pages; what is doubtful stays so.")] = False,
+    pages_host: Annotated[str, typer.Option(help="Another address to serve the pages on.")] = "127.0.0.1",
+    pages_name: Annotated[list[str] | None, typer.Option(help="A host name that browsers may ask for.")] = None,
 ) -> None:
-    """Watch a folder, share what the policy allows, and take new packages over, until stopped."""
-    from featureloop.device.service import DeviceService
+    """Watch a folder or a live source, share what the policy allows, and take new packages over, until stopped.
 
+    Of a live source the newest frame is recognized and shown; what comes too fast is left out. '--out' is for files.
+    Doubtful results are decided on the pages; 'featureloop device user add NAME' says by whom.
+    """
+    from featureloop.device.review.desk import Listen
+    from featureloop.device.service import DeviceService
+    from featureloop.images.live import LiveSource
+    from featureloop.images.stream import address_of
+
+    if watch is None and live is None:
+        raise InputError(
+            "there is nothing to recognize: name a folder with --watch, a live source with --live, or both"
+        )
     place = device_state(state)
     rules = site_policy(policy)
     service = DeviceService(
@@ -249,5 +294,7 @@ def run(
         out=out,
         tell=tell,
         threads=settings().threads,
+        pages=None if no_pages else Listen(pages, pages_host, tuple(pages_name or ())),
+        live=None if live is None else LiveSource(address_of(live), loop=loop, tell=tell),
     )
     service.run(every_s=every, update_every_s=update_every, stop=threading.Event())

@@ -31,6 +31,7 @@ from featureloop.cli.training_options import (
     RecognizerEpochs,
     Release,
     Risk,
+    Score,
     Where,
     Width,
     release_text,
@@ -39,6 +40,7 @@ from featureloop.cli.training_options import (
 from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
 from featureloop.model.package import load_package
+from featureloop.model.score_words import AUTO
 
 if TYPE_CHECKING:
     from featureloop.learner.founding import Founded
@@ -113,6 +115,7 @@ def train(
     adversary_rate: AdversaryRate = 0.0,
     adversary_epochs: AdversaryEpochs = None,
     risk: Risk = None,
+    score: Score = None,
     compute: Where = "auto",
     tensorboard: Curves = None,
     as_json: AsJson = False,
@@ -166,6 +169,7 @@ def train(
         "adversary_rate": adversary_rate,
         "adversary_epochs": adversary_epochs,
         "profile": profile.value,
+        "score": score,
     }
     settings = FoundingSettings(size=size, seed=seed, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]  # narrowed by the options' types
     tell(f"{len(folder.items)} labelled images, {len(items)} to learn from, {len(folder.items) - len(items)} held out")
@@ -206,6 +210,7 @@ def add_task(
     batch: BatchSize = 16,
     learning_rate: LearningRate = 1e-3,
     risk: Risk = None,
+    score: Score = None,
     compute: Where = "auto",
     tensorboard: Curves = None,
     as_json: AsJson = False,
@@ -240,6 +245,7 @@ def add_task(
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
+        score=score or AUTO,
     )
     place = compute_on(compute)
     with progress_bars() as progress, curves.tensorboard(tensorboard) as log:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from featureloop.cli.console import AsJson, report, size_text, table
-from featureloop.cli.device import PolicyFile, State, device_state, open_outbox, site_policy
+from featureloop.cli.device import PolicyFile, open_outbox, site_policy
+from featureloop.cli.places import State, device_state
 from featureloop.core.errors import StorageError
 from featureloop.device.outbox_file import State as OutboxState
-from featureloop.device.outbox_file import payload_bytes
-from featureloop.model.forms import parse_form
-from featureloop.sharing.record import Record, quarter_text
+from featureloop.device.words import record_in_words
 
 app = typer.Typer(no_args_is_help=True, help="What leaves this device, and what has left it.")
 
@@ -56,55 +55,6 @@ def show(
         as_json=as_json,
         show=lambda: table(f"record {data['id'][:12]}, {data['state']}", ["field", "value", "what it is"], rows),
     )
-
-
-def record_in_words(record: Record) -> list[tuple[str, Any, str]]:
-    """Every field of a record: its name, its value, and what it means, for people."""
-    changed, form = record.changed is not None, parse_form(record.anonymizer)
-    return [
-        ("id", record.id.hex(), "hash of all that follows"),
-        ("site", record.site, "name given at enrolment"),
-        ("device", record.device, "random name given at enrolment; no serial number"),
-        ("package", record.package.hex()[:12], "which package recognized"),
-        ("extractor", record.extractor.hex()[:12], "which extractor made the features"),
-        ("task", record.task, "what was recognized"),
-        ("anonymizer", record.anonymizer, " ".join(form.words())),
-        ("vectors", record.vectors, f"feature vectors; {_ORDERS[form.base]}"),
-        ("channels", record.channels, "values in each vector"),
-        ("codec", record.codec, "how the features are compressed"),
-        ("features", f"{len(record.features)} bytes", f"{record.vectors * record.channels} quantized values"),
-        ("recognition", _bytes(record.recognition), _ROWS[record.task]),
-        ("reliability", _number(record.reliability), "calibrated, from 0 to 1"),
-        ("reliability_method", record.reliability_method or "not provided", "how the reliability was computed"),
-        ("changed", _bytes(record.changed), "what replaced the recognition" if changed else "the recognition stands"),
-        ("changed_by", record.changed_by or "nobody", "a role, never a person's name"),
-        ("changed_when", quarter_text(record.changed_when) if record.changed_when else "-", "quarter, never a date"),
-        ("group", record.group.hex() if record.group else "not provided", "keyed pseudonym; the key stays at the site"),
-        ("period", quarter_text(record.period), "quarter of the year, never a date"),
-        ("total", f"{payload_bytes(record)} bytes", "payload; no pixel, name, date, UID or free text"),
-    ]
-
-
-_ROWS = {
-    "classification": "what the device recognized: one row for the whole frame",
-    "detection": "by vector, not by place: labels, and how far from it the sides of its box are",
-    "multilabel": "what the device recognized: one row for the whole frame",
-    "segmentation": "what the device recognized, by vector, not by place",
-}
-_ORDERS = {
-    "pool": "their order carries nothing",
-    "set": "their order carries nothing",
-    "window": "their order tells which are neighbours",
-    "none": "their order tells their places",
-}
-
-
-def _bytes(payload: bytes | None) -> str:
-    return "not provided" if payload is None else f"{len(payload)} bytes"
-
-
-def _number(value: float | None) -> str:
-    return "not provided" if value is None else f"{value:.3f}"
 
 
 @app.command()

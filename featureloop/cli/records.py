@@ -15,15 +15,22 @@ app = typer.Typer(no_args_is_help=True, help="Records in the learner's store: li
 
 @app.command("list")
 def list_records(data: Data = None, as_json: AsJson = False) -> None:
-    """Count the records of every site."""
+    """Count the records of every site, and those whose result somebody changed or confirmed."""
     from featureloop.learner.service import open_learner
 
     learner = open_learner(learner_data(data))
     learner.ingest.drain()
     counts, sizes = learner.store.counts(), learner.store.bytes_by_site()
-    found = [{"site": s, "records": n, "bytes": sizes.get(s, 0)} for s, n in sorted(counts.items())]
-    rows = [(f["site"], f["records"], size_text(float(sizes.get(str(f["site"]), 0)))) for f in found]
-    report(found, as_json=as_json, show=lambda: table("records", ["site", "records", "payload"], rows))
+    changed = learner.store.changed_by_site()
+    found = [
+        {"site": s, "records": n, "bytes": sizes.get(s, 0), "changed_by": changed.get(s, {})}
+        for s, n in sorted(counts.items())
+    ]
+    rows = [
+        (s, n, size_text(float(sizes.get(s, 0))), ", ".join(f"{k} by {by}" for by, k in changed.get(s, {}).items()))
+        for s, n in sorted(counts.items())
+    ]
+    report(found, as_json=as_json, show=lambda: table("records", ["site", "records", "payload", "changed"], rows))
 
 
 @app.command()

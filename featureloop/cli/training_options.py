@@ -106,6 +106,15 @@ Risk = Annotated[
         rich_help_panel=FURTHER,
     ),
 ]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        help="How a reliability is calculated: by one of the task's scores, 'combined', or 'auto': what is best on "
+        "held-out frames.",
+        rich_help_panel=FURTHER,
+    ),
+]
 
 
 def release_text(release: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from featureloop.core.types import Change, Frame, Recognition, Skipped
+from featureloop.core.types import Asked, Change, Frame, Opinion, Recognition, Skipped
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -43,6 +43,34 @@ class Reviewer(Protocol):
 
     def review(self, frame: Frame, recognition: Recognition) -> Change | None:
         """What replaces the recognition; None when there is no answer."""
+        ...
+
+
+class SecondOpinion(Protocol):
+    """Who or what looks at a doubtful frame again, without a person."""
+
+    def look_again(self, frame: Frame, recognition: Recognition) -> Opinion | None:
+        """Another result of the recognition's task, with its own reliability; None where there is none to be had.
+
+        Raises
+        ------
+        InputError
+            The frame can't be recognized again.
+        """
+        ...
+
+
+class AskLater(Protocol):
+    """Where doubtful results wait for a person who answers later."""
+
+    def keep(self, asked: Asked) -> None:
+        """Keep a result until it is answered: on the disk when this returns, once for every key.
+
+        Raises
+        ------
+        StorageError
+            It can't be kept.
+        """
         ...
 
 

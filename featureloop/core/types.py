@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featureloop.core.boxes import Box, boxes_to_rows, rows_to_boxes
+from featureloop.core.boxes import LEAST_SCORE, Box, boxes_to_rows, rows_to_boxes
 
 UInt8 = NDArray[np.uint8]
+UInt16 = NDArray[np.uint16]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 AnyArray = NDArray[Any]
@@ -55,6 +56,23 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Deep:
+    """A grey frame's values where they are more than 8 bits can show.
+
+    Attributes
+    ----------
+    values
+        uint16 (H, W), rising with the brightness.
+    low, high
+        The values that the frame's pixels show black and white.
+    """
+
+    values: UInt16
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One image, whatever it came from.
 
@@ -71,6 +89,8 @@ class Frame:
         its keyed pseudonym leaves the site.
     truth
         Labels, where the source has any (training, evaluation, experiments).
+    deep
+        Of a grey frame of more than 8 bits its values, for a reader who sets window and level; else None.
     """
 
     pixels: UInt8
@@ -78,6 +98,7 @@ class Frame:
     index: int = 0
     group: str | None = None
     truth: Truth | None = None
+    deep: Deep | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -111,11 +132,19 @@ class Recognition:
     distances
         Detection: float32 (N, 4), coded distances to the box's left, top,
         right and bottom side (`core.boxes`); else None.
+    energy
+        Classification: the logarithm of the summed exponentials of the calibrated logits, how much evidence there is
+        for any class; of several labels, the sum of each one's own. None where it isn't known.
+    outlying
+        How far the frame's features are from those of founding frames, in [0, 1] (`model.reference`); None where
+        the package has nothing to compare with.
     """
 
     task: Task
     probabilities: Float32
     distances: Float32 | None = None
+    energy: float | None = None
+    outlying: float | None = None
 
     def boxes(self) -> tuple[Box, ...]:
         """The boxes of a detection whose rows stand in the map's order, the best first."""
@@ -137,12 +166,48 @@ class Recognition:
         hard[0, int(self.probabilities[0].argmax())] = 1
         return hard
 
+    def soft_targets(self) -> UInt8:
+        """The probabilities as rows of targets, uint8 (N, T): 0 to 255 for 0 to 1.
+
+        Detection: a row that is probably in no box is 0, the others hold their coded distances, too.
+        """
+        soft = np.rint(self.probabilities.astype(np.float64) * 255).astype(np.uint8)
+        if self.distances is None:
+            return soft
+        soft[self.probabilities < LEAST_SCORE] = 0
+        coded = np.rint(self.distances.astype(np.float64) * 255).astype(np.uint8)
+        return np.concatenate([soft, coded * soft.any(axis=1, keepdims=True)], axis=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opinion:
+    """Another result for a frame, as the consensus of its neighbours or a second opinion gives it.
+
+    Attributes
+    ----------
+    recognition
+        Its rows are those of the result in question.
+    reliability
+        Its own, in [0, 1].
+    """
+
+    recognition: Recognition
+    reliability: float
+
 
 class ChangedBy(StrEnum):
     """Who or what replaced a recognition."""
 
     CLINICIAN = "clinician"
     GROUND_TRUTH = "ground-truth"
+    SECOND_OPINION = "second-opinion"
+    CONSENSUS = "consensus"
+    SOFTENED = "softened"
+
+    @property
+    def verified(self) -> bool:
+        """Whether a person, or a truth in a person's place, stands behind it."""
+        return self in {ChangedBy.CLINICIAN, ChangedBy.GROUND_TRUTH}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +217,7 @@ class Change:
     Attributes
     ----------
     targets
-        uint8 (N, T), as `Recognition.targets`.
+        uint8 (N, T), as `Recognition.targets`; of `SOFTENED` as `Recognition.soft_targets`.
     by
         Who or what changed it. `GROUND_TRUTH` stands in the physician's place
         in experiments and says so in every record.
@@ -160,6 +225,34 @@ class Change:
 
     targets: UInt8
     by: ChangedBy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A doubtful result that waits for a person.
+
+    Attributes
+    ----------
+    key
+        The keyed name of the frame's result (32 bytes): the same result is asked about once.
+    frame
+        As it was recognized. Its pixels never leave the site.
+    vectors
+        float32 (N, C), the position vectors in the map's order; of `pool` the one pooled vector.
+    recognition
+        What was found; its rows are in the map's order.
+    reliability
+        In [0, 1], of the recognition.
+    package
+        SHA-256 (32 bytes) of the package that recognized; empty where that is not known.
+    """
+
+    key: bytes
+    frame: Frame
+    vectors: Float32
+    recognition: Recognition
+    reliability: float
+    package: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,11 +267,14 @@ class Bag:
         uint8 (N, T) or (1, T), the recognition as rows of targets.
     changed
         uint8 (N, T), what replaced it; None where nothing did.
+    soft
+        Whether that are probabilities, 0 to 255, instead of flags.
     """
 
     symbols: UInt8
     recognized: UInt8
     changed: UInt8 | None = None
+    soft: bool = False
 
     def __post_init__(self) -> None:
         n = self.symbols.shape[0]

@@ -23,29 +23,29 @@ def work_ahead(source: Iterable[T], work: Callable[[T], R], *, at_once: int, ahe
     at_once
         Items in work at the same time, each on a thread.
     ahead
-        Items that may wait, for work or for their consumer, at most.
+        Items that may wait beside those in work, for work or for their consumer, at most.
     """
-    waiting: queue.Queue[Future[R] | BaseException | None] = queue.Queue(ahead)
+    waiting: queue.SimpleQueue[Future[R] | BaseException | None] = queue.SimpleQueue()
+    room = threading.Semaphore(at_once + ahead)
     stop = threading.Event()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="recognize")
 
-    def offer(item: Future[R] | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
     def read() -> None:
         try:
-            for item in source:
-                if stop.is_set():
-                    return
-                offer(pool.submit(work, item))
-            offer(None)
+            items = iter(source)
+            while not stop.is_set():
+                # Only when there is room is the next item asked for: of a live source it is the newest one then.
+                if not room.acquire(timeout=0.1):
+                    continue
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+                if not stop.is_set():
+                    waiting.put(pool.submit(work, item))
+            waiting.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the results are taken
-            offer(error)
+            waiting.put(error)
 
     reader = threading.Thread(target=read, name="decode", daemon=True)
     reader.start()
@@ -53,7 +53,9 @@ def work_ahead(source: Iterable[T], work: Callable[[T], R], *, at_once: int, ahe
         while (item := waiting.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            yield item.result()
+            result = item.result()
+            room.release()
+            yield result
     finally:
         stop.set()
         reader.join()

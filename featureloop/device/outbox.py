@@ -30,7 +30,8 @@ from featureloop.device.outbox_file import (
     read_record,
     translated,
 )
-from featureloop.device.rounds import AT_ONCE, Rounds, ready
+from featureloop.device.rounds import AT_ONCE, Rounds, most_informative, ready
+from featureloop.sharing.change import ASKED
 from featureloop.sharing.policy import Sending
 from featureloop.sharing.record import MAX_BODY, MAX_RECORDS_PER_BODY, Record
 
@@ -40,6 +41,10 @@ RETENTION_S = 90 * 86_400.0
 WATERMARK = 4 << 30
 _LEASE_BYTES = MAX_BODY // 2
 _DAY_S = 86_400
+_MARK = (
+    "INSERT INTO frames VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE"
+    " SET outcome = excluded.outcome, at = excluded.at WHERE outcome = 'asked'"
+)
 _ENTRY = (
     "SELECT e.id, e.state, e.bytes, r.period, e.put_at, e.reason, e.seq"
     " FROM entries AS e LEFT JOIN records AS r ON r.seq = e.seq "
@@ -105,7 +110,9 @@ class Outbox:
         with self._lock:
             self._db.close()
 
-    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+    def put(
+        self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
+    ) -> bool:
         """Store a record durably, and mark its frames as done in the same transaction.
 
         Parameters
@@ -116,43 +123,52 @@ class Outbox:
             Keyed hash of the frame that it was made of; None marks no frame.
         others
             Of further frames that share the record.
+        priority
+            What leaves first where the day's budget doesn't suffice for all: the larger. It is kept beside the record.
 
         Returns
         -------
         bool
-            False where the record is already known, in whatever state.
+            False where the record is already known, in whatever state, or where its frames are all done: what leaves
+            of a frame is what was put first. A frame that waits for an answer is not done in this sense.
         """
         size, now = payload_bytes(record), self._clock()
         with self._transaction() as db:
-            new = db.execute("SELECT 1 FROM entries WHERE id = ?", (record.id,)).fetchone() is None
+            keys = [key for key in (frame_key, *others) if key is not None]
+            settled = bool(keys) and all(_outcome(db, key) not in (None, ASKED) for key in keys)
+            new = not settled and db.execute("SELECT 1 FROM entries WHERE id = ?", (record.id,)).fetchone() is None
             if new:
                 self._below_watermark(db, size)
                 added = db.execute(
-                    "INSERT INTO entries (id, state, bytes, put_at, since) VALUES (?, ?, ?, ?, ?)",
-                    (record.id, State.PENDING, size, now, now),
+                    "INSERT INTO entries (id, state, bytes, put_at, since, priority) VALUES (?, ?, ?, ?, ?, ?)",
+                    (record.id, State.PENDING, size, now, now, priority),
                 )
                 insert_record(db, added.lastrowid, record)
-            for key in (frame_key, *others):
-                if key is not None:
-                    db.execute("INSERT OR IGNORE INTO frames VALUES (?, 'put', ?)", (key, now))
+            for key in keys:
+                db.execute(_MARK, (key, "put", now))
         return new
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
-        """Remember a frame from which nothing leaves, and why; the first outcome stays."""
+        """Remember a frame from which nothing leaves, and why; the first outcome stays, but for `asked`."""
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO frames VALUES (?, ?, ?)", (frame_key, outcome, self._clock()))
+            db.execute(_MARK, (frame_key, outcome, self._clock()))
 
     def done(self, frame_key: bytes) -> bool:
         """Whether a frame needs no more work."""
         with self._reading() as db:
             return db.execute("SELECT 1 FROM frames WHERE key = ?", (frame_key,)).fetchone() is not None
 
+    def outcome(self, frame_key: bytes) -> str | None:
+        """How a frame ended: `put`, `asked` while it waits for an answer, or why nothing leaves; None: it didn't."""
+        with self._reading() as db:
+            return _outcome(db, frame_key)
+
     def lease(self, *, limit: int, seconds: float) -> tuple[Record, ...]:
         """Take waiting records for some time: any of them, drawn at random and in random order.
 
         The order of processing would tell which records are of one
         examination, so it isn't kept. What exceeds the day's byte budget
-        keeps waiting.
+        keeps waiting: what has the largest priorities is chosen, and leaves in random order.
         """
         return self._lease(limit, seconds, Rounds(AT_ONCE))
 
@@ -165,9 +181,12 @@ class Outbox:
             raise ValueError(f"limit must be 1 to {MAX_RECORDS_PER_BODY} and seconds positive, not {limit}, {seconds}")
         now, taken = self._clock(), []
         with self._transaction() as db:
-            room = self._room(db, now)
+            left = self._left(db, now)
+            room = min(_LEASE_BYTES, left)
             found = ready(db, rounds, now=now, room=room)
-            for seq, key, size in self._rng.sample(found, min(limit, len(found))):
+            if self._budget is not None:
+                found = most_informative(found, room=left, rng=self._rng)
+            for seq, key, size, _ in self._rng.sample(found, min(limit, len(found))):
                 if size > room:
                     continue
                 room -= size
@@ -232,6 +251,11 @@ class Outbox:
         """Payload bytes that have not been delivered yet."""
         with self._reading() as db:
             return _bytes_in(db, State.PENDING) + _bytes_in(db, State.LEASED)
+
+    def delivered(self, *, since: float) -> tuple[int, int]:
+        """Records and payload bytes that were delivered since a moment."""
+        with self._reading() as db:
+            return _delivered(db, since)
 
     def rows(self, *, state: State | None = None, limit: int = 100) -> tuple[Entry, ...]:
         """The newest entries, in one state or in any."""
@@ -298,15 +322,12 @@ class Outbox:
                 "check why the learner takes none, or raise the limit"
             )
 
-    def _room(self, db: sqlite3.Connection, now: float) -> int:
-        """Payload bytes that may be leased now; what is leased already counts as if delivered today."""
+    def _left(self, db: sqlite3.Connection, now: float) -> int:
+        """Payload bytes that may still leave today; what is leased counts as if delivered today."""
         if self._budget is None:
             return _LEASE_BYTES
-        delivered = db.execute(
-            "SELECT coalesce(sum(bytes), 0) FROM entries WHERE state = ? AND since >= ?",
-            (State.DELIVERED, now // _DAY_S * _DAY_S),
-        ).fetchone()[0]
-        return min(_LEASE_BYTES, self._budget - int(delivered) - _bytes_in(db, State.LEASED))
+        _, delivered = _delivered(db, now // _DAY_S * _DAY_S)
+        return self._budget - delivered - _bytes_in(db, State.LEASED)
 
     def _move(
         self, db: sqlite3.Connection, key: bytes, to: State, *, until: float | None = None, reason: str | None = None
@@ -344,8 +365,21 @@ def _state(db: sqlite3.Connection, key: bytes) -> State | None:
     return None if row is None else State(row[0])
 
 
+def _outcome(db: sqlite3.Connection, frame_key: bytes) -> str | None:
+    row = db.execute("SELECT outcome FROM frames WHERE key = ?", (frame_key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def _bytes_in(db: sqlite3.Connection, state: State) -> int:
     return int(db.execute("SELECT bytes FROM totals WHERE state = ?", (state,)).fetchone()[0])
+
+
+def _delivered(db: sqlite3.Connection, since: float) -> tuple[int, int]:
+    found = db.execute(
+        "SELECT count(*), coalesce(sum(bytes), 0) FROM entries WHERE state = ? AND since >= ?",
+        (State.DELIVERED, since),
+    ).fetchone()
+    return int(found[0]), int(found[1])
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -43,7 +43,7 @@ FIXED_BYTES = 64
 """Counted per record beside its three payloads: id, group, numbers and words."""
 
 BUSY_S = 10.0
-VERSION = 1
+VERSION = 2
 
 _COLUMNS = tuple(f.name for f in fields(Record))
 # The totals are kept by triggers, so that a watermark check doesn't read every waiting entry.
@@ -51,7 +51,7 @@ _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, state TEXT NOT NULL, bytes INTEGER NOT NULL,
-    put_at REAL NOT NULL, since REAL NOT NULL, lease_until REAL, reason TEXT);
+    put_at REAL NOT NULL, since REAL NOT NULL, lease_until REAL, reason TEXT, priority REAL NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS entries_by_age ON entries (state, put_at);
 CREATE INDEX IF NOT EXISTS entries_by_change ON entries (state, since);
 CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, {", ".join(f'"{c}"' for c in _COLUMNS)});
@@ -146,6 +146,8 @@ def open_file(path: Path) -> sqlite3.Connection:
             db.execute(f"PRAGMA {pragma}")
         if _version(db) == 0:
             db.executescript(_SCHEMA)
+        if _version(db) == 1:
+            _add_priorities(db)
         columns = tuple(row[1] for row in db.execute("PRAGMA table_info(records)"))
         if _version(db) != VERSION or columns != ("seq", *_COLUMNS):
             raise StorageError(
@@ -156,6 +158,16 @@ def open_file(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _add_priorities(db: sqlite3.Connection) -> None:
+    """Version 1 had no priorities: what waits has the least."""
+    db.execute("BEGIN IMMEDIATE")
+    # Another process may have been faster.
+    if _version(db) == 1:
+        db.execute("ALTER TABLE entries ADD COLUMN priority REAL NOT NULL DEFAULT 0")
+        db.execute("PRAGMA user_version = 2")
+    db.execute("COMMIT")
 
 
 @contextmanager

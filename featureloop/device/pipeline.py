@@ -18,6 +18,7 @@ from typing import Literal
 from featureloop.core.errors import FeatureloopError, InputError, StorageError
 from featureloop.core.types import Float32, Frame, Recognition, Skipped
 from featureloop.device.ahead import work_ahead
+from featureloop.device.neighbours import Recognized, Surrounded, Window
 from featureloop.device.provide import Provider
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors
@@ -52,6 +53,8 @@ class Summary:
     dropped
         Results that came while the sharing was too far behind to take
         them; they are not marked as done, so a later run provides them.
+    switched_off
+        Results that came while the site's sharing was switched off; they are not marked as done either.
     """
 
     frames: int = 0
@@ -63,20 +66,12 @@ class Summary:
     payload_bytes: int = 0
     faults: list[tuple[str, FeatureloopError]] = field(default_factory=list)
     dropped: int = 0
+    switched_off: int = 0
 
 
 Show = Callable[[Frame, Recognition], None]
 WhenFull = Literal["wait", "drop"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What one task's recognizer found in a frame, and the key to provide it by; None where that is not to be done."""
-
-    frame: Frame
-    vectors: Float32
-    recognition: Recognition
-    key: bytes | None
+WhenDone = Literal["skip", "show"]
 
 
 def run_pipeline(
@@ -87,6 +82,10 @@ def run_pipeline(
     is_done: Callable[[bytes], bool] = lambda _key: False,
     show: Show = lambda _frame, _recognition: None,
     when_full: WhenFull = "wait",
+    when_done: WhenDone = "skip",
+    may_share: Callable[[], bool] = lambda: True,
+    ahead: int = AHEAD,
+    summary: Summary | None = None,
 ) -> Summary:
     """Process every frame of a source, and return when all is recognized and in the outbox.
 
@@ -102,15 +101,24 @@ def run_pipeline(
         What a frame does when `SHARE_BEHIND` others wait for the sharing: it
         waits (a batch that must lose nothing), or is dropped from the sharing
         (live, where recognition never waits).
+    when_done
+        What becomes of a frame that an earlier run had finished with: it is passed over, or shown (live), and not
+        provided again.
+    may_share
+        Whether the site's sharing is switched on; asked before every result that would be provided.
+    ahead
+        Frames that may wait beside those in work: what a live picture is late by.
+    summary
+        What the run writes to while it goes on; a new one where None.
     """
-    summary = Summary()
-    sharing = _Sharing(provider, summary, when_full=when_full) if provider else None
+    summary = Summary() if summary is None else summary
+    sharing = _Sharing(provider, summary, when_full=when_full, may_share=may_share) if provider else None
 
-    def work(item: Frame | Skipped) -> Skipped | list[_Result]:
+    def work(item: Frame | Skipped) -> Skipped | list[Recognized]:
         if isinstance(item, Skipped):
             return item
         keys = _to_do(provider, item, is_done) if provider else (None,) * len(runtime.heads)
-        if provider and not any(keys):
+        if provider and not any(keys) and when_done == "skip":
             return []
         try:
             features = runtime.extract(item.pixels)  # extract, once for all tasks
@@ -119,9 +127,7 @@ def run_pipeline(
         return [_recognize(item, features, head, key) for head, key in zip(runtime.heads, keys, strict=True)]
 
     try:
-        with closing(
-            work_ahead(source, work, at_once=runtime.at_once, ahead=AHEAD + runtime.at_once)
-        ) as results:  # decode
+        with closing(work_ahead(source, work, at_once=runtime.at_once, ahead=ahead)) as results:  # decode
             for done in results:
                 if isinstance(done, Skipped):
                     summary.skipped.append(done)
@@ -138,9 +144,9 @@ def run_pipeline(
     return summary
 
 
-def _recognize(frame: Frame, features: Float32, head: Runtime, key: bytes | None) -> _Result:
+def _recognize(frame: Frame, features: Float32, head: Runtime, key: bytes | None) -> Recognized:
     vectors = release_vectors(features, head.package.manifest.released)
-    return _Result(frame, vectors, head.recognize(vectors), key)
+    return Recognized(frame, vectors, head.recognize(vectors), key)
 
 
 def _to_do(provider: Provider, frame: Frame, is_done: Callable[[bytes], bool]) -> tuple[bytes | None, ...]:
@@ -158,16 +164,21 @@ def _to_do(provider: Provider, frame: Frame, is_done: Callable[[bytes], bool]) -
 class _Sharing:
     """The sharing thread: reliability, change, anonymization, compression, outbox."""
 
-    def __init__(self, provider: Provider, summary: Summary, *, when_full: WhenFull) -> None:
+    def __init__(
+        self, provider: Provider, summary: Summary, *, when_full: WhenFull, may_share: Callable[[], bool]
+    ) -> None:
+        self._may_share = may_share
         self._provider = provider
         self._summary = summary
         self._when_full = when_full
-        self._queue: queue.Queue[_Result | None] = queue.Queue(SHARE_BEHIND)
+        share = provider.policy.share
+        self._window = Window(share.consensus_frames if "consensus" in share.steps else 0)
+        self._queue: queue.Queue[Recognized | None] = queue.Queue(SHARE_BEHIND)
         self._broken: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sharing", daemon=True)
         self._thread.start()
 
-    def put(self, item: _Result) -> None:
+    def put(self, item: Recognized) -> None:
         try:
             self._queue.put(item, block=self._when_full == "wait")
         except queue.Full:
@@ -181,16 +192,28 @@ class _Sharing:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            try:
-                decision, size = self._provider.provide(item.frame, item.vectors, item.recognition, key=item.key)
-            except FeatureloopError as error:
-                self._summary.faults.append((item.frame.name, error))
-                continue
-            except Exception as error:  # noqa: BLE001 - recognition goes on; raised again when the run ends
-                self._broken = self._broken or error
-                continue
-            counts = self._summary.outcomes
-            counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
-            self._summary.doubtful += decision.doubtful
-            self._summary.payload_bytes += size
+            for ready in self._window.put(item):
+                self._provide(ready)
+        for ready in self._window.flush():
+            self._provide(ready)
         self._summary.waiting = self._provider.waiting
+
+    def _provide(self, ready: Surrounded) -> None:
+        item = ready.result
+        if not self._may_share():
+            self._summary.switched_off += 1
+            return
+        try:
+            decision, size = self._provider.provide(
+                item.frame, item.vectors, item.recognition, key=item.key, around=ready.around
+            )
+        except FeatureloopError as error:
+            self._summary.faults.append((item.frame.name, error))
+            return
+        except Exception as error:  # noqa: BLE001 - recognition goes on; raised again when the run ends
+            self._broken = self._broken or error
+            return
+        counts = self._summary.outcomes
+        counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
+        self._summary.doubtful += decision.doubtful
+        self._summary.payload_bytes += size

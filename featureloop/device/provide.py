@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from featureloop.core.errors import PolicyError
-from featureloop.core.ports import Clock, Reviewer
-from featureloop.core.types import Bag, Float32, Frame, Recognition
+import numpy as np
+
+from featureloop.core.errors import PackageError, PolicyError, RecordError
+from featureloop.core.ports import AskLater, Clock, Reviewer, SecondOpinion
+from featureloop.core.types import Asked, Bag, Change, ChangedBy, Float32, Frame, Recognition, UInt8
+from featureloop.device.advice import advisers_on
+from featureloop.device.neighbours import Recognized
+from featureloop.device.seen import Seen
 from featureloop.device.state import frame_key, pseudonym, release_secret, turn_of
 from featureloop.model.forms import allows
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package
-from featureloop.sharing.change import Decision, decide
+from featureloop.sharing.change import ASKED, Decision, answered, contents, decide
 from featureloop.sharing.codec import codec_of
 from featureloop.sharing.mixing import Mixer
-from featureloop.sharing.near import Look, NearDuplicates, look_of
+from featureloop.sharing.near import Look
 from featureloop.sharing.policy import Policy
 from featureloop.sharing.privacy import check_privacy
 from featureloop.sharing.record import Record, quarter_of
@@ -30,12 +36,14 @@ from featureloop.sharing.view import positions_in_view
 class RecordKeeper(Protocol):
     """Where records wait: the outbox, or a test's list."""
 
-    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
-        """Keep a record and mark its frames as done, in one transaction; False if it was known."""
+    def put(
+        self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
+    ) -> bool:
+        """Keep a record and mark its frames as done, in one transaction; False if it was known, or all were done."""
         ...
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
-        """Mark a frame from which nothing leaves as done."""
+        """Mark a frame from which nothing leaves (yet) as done; only the outcome `asked` is followed by another."""
         ...
 
 
@@ -48,6 +56,7 @@ class _Ready:
     trust: float
     group: str | None
     key: bytes | None
+    priority: float
 
     @property
     def changed_by(self) -> str | None:
@@ -57,7 +66,7 @@ class _Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """All that is needed to provide frames from one device.
+    """All that is needed to provide frames from one device; `provide` and `answer` may be called from several threads.
 
     Attributes
     ----------
@@ -65,6 +74,11 @@ class Provider:
         Enrolled ids.
     site_key
         32 bytes that never leave the site; names frames and draws what leaves of them.
+    second_opinion
+        Who looks again where the policy says so; None: nobody.
+    later
+        Where doubtful results wait for a person, if nobody answers at once; None: they stay unanswered, and are
+        asked about again when their frames come again.
     group_key
         The same, for groups' pseudonyms; None takes the site's key.
     package
@@ -88,8 +102,14 @@ class Provider:
     reviewer: Reviewer | None
     clock: Clock
     group_key: bytes | None = None
+    later: AskLater | None = None
+    second_opinion: SecondOpinion | None = None
     _mixers: dict[tuple[str, str | None], Mixer[_Ready]] = field(default_factory=dict, init=False, repr=False)
-    _near: dict[str, NearDuplicates] = field(default_factory=dict, init=False, repr=False)
+    _seen: Seen = field(init=False, repr=False, compare=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_seen", Seen(self.policy))
 
     def keys_of(self, frame: Frame) -> tuple[bytes, ...]:
         """The keyed names of a frame's results under this extractor, so that a restart provides none twice.
@@ -101,7 +121,13 @@ class Provider:
         return (own, *(frame_key(self.site_key, own, head.task) for head in self.package.manifest.heads))
 
     def provide(
-        self, frame: Frame, vectors: Float32, recognition: Recognition, *, key: bytes | None
+        self,
+        frame: Frame,
+        vectors: Float32,
+        recognition: Recognition,
+        *,
+        key: bytes | None,
+        around: Sequence[Recognized] = (),
     ) -> tuple[Decision, int]:
         """Apply the policy to a task's result of a frame; return the decision and the payload bytes that leave now.
 
@@ -112,11 +138,13 @@ class Provider:
         ----------
         key
             What marks it as done; None marks nothing.
+        around
+            What was recognized in neighbouring frames.
 
         Raises
         ------
         StorageError
-            The outbox can't keep the record; the frame counts as not done.
+            The outbox can't keep the record, or `later` the result; the frame counts as not done.
         RecordError
             The features can't be coded (not finite, outside their bounds).
         """
@@ -125,18 +153,74 @@ class Provider:
         trust = reliability(recognition, manifest.calibration)
         threshold = effective_threshold(package, self.policy)
         # Frames of one file without a group may be of one patient.
-        group, look = frame.group or frame.name, self._look(vectors, recognition, manifest)
-        if look and self._near[manifest.task].is_near(look, group):
+        group, look = frame.group or frame.name, self._seen.look(vectors, recognition, manifest)
+        if self._seen.is_near(look, group, manifest):
             decision = Decision("near-duplicate", None, trust < threshold)
         else:
-            decision = decide(
-                frame, recognition, reliability=trust, threshold=threshold, share=share, reviewer=self.reviewer
+            advisers = advisers_on(
+                Recognized(frame, vectors, recognition, key),
+                around,
+                manifest=manifest,
+                reviewer=self.reviewer,
+                second_opinion=self.second_opinion,
+                later=self.later is not None and key is not None,
             )
+            decision = decide(recognition, reliability=trust, threshold=threshold, share=share, advisers=advisers)
+        if decision.outcome == ASKED and self.later is not None and key is not None:
+            # Kept first: a crash before the mark only has it kept again, which changes nothing.
+            self.later.keep(Asked(key, frame, vectors, recognition, trust, self.package.digest))
+            self._seen.keep(look, group, manifest, name=key)
+        if decision.leaves:
+            waits = Asked(frame=frame, vectors=vectors, recognition=recognition, reliability=trust, key=key or b"")
+            return decision, self._leave(waits, decision, look)
+        # An unanswered frame is asked about again next time; the others are settled.
+        if decision.outcome != "unanswered" and key is not None:
+            self.keeper.mark_done(key, decision.outcome)
+        return decision, 0
+
+    def answer(self, asked: Asked, change: Change | None) -> tuple[Decision, int]:
+        """Provide what a person said later of a result that waited; return the decision and the payload bytes.
+
+        The same answer again gives the same, and is stored once; of different answers the first stands. Where the form
+        mixes frames, the answered one may wait in memory for others: it is done when the outbox's outcome of its key is
+        no longer `asked`, and until then is to be answered again after a restart.
+
+        Parameters
+        ----------
+        change
+            What replaces the recognition; with the recognition's own targets, it is confirmed. None: the frame is of
+            no use, and nothing leaves.
+
+        Raises
+        ------
+        PackageError
+            Another package recognized it: a provider of that one is to be given the answer.
+        StorageError
+            The outbox can't keep the record; the frame still counts as asked about.
+        RecordError
+            The features can't be coded, or the targets are not of the recognition's form.
+        """
+        if asked.package not in (b"", self.package.digest):
+            raise PackageError(
+                f"the result was recognized by package {asked.package.hex()[:12]}, not by {self.package.short}; "
+                "answer it under that package"
+            )
+        if change is not None:
+            _check_rows(change.targets, asked.recognition)
+        package = self.package.view(asked.recognition.task)
+        doubtful = asked.reliability < effective_threshold(package, self.policy)
+        decision = answered(asked.recognition, change, share=self.policy.share, doubtful=doubtful)
         if not decision.leaves:
-            # An unanswered frame is asked about again next time; the others are settled.
-            if decision.outcome != "unanswered" and key is not None:
-                self.keeper.mark_done(key, decision.outcome)
+            self.keeper.mark_done(asked.key, decision.outcome)
             return decision, 0
+        look = self._seen.look(asked.vectors, asked.recognition, package.manifest)
+        return decision, self._leave(asked, decision, look)
+
+    def _leave(self, result: Asked, decision: Decision, look: Look | None) -> int:
+        """From a decision that a result leaves to its record in the outbox; the payload bytes that leave now."""
+        frame, vectors, recognition, key = result.frame, result.vectors, result.recognition, result.key or None
+        manifest = self.package.view(recognition.task).manifest
+        group = frame.group or frame.name
         changed = None if decision.change is None else decision.change.targets
         grid, form = manifest.features.grid, manifest.released.form
         part = part_of(
@@ -145,42 +229,38 @@ class Provider:
             changed,
             released=manifest.released,
             grid=grid,
+            soft=decision.change is not None and decision.change.by is ChangedBy.SOFTENED,
             view=positions_in_view(frame.pixels, grid) if form.subset else None,
             secret=release_secret(self.site_key),
         )
-        mine = _Ready(part, decision, trust, frame.group, key)
+        newness = self._seen.newness(look, group, manifest, name=key)
+        priority = priority_of(decision, reliability=result.reliability, newness=newness)
+        mine = _Ready(part, decision, result.reliability, frame.group, key, priority)
         if form.mix == 1:
             size = self._put([mine], manifest)
         else:
-            mixer = self._mixers.setdefault((manifest.task, mine.changed_by), Mixer(form.mix))
-            together = mixer.put(key or secrets.token_bytes(), mine, group=group)
-            size = self._put(list(together.values()), manifest) if together else 0
-            mixer.drop(together)
-        if look:
-            self._near[manifest.task].keep(look, group)
-        return decision, size
+            with self._lock:
+                mixer = self._mixers.setdefault((manifest.task, mine.changed_by), Mixer(form.mix))
+                together = mixer.put(key or secrets.token_bytes(), mine, group=group)
+                size = self._put(list(together.values()), manifest) if together else 0
+                mixer.drop(together)
+        self._seen.keep(look, group, manifest, name=key)
+        return size
 
     @property
     def waiting(self) -> int:
         """Results that wait for others of other groups to share a record with; none is marked as done."""
-        return sum(len(mixer) for mixer in self._mixers.values())
-
-    def _look(self, vectors: Float32, recognition: Recognition, manifest: Manifest) -> Look | None:
-        """What near-duplicates are known by; None where they all leave."""
-        share, usually = self.policy.share.near_duplicates, manifest.released.usually_apart
-        if not share or not usually:
-            return None
-        self._near.setdefault(manifest.task, NearDuplicates(share, usually))
-        return look_of(vectors, recognition, manifest.released)
+        with self._lock:
+            return sum(len(mixer) for mixer in self._mixers.values())
 
     def _put(self, ready: Sequence[_Ready], manifest: Manifest) -> int:
         """One record of what is ready, into the outbox; its payload bytes."""
         record = self._record(ready, manifest)
         keys = [one.key for one in ready if one.key is not None]
-        if len(keys) > 1:
-            self.keeper.put(record, frame_key=keys[0], others=keys[1:])
-        else:
-            self.keeper.put(record, frame_key=keys[0] if keys else None)
+        first, priority = keys[0] if keys else None, max(one.priority for one in ready)
+        new = self.keeper.put(record, frame_key=first, others=keys[1:], priority=priority)
+        if not new:
+            return 0
         return len(record.features) + len(record.recognition or b"") + len(record.changed or b"")
 
     def _record(self, ready: Sequence[_Ready], manifest: Manifest) -> Record:
@@ -189,8 +269,7 @@ class Provider:
         payload, group = coded(bag, released), one.group if len(ready) == 1 else None
         key = self.site_key if self.group_key is None else self.group_key
         now = quarter_of(datetime.fromtimestamp(self.clock(), UTC).date())
-        with_reliability = share.content != "result"
-        with_result = share.content != "reliability" or bag.changed is not None
+        goes = contents(changed=bag.changed is not None, content=share.content)
         return Record(
             site=self.site,
             device=self.device,
@@ -202,15 +281,37 @@ class Provider:
             channels=released.channels,
             codec=codec_of(released),
             features=payload.features,
-            recognition=payload.recognition if with_result else None,
-            reliability=min(r.trust for r in ready) if with_reliability else None,
-            reliability_method=manifest.calibration.method if with_reliability else None,
+            recognition=payload.recognition if goes.recognition else None,
+            reliability=min(r.trust for r in ready) if goes.reliability else None,
+            reliability_method=manifest.calibration.method if goes.reliability else None,
             changed=payload.changed,
             changed_by=one.changed_by,
             changed_when=None if bag.changed is None else now,
             group=pseudonym(key, group, turn_of(now, share.rotation)) if share.groups and group else None,
             period=now,
         )
+
+
+def _check_rows(targets: UInt8, recognition: Recognition) -> None:
+    expected = recognition.targets()
+    if targets.dtype != np.uint8 or targets.shape != expected.shape:
+        raise RecordError(
+            f"an answer has targets uint8 {expected.shape}, as the recognition, not {targets.dtype} {targets.shape}"
+        )
+
+
+def priority_of(decision: Decision, *, reliability: float, newness: float) -> float:
+    """How soon a record leaves where a day's bytes don't suffice for all, from 0 to 2: the larger, the sooner.
+
+    How unsure the recognizer was times how new the frame is; before that, all that a person changed or confirmed.
+
+    Parameters
+    ----------
+    newness
+        In [0, 1], as `Seen.newness`.
+    """
+    verified = decision.change is not None and decision.change.by.verified
+    return (1.0 - reliability) * newness + verified
 
 
 def effective_threshold(package: Package, policy: Policy) -> float:

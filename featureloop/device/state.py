@@ -6,6 +6,7 @@ Layout::
     site.key          32 random bytes that never leave the site (mode 0600)
     group.keys/N      the same, made by rotating the pseudonyms' key; the last one is in use, all are kept for erasure
     outbox.sqlite     see `outbox`
+    sharing.json      whether sharing is switched on, see `switch`; audit.jsonl says who switched
     packages/HEX/     packages by digest
     current           the digest of the package in use
 """

@@ -15,10 +15,11 @@ from featureloop.model.runtime import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What one package needs to recognize and to provide; `provider` is None where the policy forbids its form."""
+    """What one package needs to recognize and to provide; None where the policy forbids it, with the reason."""
 
     runtime: Runtime
     provider: Provider | None
+    forbidden: str | None = None
 
     @property
     def package(self) -> Package:

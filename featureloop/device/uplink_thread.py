@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from featureloop.core.errors import AuthError, FeatureloopError
+from featureloop.core.ports import Clock
 from featureloop.device.uplink import RETRY, Retry, Uplink, wait_after
 
 
@@ -25,6 +27,8 @@ class UplinkStatus:
         The last failure's message; None while all is well.
     stopped
         The learner refuses this device: nothing is sent until it is enrolled again.
+    at
+        When the learner last answered, seconds since the epoch; None before it did.
     """
 
     delivered: int = 0
@@ -32,6 +36,7 @@ class UplinkStatus:
     failures: int = 0
     error: str | None = None
     stopped: bool = False
+    at: float | None = None
 
 
 class UplinkThread:
@@ -45,6 +50,10 @@ class UplinkThread:
         Seconds between looks into an outbox that had nothing to send.
     retry, jitter
         When to try again; a random number in [0, 1].
+    may_send
+        Whether the site's sharing is switched on; asked before every batch.
+    clock
+        Seconds since the epoch.
     """
 
     def __init__(
@@ -54,11 +63,15 @@ class UplinkThread:
         idle_s: float = 5.0,
         retry: Retry = RETRY,
         jitter: Callable[[], float] = random.random,
+        may_send: Callable[[], bool] = lambda: True,
+        clock: Clock = time.time,
     ) -> None:
         self._uplink = uplink
         self._idle_s = idle_s
         self._retry = retry
         self._jitter = jitter
+        self._may_send = may_send
+        self._clock = clock
         self._stop = threading.Event()
         self._status = UplinkStatus()
         self._thread = threading.Thread(target=self._run, name="featureloop-uplink", daemon=True)
@@ -88,6 +101,8 @@ class UplinkThread:
     def _step(self) -> float:
         """Send one batch; seconds until the next."""
         known = self._status
+        if not self._may_send():
+            return self._idle_s
         try:
             sent = self._uplink.send_once()
         except AuthError as error:
@@ -97,5 +112,6 @@ class UplinkThread:
             self._status = replace(known, failures=known.failures + 1, error=str(error))
             return wait_after(error, self._retry, known.failures, self._jitter())
         delivered, refused = known.delivered + sent.delivered, known.refused + sent.refused
-        self._status = UplinkStatus(delivered, refused)
+        answered = self._clock() if sent.delivered + sent.refused else known.at
+        self._status = UplinkStatus(delivered, refused, at=answered)
         return 0.0 if sent.delivered + sent.refused else self._idle_s

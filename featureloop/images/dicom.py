@@ -22,6 +22,7 @@ from featureloop.core.errors import InputError
 from featureloop.core.types import AnyArray, Frame, Skipped
 from featureloop.images import dicom_imagecodecs
 from featureloop.images.codestream import encoded_size
+from featureloop.images.deep import deep_of
 from featureloop.images.dicom_display import display
 from featureloop.images.guard import check_frames, check_size, each, read_head, reading
 from featureloop.images.video import stream_frames
@@ -121,7 +122,13 @@ def dicom_frames(path: Path, *, name: str, group: str | None = None) -> Iterator
             with reading(f"frame {index}"):
                 check_frames(index + 1)
                 pixels = display(stored, str(properties["photometric_interpretation"]), header, index)
-            yield Frame(pixels, name=name, index=index, group=group)
+                deep = deep_of(stored, pixels[:, :, 0]) if stored.ndim == 2 and _grey(properties) else None
+            yield Frame(pixels, name=name, index=index, group=group, deep=deep)
+
+
+def _grey(properties: dict[str, Any]) -> bool:
+    """Whether a decoded frame's samples are brightnesses, and no numbers of a palette."""
+    return str(properties["photometric_interpretation"]).startswith("MONOCHROME")
 
 
 def patient_of(path: Path) -> str | None:

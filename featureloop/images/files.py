@@ -14,10 +14,12 @@ from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from featureloop.core.errors import InputError
-from featureloop.core.types import Bool, Frame, UInt8
+from featureloop.core.types import Bool, Deep, Frame, UInt8
+from featureloop.images.deep import deep_of
 from featureloop.images.guard import check_frames, check_size, read_head, reading
 from featureloop.images.scale import grey_to_rgb, over_black, to_uint8
 
+_Page = tuple[UInt8, Deep | None]
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 """Pillow's names of the formats that are tried, whatever the file is called."""
 
@@ -71,8 +73,8 @@ def still_frames(path: Path, *, name: str, group: str | None = None) -> Iterator
     head = read_head(path, 4)
     image = _open(path)
     pages = _pillow_pages(path, image) if image is not None else _odd_tiff_pages(path, head)
-    for index, pixels in enumerate(pages):
-        yield Frame(pixels, name=name, index=index, group=group)
+    for index, (pixels, deep) in enumerate(pages):
+        yield Frame(pixels, name=name, index=index, group=group, deep=deep)
 
 
 def read_mask(path: Path) -> Bool:
@@ -118,7 +120,7 @@ def _open(path: Path) -> Image.Image | None:
     return image
 
 
-def _pillow_pages(path: Path, image: Image.Image) -> Iterator[UInt8]:
+def _pillow_pages(path: Path, image: Image.Image) -> Iterator[_Page]:
     with image:
         with reading("the image"):
             check_size(*image.size)
@@ -131,21 +133,23 @@ def _pillow_pages(path: Path, image: Image.Image) -> Iterator[UInt8]:
                     check_size(*image.size)
                 if count > 1 and int(_tiff_tag(image, Tag.NewSubfileType, 0)) & _REDUCED:
                     continue
-                pixels = _decode_deep(path, image, page) if _is_deep_colour(image) else _decode(image)
-            yield pixels
+                decoded = (_decode_deep(path, image, page), None) if _is_deep_colour(image) else _decode(image)
+            yield decoded
 
 
-def _decode(image: Image.Image) -> UInt8:
+def _decode(image: Image.Image) -> _Page:
     """Decode the current page of any of Pillow's modes."""
     # A TIFF is turned by Pillow itself while loading, which also drops its tag.
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode in ("F", "I") or image.mode.startswith("I;"):
-        return grey_to_rgb(to_uint8(np.asarray(image)))
+        values = np.asarray(image)
+        shown = to_uint8(values)
+        return grey_to_rgb(shown), deep_of(values, shown)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
-        return over_black(rgba[:, :, :3], rgba[:, :, 3])
-    return np.array(image.convert("RGB"))
+        return over_black(rgba[:, :, :3], rgba[:, :, 3]), None
+    return np.array(image.convert("RGB")), None
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
@@ -164,7 +168,7 @@ def _decode_deep(path: Path, image: Image.Image, page: int) -> UInt8:
     return _from_array(imagecodecs.tiff_decode(data, index=page), orientation)
 
 
-def _odd_tiff_pages(path: Path, head: bytes) -> Iterator[UInt8]:
+def _odd_tiff_pages(path: Path, head: bytes) -> Iterator[_Page]:
     """Decode the TIFFs that Pillow doesn't know (float colour, 32-bit, BigTIFF variants), by libtiff."""
     with reading("the TIFF"):
         pages = _tiff_directories(path, head)
@@ -181,7 +185,7 @@ def _odd_tiff_pages(path: Path, head: bytes) -> Iterator[UInt8]:
             if channels > 1 and int(tags.get(Tag.PlanarConfiguration, 1)) == 2 and stored.shape[0] == channels:
                 stored = np.moveaxis(stored, 0, -1)
             pixels = _from_array(stored, int(tags.get(Tag.Orientation, 1)))
-        yield pixels
+        yield pixels, None
 
 
 def _tiff_directories(path: Path, head: bytes) -> list[ImageFileDirectory_v2]:

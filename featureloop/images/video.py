@@ -150,9 +150,12 @@ def _decode(packet: av.Packet[VideoStream], stream: VideoStream) -> Iterator[UIn
             check_size(frame.width, frame.height)
             if frame.is_corrupt:
                 raise InputError("a part of the video is damaged: copy it again from where it came")
-            pixels = np.asarray(frame.to_ndarray(format=_RGB), np.uint8)
-            # The display matrix counts anticlockwise, as rot90 does.
-            upright = (
-                np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)) if frame.rotation % 90 == 0 else pixels
-            )
-        yield upright
+            pixels = upright(frame)
+        yield pixels
+
+
+def upright(frame: av.VideoFrame) -> UInt8:
+    """A decoded picture as RGB, uint8 (H, W, 3), turned by its display matrix."""
+    pixels = np.asarray(frame.to_ndarray(format=_RGB), np.uint8)
+    # The display matrix counts anticlockwise, as rot90 does.
+    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)) if frame.rotation % 90 == 0 else pixels

@@ -17,6 +17,7 @@ from featureloop.core.types import Bag, Frame, Task, UInt8
 from featureloop.learner.bag_tables import bag_tables
 from featureloop.learner.founding_records import package_rows, true_part
 from featureloop.learner.order_tables import order_tables
+from featureloop.learner.references import founding_reference, steps_for_reference
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
 from featureloop.model.forms import POOL, Form, with_clip
@@ -31,6 +32,7 @@ from featureloop.model.package import (
     write_atomically,
 )
 from featureloop.model.pooling import pooled_bounds
+from featureloop.model.reference import outlying
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
@@ -180,30 +182,35 @@ def described(
     if form.noise and not manifest.released.form.noise:
         clipped = form if form.clip else with_clip(form, _median_norm(runtime, train[:NORM_FRAMES]))
         manifest = replace(manifest, released=noisy_form(manifest.released, clipped))
-    parts = []
+    parts, known = [], []
     for i, frame in enumerate(train):
-        parts.append(true_part(runtime, frame, manifest=manifest, secret=COUNTING))
+        vectors = release_vectors(runtime.extract(frame.pixels), manifest.released)
+        parts.append(true_part(runtime, frame, manifest=manifest, secret=COUNTING, vectors=vectors))
+        known.append(steps_for_reference(vectors, manifest.released))
         progress("codec tables", i + 1, len(train))
+    reference = founding_reference(known, [f.group or f.name for f in train])
     each = manifest.released.form.mix
     bags = [
         joined(parts[i : i + each], released=manifest.released, grid=manifest.features.grid)
         for i in range(0, len(parts) - each + 1, each)
     ]
-    vectors = [release_vectors(runtime.extract(f.pixels), manifest.released) for f in held]
-    logits, truths = [runtime.logits(v) for v in vectors], [package_rows(f, manifest) for f in held]
-    doubted = [(runtime.recognize(v).targets(), t) for v, t in zip(vectors, truths, strict=True)]
+    maps = [release_vectors(runtime.extract(f.pixels), manifest.released) for f in held]
+    logits, truths = [runtime.logits(v) for v in maps], [package_rows(f, manifest) for f in held]
+    doubted = [(runtime.recognize(v).targets(), t) for v, t in zip(maps, truths, strict=True)]
+    groups = [f.group or f.name for f in held]
     return replace(
         manifest,
         released=replace(
             counted_form(manifest.released, bags, doubted),
-            usually_apart=usually_apart(
-                [values_of(v, manifest.released) for v in vectors], [f.group or f.name for f in held]
-            ),
+            usually_apart=usually_apart([values_of(v, manifest.released) for v in maps], groups),
         ),
         calibration=calibrate(
             logits,
             truths,
             task=Task(manifest.task),
             risk=manifest.calibration.threshold_risk,
+            outlying=[] if reference is None else [outlying(v, reference, manifest.released) for v in maps],
+            groups=groups,
+            base=replace(manifest.calibration, reference=reference, familiar=()),
         ),
     )

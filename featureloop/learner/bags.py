@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import Bool, Float32, UInt8
+from featureloop.core.types import Bool, ChangedBy, Float32, UInt8
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.fit import BagSet
 from featureloop.model.manifest import Manifest
@@ -20,7 +20,19 @@ from featureloop.sharing.release import decoded
 HELD_SHARE = 0.2
 """Share of a site's groups that is held back for the gate."""
 ACCEPTED_WEIGHT = 0.5
-"""Weight of a result that nobody looked at, times its reliability; a changed or founding one weighs 1."""
+"""Weight of a result that nobody looked at, times its reliability: it teaches the recognizer what it says already."""
+CHANGED_WEIGHTS = {
+    ChangedBy.CLINICIAN: 1.0,
+    ChangedBy.GROUND_TRUTH: 1.0,
+    # Sees the frame otherwise than the recognizer did, and is as sure as results are that nobody has to look at.
+    ChangedBy.SECOND_OPINION: 0.7,
+    # The same recognizer on other frames: its errors are those of its neighbours, too; and what moves is blurred.
+    ChangedBy.CONSENSUS: 0.6,
+    # Doubtful, and nobody's answer: times its reliability, and half of what an accepted result of the same one weighs.
+    # What it teaches is to stay unsure.
+    ChangedBy.SOFTENED: 0.25,
+}
+"""Weight of a changed result by who or what changed it; founding frames weigh 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +55,8 @@ class Bags:
         bool (M,), held back for the gate and the calibration.
     unreadable
         Records that could not be decoded.
+    soft
+        bool (M,), whether the results' flags are probabilities, 0 to 255; None for none.
     """
 
     symbols: UInt8
@@ -53,6 +67,7 @@ class Bags:
     weights: Float32
     held: Bool
     unreadable: int
+    soft: Bool | None = None
 
     def counts(self, chosen: Bool) -> dict[str, int]:
         """Records per site among the chosen ones, bool (M,)."""
@@ -69,7 +84,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
         No record could be decoded.
     """
     n = manifest.released.form.rows(manifest.features.grid)
-    symbols, results, sites, groups, verified, weights = [], [], [], [], [], []
+    symbols, results, sites, groups, verified, weights, soft = [], [], [], [], [], [], []
     unreadable = 0
     for batch in batches:
         for record in batch:
@@ -77,7 +92,9 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
                 form = (record.anonymizer, record.vectors)
                 if record.recognition is None or form != (manifest.released.anonymizer, n):
                     raise RecordError("a record without a result, or in another form")
-                bag = decoded(record.features, record.recognition, record.changed, manifest)
+                by = None if record.changed_by is None else ChangedBy(record.changed_by)
+                softened = by is ChangedBy.SOFTENED
+                bag = decoded(record.features, record.recognition, record.changed, manifest, soft=softened)
             except RecordError:
                 unreadable += 1
                 continue
@@ -86,9 +103,9 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
             results.append(bag.result())
             sites.append(record.site)
             groups.append((record.group or record.id).hex())
-            verified.append(founding or record.changed_by is not None)
-            trust = 1.0 if record.reliability is None else record.reliability
-            weights.append(1.0 if verified[-1] else ACCEPTED_WEIGHT * trust)
+            verified.append(founding or (by is not None and by.verified))
+            weights.append(1.0 if founding else weight_of(by, record.reliability))
+            soft.append(bag.soft)
     if not symbols:
         if unreadable:
             raise RecordError(
@@ -105,7 +122,16 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
         np.array(weights, np.float32),
         _held(site_array, group_array),
         unreadable,
+        np.array(soft),
     )
+
+
+def weight_of(by: ChangedBy | None, reliability: float | None) -> float:
+    """The weight of a site's record in the loss, by what changed its result and by its reliability, if provided."""
+    trust = 1.0 if reliability is None else reliability
+    if by is None:
+        return ACCEPTED_WEIGHT * trust
+    return CHANGED_WEIGHTS[by] * (trust if by is ChangedBy.SOFTENED else 1.0)
 
 
 def _held(sites: NDArray[np.str_], groups: NDArray[np.str_]) -> Bool:
@@ -139,4 +165,13 @@ def training_set(bags: Bags, manifest: Manifest, *, founding_share: float, chose
     released = manifest.released
     low, high = np.array(released.low, np.float32), np.array(released.high, np.float32)
     scale = (high - low) / (np.array(released.levels, np.float32) - 1)
-    return BagSet(bags.symbols[chosen], bags.results[chosen], shares / shares.sum(), bags.weights[chosen], scale, low)
+    return BagSet(
+        bags.symbols[chosen],
+        bags.results[chosen],
+        shares / shares.sum(),
+        bags.weights[chosen],
+        scale,
+        low,
+        None if bags.soft is None else bags.soft[chosen],
+        released.flags,
+    )

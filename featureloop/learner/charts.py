@@ -29,19 +29,33 @@ def _reliability(found: Evaluation) -> Chart:
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--")
     axes.scatter(trust, values, s=6, color=SOFT, alpha=0.5)
     axes.plot([trust[b].mean() for b in bins], [values[b].mean() for b in bins], marker="o", color=ACCENT)
+    known = found.guarantee
+    if known is not None:
+        axes.axvline(known.threshold, color=COLOURS[1], linewidth=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.03, 1.03)
-    return drawn(figure, "Reliability diagram: on the dashed line, the reliability promises what is true.")
+    line = " Left of the thin line results are doubtful." if known is not None else ""
+    return drawn(figure, f"Reliability diagram: on the dashed line, the reliability promises what is true.{line}")
 
 
 def _risk_coverage(found: Evaluation) -> Chart:
     """Mean loss of the most reliable share of the frames."""
     risk = risks(found.reliabilities, 1 - found.values)
     figure, axes = new_axes("share of the frames, the most reliable first", "mean loss (1 - quality)")
+    best = risks(found.values, 1 - found.values)
+    axes.plot(np.arange(1, len(risk) + 1) / len(risk), best, color=SOFT, linestyle="--")
     axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=ACCENT)
+    known, line = found.guarantee, ""
+    if known is not None and known.accepted:
+        share = float((found.reliabilities >= known.threshold).mean())
+        axes.plot([0, share, share], [known.risk, known.risk, 0], color=COLOURS[1], linewidth=1)
+        line = f" The thin line: {100 * share:.0f}% are above the threshold, with a guaranteed risk of {known.risk:g}."
     axes.set_xlim(0, 1)
     axes.set_ylim(0, max(0.05, 1.05 * float(risk.max())))
-    return drawn(figure, f"Risk against coverage: area {float(risk.mean()):.3f}.")
+    area, least = float(risk.mean()), float(best.mean())
+    return drawn(
+        figure, f"Risk against coverage (AURC): area {area:.3f}; {least:.3f} if the order were perfect (dashed).{line}"
+    )
 
 
 def _segmentation(found: Evaluation) -> list[Chart]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import Bag, Task, UInt8
+from featureloop.core.types import Bag, ChangedBy, Task, UInt8
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import EXTRACTOR
 from featureloop.sharing import codec
@@ -61,23 +61,32 @@ def _check_payloads(record: Record, manifest: Manifest) -> None:
     if record.recognition is None and record.changed is not None:
         raise RecordError("it says what a recognition was changed to, and not what was recognized")
     found: dict[str, UInt8] = {}
-    width = manifest.recognizer.outputs
     expected = record.vectors if manifest.recognizer.form == "set" else 1
     for name, payload in (("recognition", record.recognition), ("changed", record.changed)):
         if payload is None:
             continue
-        before = found.get("recognition")
-        rows = codec.decode_rows(
-            payload, released, width=width, max_vectors=record.vectors, symbols=symbols, before=before
-        )
+        rows, again = _rows_and_again(payload, record, manifest, symbols=symbols, before=found.get("recognition"))
         if len(rows) != expected:
             raise RecordError(f"its {name} hold {len(rows)} rows, its package's recognizer gives {expected}")
-        if codec.encode_rows(rows, released, symbols=symbols, before=before, padded=padded) != payload:
+        if again != payload:
             raise RecordError(f"its {name} is not coded as its codec codes it")
         found[name] = rows
     bag = Bag(symbols, found.get("recognition", _NO_ROWS), found.get("changed"))
     if not in_canonical_order(bag, unit=released.form.unit(manifest.features.grid)):
         raise RecordError("its vectors are not in canonical order: their order could tell where they stood")
+
+
+def _rows_and_again(
+    payload: bytes, record: Record, manifest: Manifest, *, symbols: UInt8, before: UInt8 | None
+) -> tuple[UInt8, bytes]:
+    """The rows of a payload, and how its codec codes them."""
+    released, padded = manifest.released, record.codec != codec.PLAIN
+    if before is not None and record.changed_by == ChangedBy.SOFTENED:
+        rows = codec.decode_soft_rows(payload, released, before=before)
+        return rows, codec.encode_soft_rows(rows, released, before=before, padded=padded)
+    width = manifest.recognizer.outputs
+    rows = codec.decode_rows(payload, released, width=width, max_vectors=record.vectors, symbols=symbols, before=before)
+    return rows, codec.encode_rows(rows, released, symbols=symbols, before=before, padded=padded)
 
 
 def _shown(value: object) -> str:

@@ -27,7 +27,7 @@ from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.reliability import reliability
 
 DRIFTED = 0.05
-"""Below this p-value, a site's reliabilities are not like the guarantee's."""
+"""Below this p-value, a site's frames are not like the guarantee's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,18 +72,19 @@ class Evaluation:
 
     @property
     def drift(self) -> float | None:
-        """How likely reliabilities like these are, were the patients like the guarantee's; None without a guarantee."""
+        """How likely frames like these are, were the patients like the guarantee's; None without a guarantee."""
         if self.guarantee is None:
             return None
-        return drift(self.guarantee, self.reliabilities, [s.group for s in self.seen])
+        return drift(self.guarantee, self.reliabilities, [s.group for s in self.seen], outlying=self.outlying)
 
     def _drifted(self) -> tuple[str, ...]:
         p = self.drift
         if self.guarantee is None or p is None or p >= DRIFTED:
             return ()
         return (
-            f"These frames' reliabilities are not like those of the {self.guarantee.groups} patients that the "
-            f"threshold's guarantee is from (p = {p:.2g}): here it doesn't hold. Calibrate on this site's frames.",
+            f"These frames, by their reliabilities or features, are not like those of the {self.guarantee.groups} "
+            f"patients that the threshold's guarantee is from (p = {p:.2g}): here it doesn't hold. Calibrate on this "
+            "site's frames.",
         )
 
     @property
@@ -95,6 +96,13 @@ class Evaluation:
     def reliabilities(self) -> NDArray[np.float64]:
         """Per frame, float64 (M,)."""
         return np.array([s.reliability for s in self.seen])
+
+    @property
+    def outlying(self) -> NDArray[np.float64] | None:
+        """Per frame how far its features are from founding frames', float64 (M,); None where the package can't tell."""
+        each = [s.recognition.outlying for s in self.seen]
+        known = [x for x in each if x is not None]
+        return np.array(known) if len(known) == len(each) else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,9 +188,22 @@ def evaluate(
         seen.append(see(item, found, reliability=trust, rows=rows, grid=manifest.features.grid))
     if not seen:
         raise InputError(f"none of the {len(items)} frames could be read; the first reason: {_first(skipped)}")
-    figures = figures_of(seen, labels=manifest.labels, seed=seed)
     known = manifest.calibration.guarantee
-    return Evaluation(task, manifest.labels, figures, tuple(seen), tuple(skipped), known)
+    return of_frames(seen, task=task, labels=manifest.labels, skipped=skipped, guarantee=known, seed=seed)
+
+
+def of_frames(
+    seen: Sequence[Seen],
+    *,
+    task: Task,
+    labels: tuple[str, ...],
+    skipped: Sequence[Skipped],
+    guarantee: Guarantee | None = None,
+    seed: int = 1,
+) -> Evaluation:
+    """The evaluation of frames that were recognized; parameters as in `Evaluation`."""
+    figures = figures_of(seen, labels=labels, seed=seed)
+    return Evaluation(task, labels, figures, tuple(seen), tuple(skipped), guarantee)
 
 
 def _first(skipped: Sequence[Skipped]) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featureloop.core.boxes import Box
 from featureloop.core.components import SPECK
-from featureloop.core.intervals import Figure, MakeFigure, calibration_error, figure_maker, mean_of, ratio_of
+from featureloop.core.intervals import Figure, MakeFigure, calibration_error, figure_maker, mean_of, ratio_of, risks
 from featureloop.core.types import Bool, Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import Precisions, average_precisions, right_boxes
 from featureloop.learner.class_figures import one_label_figures, several_label_figures
@@ -111,10 +111,11 @@ def figures_of(frames: Sequence[Seen], *, labels: Sequence[str], seed: int) -> t
     figure = figure_maker(np.array([f.group for f in frames]), seed=seed)
     promised = np.array([f.promised for f in frames])
     trust = np.array([f.reliability for f in frames])
-
+    values = np.array([quality_of(f) for f in frames])
     return (
         *_FIGURES[task](frames, labels, figure),
         figure("calibration error", lambda at: calibration_error(trust[at], promised[at])),
+        figure("area under risk and coverage", lambda at: float(risks(trust[at], 1 - values[at]).mean())),
     )
 
 

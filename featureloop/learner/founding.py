@@ -41,6 +41,7 @@ from featureloop.model.manifest import Lineage, Manifest, uncalibrated
 from featureloop.model.package import EXTRACTOR, SIGNATURE, Package, seal_package
 from featureloop.model.preprocess import resize_frame
 from featureloop.model.runtime import Runtime
+from featureloop.model.score_words import check_score
 from featureloop.model.tasks import RULES, check_distinct
 from featureloop.sharing.record import Record
 
@@ -101,6 +102,8 @@ def found_package(
     if out.exists():
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
     check_distinct([folder.task, *(some.task for some, _ in further)])
+    for some, _ in ((folder, items), *further):
+        check_score(some.task, settings.score)
     given, settings = settings, _suiting(settings, folder.task) if further else settings
     first = released_form(recognizer_spec(folder.task, len(folder.classes), settings), settings)
     first.check_grid(settings.size // (DEFAULT_STRIDE if backbone is None else backbone.stride))
@@ -180,6 +183,7 @@ def add_task(
     if out.exists():
         raise InputError(f"'{out}' exists already; choose another --out or remove it")
     check_new(package.manifest, folder.task)
+    check_score(folder.task, settings.score)
     beside = founding_records_path(package.path)
     earlier = load_records(beside) if beside.exists() else []
     held = _calibrating([items], seed=settings.seed)
@@ -317,7 +321,7 @@ def _first(
         features=networks.features,
         recognizer=spec,
         released=plain_form(form, networks.levels, networks.pooling, flags=flags),
-        calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
+        calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk, score=settings.score),
         lineage=lineage,
     )
     write_recognizer(networks.recognizer, work, form=spec.form, channels=draft.released.channels)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from featureloop.core.errors import RecordError
 from featureloop.core.ports import Progress
-from featureloop.core.types import Bag, Frame, Task, UInt8
+from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
 from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
 from featureloop.model.founding_settings import FoundingSettings
@@ -108,18 +108,29 @@ def _pseudonym(key: bytes, frame: Frame) -> bytes:
     return hashlib.blake2b((frame.group or frame.name).encode(), key=key, digest_size=16).digest()
 
 
-def true_part(runtime: Runtime, frame: Frame, *, secret: bytes, manifest: Manifest | None = None) -> Bag:
+def true_part(
+    runtime: Runtime,
+    frame: Frame,
+    *,
+    secret: bytes,
+    manifest: Manifest | None = None,
+    vectors: Float32 | None = None,
+) -> Bag:
     """What of a frame leaves under a package of one task, with the truth as its rows.
 
     Parameters
     ----------
     manifest
         In whose released form; None takes the package's.
+    vectors
+        What recognition works on, where it is known already.
     """
     manifest = manifest or runtime.package.manifest
     grid = manifest.features.grid
+    if vectors is None:
+        vectors = release_vectors(runtime.extract(frame.pixels), manifest.released)
     return part_of(
-        release_vectors(runtime.extract(frame.pixels), manifest.released),
+        vectors,
         package_rows(frame, manifest),
         released=manifest.released,
         grid=grid,

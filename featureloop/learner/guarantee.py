@@ -62,7 +62,14 @@ class Accepted:
 
 
 def guarantee(
-    reliabilities: Float64, losses: Float64, groups: Sequence[str], *, risk: float, confidence: float
+    reliabilities: Float64,
+    losses: Float64,
+    groups: Sequence[str],
+    *,
+    risk: float,
+    confidence: float,
+    outlying: Float64 | None = None,
+    least: float = 0.0,
 ) -> tuple[Guarantee, tuple[Accepted, ...]]:
     """The lowest threshold whose risk is at most `risk` with at least `confidence`, and all thresholds looked at.
 
@@ -74,6 +81,10 @@ def guarantee(
         Whose it is, M names.
     risk, confidence
         In (0, 1).
+    outlying
+        Of every result how far its frame is from founding frames, float64 (M,); None where it isn't known.
+    least
+        A threshold that can be guaranteed isn't lower than this, in [0, 1].
 
     Returns
     -------
@@ -93,37 +104,52 @@ def guarantee(
     curve = tuple(_above(k / HUNDREDTHS, reliabilities, losses, owner, risk) for k in range(HUNDREDTHS))
     allowed = (1 - confidence) / len(STARTS)
     passed = [k for start in STARTS for k in _walk(start, curve, allowed)]
-    medians = medians_of(reliabilities, groups)
-    kept = np.quantile(medians, np.linspace(0, 1, min(QUANTILES, len(medians))))
+    # Every threshold that was passed is guaranteed at once, so any of them may be taken.
+    chosen = min([k for k in passed if k >= least * HUNDREDTHS] or [max(passed)]) if passed else None
     found = Guarantee(
         risk=risk,
         confidence=confidence,
-        threshold=min(passed) / HUNDREDTHS if passed else NOTHING,
-        accepted=curve[min(passed)].share if passed else 0.0,
+        threshold=NOTHING if chosen is None else chosen / HUNDREDTHS,
+        accepted=0.0 if chosen is None else curve[chosen].share,
         frames=len(losses),
-        groups=len(medians),
+        groups=int(owner.max()) + 1,
         curve=tuple((a.threshold, round(a.share, 6), round(a.risk, 6)) for a in curve),
-        reliabilities=tuple(round(float(x), 6) for x in kept),
+        reliabilities=_quantiles(reliabilities, groups),
+        outlying=() if outlying is None else _quantiles(outlying, groups),
     )
     return found, curve
 
 
-def medians_of(reliabilities: Float64, groups: Sequence[str]) -> Float64:
-    """Of every patient the median reliability, float64 (G,)."""
+def _quantiles(values: Float64, groups: Sequence[str]) -> tuple[float, ...]:
+    medians = medians_of(values, groups)
+    kept = np.quantile(medians, np.linspace(0, 1, min(QUANTILES, len(medians))))
+    return tuple(round(float(x), 6) for x in kept)
+
+
+def medians_of(values: Float64, groups: Sequence[str]) -> Float64:
+    """Of every patient the median value, float64 (G,)."""
     names, owner = np.unique(np.array(groups), return_inverse=True)
-    return np.array([float(np.median(reliabilities[owner == i])) for i in range(len(names))])
+    return np.array([float(np.median(values[owner == i])) for i in range(len(names))])
 
 
-def drift(found: Guarantee, reliabilities: Float64, groups: Sequence[str]) -> float:
-    """How likely a site's reliabilities are at most, if its patients were like those of the guarantee: a p-value.
+def drift(found: Guarantee, reliabilities: Float64, groups: Sequence[str], *, outlying: Float64 | None = None) -> float:
+    """How likely a site's frames are at most, if its patients were like those of the guarantee: a p-value.
 
-    By the Kolmogorov-Smirnov test of the patients' medians.
+    By the Kolmogorov-Smirnov test of the patients' medians: of their reliabilities, and of how far their features are
+    from founding frames', where both are known. Of two tests the smaller p-value counts double (Bonferroni).
     """
-    own = medians_of(reliabilities, groups)
-    known = np.array(found.reliabilities)
+    each = [_alike(medians_of(reliabilities, groups), found.reliabilities, found.groups)]
+    if outlying is not None and found.outlying:
+        each.append(_alike(medians_of(outlying, groups), found.outlying, found.groups))
+    return min(1.0, len(each) * min(each))
+
+
+def _alike(own: Float64, quantiles: Sequence[float], groups: int) -> float:
+    """The p-value of one test; `groups` is how many patients the quantiles are of."""
+    known = np.array(quantiles)
     at = np.concatenate([own, known])
     shares = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (own, known)]
-    size = len(own) * found.groups / (len(own) + found.groups)
+    size = len(own) * groups / (len(own) + groups)
     return float(kstwobign.sf(np.sqrt(size) * np.abs(shares[0] - shares[1]).max()))
 
 

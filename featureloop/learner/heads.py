@@ -155,7 +155,7 @@ def _draft(
         labels=further.classes,
         recognizer=spec,
         released=made,
-        calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk),
+        calibration=uncalibrated(rules.method, risk=rules.risk if risk is None else risk, score=settings.score),
         heads=(),
     )
     return draft, form

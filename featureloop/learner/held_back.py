@@ -15,6 +15,7 @@ from featureloop.learner.gate import GateSettings, Verdict, judge
 from featureloop.learner.interpolation import Choice
 from featureloop.model.manifest import Calibration
 from featureloop.model.package import Package
+from featureloop.model.reference import outlying
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import rules_of
 from featureloop.sharing import codec
@@ -26,9 +27,19 @@ def calibrated_by(bags: Bags, runtime: Runtime) -> Calibration:
     manifest = runtime.package.manifest
     task = Task(manifest.task)
     at = np.flatnonzero(bags.held & bags.verified)
-    logits = [runtime.logits(codec.dequantize(bags.symbols[i], manifest.released)) for i in at]
-    risk = manifest.calibration.threshold_risk
-    return calibrate(logits, [bags.results[i] for i in at], task=task, risk=risk)
+    vectors = [codec.dequantize(bags.symbols[i], manifest.released) for i in at]
+    before = manifest.calibration
+    # What is familiar stays what it was when founded: records of doubtful frames would make the strange familiar.
+    far = [] if before.reference is None else [outlying(v, before.reference, manifest.released) for v in vectors]
+    return calibrate(
+        [runtime.logits(v) for v in vectors],
+        [bags.results[i] for i in at],
+        task=task,
+        risk=before.threshold_risk,
+        outlying=far,
+        groups=[str(bags.groups[i]) for i in at],
+        base=before,
+    )
 
 
 def judge_recognizer(

@@ -14,10 +14,10 @@ from types import FrameType
 
 import uvicorn
 
+from featureloop.core.audit_log import AuditLog
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Clock
 from featureloop.learner.api import create_app
-from featureloop.learner.audit import AuditLog
 from featureloop.learner.auth import Auth
 from featureloop.learner.control import Control
 from featureloop.learner.ingest import Drainer, Ingest

@@ -138,6 +138,15 @@ class RecordStore:
                 found[site] += size
         return dict(sorted(found.items()))
 
+    def changed_by_site(self) -> dict[str, dict[str, int]]:
+        """How many of every site's records have a changed or confirmed result, by who or what changed it."""
+        found: dict[str, Counter[str]] = {}
+        for rows in self._columns("site", "changed_by"):
+            for site, by in zip(rows["site"].to_pylist(), rows["changed_by"].to_pylist(), strict=True):
+                if by is not None:
+                    found.setdefault(site, Counter())[by] += 1
+        return {site: dict(sorted(by.items())) for site, by in found.items()}
+
     def pin(self, version: int, *, name: str) -> None:
         """Keep a version readable beyond `KEEP_VERSIONS`: a package was trained on it. Erasure unpins it.
 

@@ -29,6 +29,26 @@ def _guaranteed(form: Form, grid: int) -> tuple[str, ...]:
     )
 
 
+def _method(calibration: Calibration) -> str:
+    """How the reliability is calculated, and of what."""
+    parts = ", ".join(f"{part.score} x {part.weight:.2f}" for part in calibration.parts)
+    return f"{calibration.method} ({parts})" if parts else calibration.method
+
+
+def _familiar(calibration: Calibration) -> str:
+    """What is said of frames unlike the founding ones, and what the package keeps to know them by; a line, or none."""
+    known = calibration.reference
+    if known is None or not calibration.familiar:
+        return ""
+    first, last = calibration.familiar
+    kinds = f", {len(known.kinds)} kinds of position vectors" if known.kinds else ""
+    return (
+        f"- It falls from a distance of {first:.2f} from founding frames on, and is 0 from {last:.2f}. To tell it, the "
+        f"package keeps {len(known.usual)} usual frames{kinds}: means over at least {known.frames} founding frames "
+        f"of at least {known.groups} patients each.\n"
+    )
+
+
 def _promise(calibration: Calibration) -> str:
     """What is said of results above the threshold."""
     if calibration.guarantee is None:
@@ -86,8 +106,8 @@ def _card(manifest: Manifest) -> str:
 - What attacks make of it is in `reports/privacy.html` where the package was audited, and unknown where it wasn't.
 
 ## Reliability
-- Method: {calibration.method}, fitted on {calibration.samples} held-out frames.
-- Results below {calibration.threshold:.3f} are doubtful.
+- Method: {_method(calibration)}, fitted on {calibration.samples} held-out frames; its map is {calibration.mapped}.
+{_familiar(calibration)}- Results below {calibration.threshold:.3f} are doubtful.
 - {_promise(calibration)}
 
 ## Lineage

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from featureloop.core.types import Float32, Task, UInt8
+from featureloop.core.types import Bool, Float32, Task, UInt8
 from featureloop.model.lesson import ALONE, Batch, Draw, Lesson, Pace, Surroundings
 from featureloop.model.loop import train
 from featureloop.model.losses import recognition_loss
@@ -57,13 +57,17 @@ class BagSet:
     values
         Position vectors (M, N, C): uint8 symbols, or float32 values.
     targets
-        uint8 (M, N, T) of 0 and 1.
+        uint8 (M, N, T), flags of 0 and 1.
     shares
         float64 (M,), how often each bag is drawn; sums to 1.
     weights
         float32 (M,), weight in the loss.
     scale, offset
         float32 (C,): a value is `offset + scale * values`; one quantization step is `scale`.
+    soft
+        bool (M,), bags whose targets' flags are probabilities, 0 to 255; None for none.
+    flags
+        How many values of a row, from the first, are flags; None for all.
     """
 
     values: UInt8 | Float32
@@ -72,6 +76,8 @@ class BagSet:
     weights: Float32
     scale: Float32
     offset: Float32
+    soft: Bool | None = None
+    flags: int | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -81,7 +87,10 @@ class BagSet:
         x = self.values[at].astype(np.float32)
         if noise is not None:
             x += noise.uniform(-dither, dither, x.shape).astype(np.float32)
-        return Batch(self.offset + self.scale * x, self.targets[at].astype(np.float32), self.weights[at])
+        targets = self.targets[at].astype(np.float32)
+        if self.soft is not None:
+            targets[self.soft[at], :, : self.flags] /= 255
+        return Batch(self.offset + self.scale * x, targets, self.weights[at])
 
 
 def fit_recognizer(

@@ -8,6 +8,7 @@ from featureloop.core.errors import InputError
 from featureloop.model.forms import parse_form
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.pooling import POOLING, check_pooling
+from featureloop.model.score_words import AUTO
 
 PROFILES = ("fast", "full")
 
@@ -64,6 +65,8 @@ class FoundingSettings:
         What all bits of the computed neck would cost in the loss of a neck that is trained.
     adversary_epochs
         Passes over the frames in the neck's training; None takes 8, and more where they are few.
+    score
+        How a reliability's score is calculated (`model.score_words`), or `auto`: what is best on held-out frames.
     average
         Decay of the running average of the weights that is kept.
     seed
@@ -93,6 +96,7 @@ class FoundingSettings:
     adversary_hidden: int = 0
     adversary_rate: float = 0.0
     adversary_epochs: float | None = None
+    score: str = AUTO
     average: float = 0.98
     seed: int = 1
 

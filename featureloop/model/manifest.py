@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from featureloop.core.errors import PackageError
@@ -11,8 +11,10 @@ from featureloop.core.types import Task
 from featureloop.model.forms import POOL, Form, parse_form
 from featureloop.model.manifest_checks import build, check
 from featureloop.model.pooling import POOLING
+from featureloop.model.score_words import AUTO
 
 FORMAT = 1
+ISOTONIC, LOGISTIC = "isotonic", "logistic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,38 @@ class ReleasedForm:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """What founding frames' features are like, as means over many of them (`model.reference`).
+
+    Attributes
+    ----------
+    kinds
+        Of position vectors: (K, C) means in deviations. Empty where one vector leaves of a frame.
+    usual
+        Frames that stand for others: each the shares of a frame's rows that are of each kind, (P, K); of one vector
+        its mean, (P, C) in deviations.
+    scale
+        Each channel's deviation over the founding frames in quantization steps, (C,).
+    frames, groups
+        Fewest founding frames, and patients, that any of these means is over.
+    """
+
+    kinds: tuple[tuple[float, ...], ...]
+    usual: tuple[tuple[float, ...], ...]
+    scale: tuple[float, ...]
+    frames: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A score in a combined one, and its weight: never negative, so that every score can only raise it."""
+
+    score: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Guarantee:
     """What a threshold guarantees, found on labelled frames that no network learned from (`learner.guarantee`).
 
@@ -191,6 +225,8 @@ class Guarantee:
         Of each threshold looked at: itself, the share above it, and the mean loss of those.
     reliabilities
         Quantiles of the patients' median reliabilities, rising: a site whose patients differ has no guarantee.
+    outlying
+        The same of how far their features are from founding frames'; empty where the package can't tell.
     """
 
     risk: float
@@ -201,6 +237,7 @@ class Guarantee:
     groups: int
     curve: tuple[tuple[float, ...], ...]
     reliabilities: tuple[float, ...]
+    outlying: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +249,7 @@ class Calibration:
     temperature
         Logits are divided by it.
     method
-        `expected-dice` or `max-probability`.
+        How the raw score is calculated: one of the task's (`model.score_words`), or `combined`.
     raw, reliability
         Knots of the monotone map from the raw score to the reliability.
     threshold
@@ -225,6 +262,16 @@ class Calibration:
         Added to the divided logits of a detection's labels.
     guarantee
         Of the threshold; None where it was chosen on the founding frames, for their mean loss.
+    score
+        What was asked for: a method, or `auto`, so that whoever calibrates anew chooses again.
+    parts, intercept
+        Of a combined score: what it is made of, each score's logit times its weight.
+    mapped
+        `isotonic` or `logistic`, how the map was found.
+    reference
+        What founding frames' features are like; None in packages made before there was one.
+    familiar
+        Up to the first distance from them the reliability stays as it is, and falls to 0 at the second; or empty.
     """
 
     temperature: float
@@ -236,11 +283,19 @@ class Calibration:
     samples: int
     bias: float = 0.0
     guarantee: Guarantee | None = None
+    score: str = AUTO
+    parts: tuple[Part, ...] = ()
+    intercept: float = 0.0
+    mapped: str = ISOTONIC
+    reference: Reference | None = None
+    familiar: tuple[float, ...] = ()
 
 
-def uncalibrated(method: str, *, temperature: float = 1.0, bias: float = 0.0, risk: float = 0.5) -> Calibration:
+def uncalibrated(
+    method: str, *, temperature: float = 1.0, bias: float = 0.0, risk: float = 0.5, score: str = AUTO
+) -> Calibration:
     """A calibration that takes the raw score as it is, and doubts nothing."""
-    return Calibration(temperature, method, (0.0, 1.0), (0.0, 1.0), 0.0, risk, 0, bias)
+    return Calibration(temperature, method, (0.0, 1.0), (0.0, 1.0), 0.0, risk, 0, bias, score=score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,8 +435,9 @@ class Manifest:
                 del part["recognizer"]["context"]
             if part["released"]["ordered"] is None:
                 del part["released"]["ordered"]
-            if part["calibration"]["guarantee"] is None:
-                del part["calibration"]["guarantee"]
+            _without_defaults(part["calibration"], Calibration)
+            if "guarantee" in part["calibration"]:
+                _without_defaults(part["calibration"]["guarantee"], Guarantee)
         return json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode()
 
     @classmethod
@@ -408,3 +464,10 @@ class Manifest:
             raise PackageError(f"featureloop.json is malformed: {error}") from error
         check(value)
         return value
+
+
+def _without_defaults(data: dict[str, Any], kind: type) -> None:
+    """Leave out of the JSON of a value what stands at its default, but for what was always written."""
+    for known in fields(kind):
+        if known.name not in {"bias"} and known.default is not MISSING and data[known.name] in (known.default, []):
+            del data[known.name]

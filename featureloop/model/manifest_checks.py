@@ -12,10 +12,13 @@ from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Task
 from featureloop.model.forms import POOL, SET
 from featureloop.model.pooling import check_pooling
+from featureloop.model.score_words import COMBINED, SCORES
 
 if TYPE_CHECKING:
-    from featureloop.model.manifest import BagTables, Calibration, Manifest, OrderTables, ReleasedForm
+    from featureloop.model.manifest import BagTables, Calibration, Manifest, OrderTables, Reference, ReleasedForm
 
+MOST_MEANS, MOST_STEPS = 64, 1024.0
+"""Of a reference: its kinds or usual frames, and its numbers' size."""
 MOST_BALLS, MOST_WEIGHT, MOST_NEIGHBOUR = 4096, 1 << 24, 1 << 20
 """Of an urn's parameters, of the weights in a set's score, and of a neighbour's."""
 CONTEXTS, ORDER_TOTAL = 10, 1 << 16
@@ -79,7 +82,9 @@ def check(manifest: Manifest) -> None:
             _check_bag(view.released, view.released.bag)
         if view.released.ordered is not None:
             _check_ordered(view.released, view.released.ordered)
-        _check_calibration(view.calibration)
+        _check_calibration(view.calibration, task)
+        if view.calibration.reference is not None:
+            _check_reference(view.calibration.reference, view.released)
 
 
 def _check_one_quantization(manifest: Manifest) -> None:
@@ -215,13 +220,45 @@ def _check_pooling(manifest: Manifest) -> None:
         )
 
 
-def _check_calibration(calibration: Calibration) -> None:
+def _check_reference(reference: Reference, released: ReleasedForm) -> None:
+    kinds, usual, channels = reference.kinds, reference.usual, released.channels
+    pooled = released.form.base == POOL
+    width = channels if pooled else len(kinds)
+    numbers = [*reference.scale, *(x for row in (*kinds, *usual) for x in row)]
+    fits = {
+        f"there are 1 to {MOST_MEANS} usual frames, and at most as many kinds of vectors": 0 < len(usual) <= MOST_MEANS
+        and len(kinds) <= MOST_MEANS,
+        "kinds are of position vectors": bool(kinds) != pooled,
+        f"each of {channels} channels has a deviation": len(reference.scale) == channels
+        and min(reference.scale, default=0.0) > 0,
+        f"a kind of vectors has {channels} values, and a usual frame {width}": {len(x) for x in kinds} <= {channels}
+        and {len(x) for x in usual} == {width},
+        "its numbers are deviations or shares": all(abs(x) <= MOST_STEPS for x in numbers),
+        "each of its means is over several frames": reference.frames >= reference.groups >= 2,
+        "shares of rows are from 0 to 1": pooled or all(0 <= x <= 1 for row in usual for x in row),
+    }
+    for text, so in fits.items():
+        if not so:
+            raise PackageError(f"the reference of founding frames is none: {text}")
+
+
+def _check_calibration(calibration: Calibration, task: Task) -> None:
     if len(calibration.raw) != len(calibration.reliability) or not calibration.raw:
         raise PackageError("the calibration has no knots, or not as many raw scores as reliabilities")
     if any(a > b for a, b in pairwise(calibration.raw)):
         raise PackageError("the calibration's raw scores don't rise")
     if calibration.temperature <= 0:
         raise PackageError(f"the calibration's temperature is {calibration.temperature}; it must be positive")
+    if calibration.method not in (COMBINED, *SCORES[task]):
+        raise PackageError(f"{task} has no reliability by '{calibration.method}'; update featureloop")
+    weighed = [part.score for part in calibration.parts]
+    if bool(weighed) != (calibration.method == COMBINED) or not set(weighed) <= set(SCORES[task]):
+        raise PackageError(f"the calibration's combined score is none: it weighs {weighed}")
+    if any(part.weight < 0 for part in calibration.parts) or len(set(weighed)) < len(weighed):
+        raise PackageError("the calibration's combined score has a negative weight, or a score more than once")
+    near = calibration.familiar
+    if near and not (len(near) == 2 and 0 <= near[0] < near[1] <= 2):
+        raise PackageError(f"distances up to which frames are familiar are two that rise, not {near}")
     found = calibration.guarantee
     if found is not None and not (
         0 < found.risk < 1

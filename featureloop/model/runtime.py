@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Float32, Recognition, UInt8
 from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package
 from featureloop.model.preprocess import to_input
+from featureloop.model.reference import outlying
 from featureloop.model.tasks import rules_of
 
 SLOWER = ["SkipLayerNormFusion"]
@@ -106,7 +108,11 @@ class Runtime:
     def recognize(self, vectors: Float32) -> Recognition:
         """What the recognizer finds in released vectors float32 (N, C), as calibrated probabilities."""
         manifest = self.package.manifest
-        return rules_of(manifest).recognition(self.logits(vectors), manifest.calibration)
+        calibration = manifest.calibration
+        found = rules_of(manifest).recognition(self.logits(vectors), calibration)
+        if calibration.reference is None:
+            return found
+        return replace(found, outlying=outlying(vectors, calibration.reference, manifest.released))
 
 
 def _cores() -> int:

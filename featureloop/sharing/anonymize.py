@@ -81,11 +81,12 @@ def canonical_order(bag: Bag, *, unit: int = 1) -> Bag:
     """
     order = _order(bag, unit)
     if len(bag.recognized) != len(bag.symbols):
-        return Bag(bag.symbols[order], bag.recognized, bag.changed)
+        return Bag(bag.symbols[order], bag.recognized, bag.changed, bag.soft)
     return Bag(
         bag.symbols[order],
         bag.recognized[order],
         None if bag.changed is None else bag.changed[order],
+        bag.soft,
     )
 
 

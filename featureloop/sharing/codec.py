@@ -29,6 +29,7 @@ from featureloop.sharing.multiset import MultisetModel
 from featureloop.sharing.ordered import OrderModel
 from featureloop.sharing.payload import Ladder, finish, opened, seal
 from featureloop.sharing.rows import RowsModel
+from featureloop.sharing.soft_rows import SoftRowsModel
 
 BAG, MAP, UNIFORM, PLAIN = CODECS = ("bag/1", "map/1", "uniform/2", "uniform/1")
 FEATURES = Ladder(2**0.25)
@@ -183,6 +184,29 @@ def decode_rows(
     if before is not None and n != len(before):
         raise RecordError(f"{n} rows of targets are said to have been changed, {len(before)} were recognized")
     rows = _rows(_Same(form), width).decode(coder, n, symbols, before)
+    finish(coder)
+    return rows
+
+
+def encode_soft_rows(rows: UInt8, form: ReleasedForm, *, before: UInt8, padded: bool = True) -> bytes:
+    """Rows of probabilities uint8 (N, T), 0 to 255, to a payload; for the rest see `SoftRowsModel.encode`."""
+    coder = constriction.stream.stack.AnsCoder()
+    SoftRowsModel(form, rows.shape[1]).encode(coder, rows, before)
+    return seal(len(rows), coder, ladders_of(form)[1] if padded else None)
+
+
+def decode_soft_rows(payload: bytes, form: ReleasedForm, *, before: UInt8) -> UInt8:
+    """The rows of probabilities uint8 (N, T) of a payload, which was encoded with the same `before`.
+
+    Raises
+    ------
+    RecordError
+        The payload is truncated or damaged, or of another number of rows than `before`.
+    """
+    n, coder = opened(payload, len(before), ladders_of(form)[1], plain=form.bag is None)
+    if n != len(before):
+        raise RecordError(f"{n} rows of targets are said to have been softened, {len(before)} were recognized")
+    rows = SoftRowsModel(form, before.shape[1]).decode(coder, before)
     finish(coder)
     return rows
 

@@ -24,7 +24,11 @@ KEPT = 64
 """Frames of a group that a new one is compared with: the latest provided."""
 GROUPS = 64
 """Groups that are remembered, the latest seen."""
+LATEST = 4
+"""Of every other group, so many of the latest frames are looked at to say how new a frame is."""
 POSITIVE = 0.5
+SAME_SCENE = 0.5
+"""Frames nearer than this share of what is usual between groups show the same scene, though not from the same place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +95,12 @@ def usually_apart(values: Sequence[Float32], groups: Sequence[str]) -> float:
     return float(np.median(pairs)) if pairs else 0.0
 
 
+def same_scene(one: Float32, other: Float32, released: ReleasedForm) -> bool:
+    """Whether vectors float32 (N, C) of two frames are of the same scene; errors are those of `values_of`."""
+    apart = steps_apart(values_of(one, released), values_of(other, released))
+    return apart < SAME_SCENE * released.usually_apart
+
+
 class NearDuplicates:
     """Remembers in memory what was provided of each group, the latest of it.
 
@@ -107,15 +117,39 @@ class NearDuplicates:
     def __init__(self, share: float, usually: float) -> None:
         self._share = share
         self._least = share * usually
-        self._known: OrderedDict[Hashable, deque[Look]] = OrderedDict()
+        self._known: OrderedDict[Hashable, deque[tuple[Hashable, Look]]] = OrderedDict()
 
     def is_near(self, look: Look, group: Hashable) -> bool:
         """Whether a frame is a near-duplicate of one that was kept."""
-        return any(self._alike(look, other) for other in self._known.get(group, ()))
+        return any(self._alike(look, other) for _, other in self._known.get(group, ()))
 
-    def keep(self, look: Look, group: Hashable) -> None:
-        """A frame was provided. Beyond the bounds a group's oldest frame, or the longest unseen group, is forgotten."""
-        self._known.setdefault(group, deque(maxlen=KEPT)).append(look)
+    def nearest(self, look: Look, group: Hashable, *, but: Hashable = None) -> float | None:
+        """Steps to the nearest frame that was kept, of its group or lately of another; None where there is none.
+
+        Parameters
+        ----------
+        but
+            The name of a frame that doesn't count: its own.
+        """
+        frames = (
+            other
+            for its, known in self._known.items()
+            for name, other in (known if its == group else list(known)[-LATEST:])
+            if but is None or name != but
+        )
+        return min((steps_apart(look.values, other.values) for other in frames), default=None)
+
+    def keep(self, look: Look, group: Hashable, *, name: Hashable = None) -> None:
+        """A frame was provided. Beyond the bounds a group's oldest frame, or the longest unseen group, is forgotten.
+
+        Parameters
+        ----------
+        name
+            Of the frame: one that was kept by its name already is not kept twice.
+        """
+        known = self._known.setdefault(group, deque(maxlen=KEPT))
+        if name is None or all(other != name for other, _ in known):
+            known.append((name, look))
         self._known.move_to_end(group)
         if len(self._known) > GROUPS:
             self._known.popitem(last=False)

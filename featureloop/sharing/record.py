@@ -22,6 +22,7 @@ import pyarrow as pa
 from featureloop.core.errors import InputError, RecordError
 from featureloop.core.types import ChangedBy, Task
 from featureloop.model.forms import POOL, Form, parse_form
+from featureloop.model.score_words import METHODS
 from featureloop.sharing.stream import check_stream, check_words
 
 SCHEMA_VERSION = 1
@@ -35,7 +36,6 @@ MAX_WORDS = 128
 ENROLLED_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 TASKS = tuple(str(t) for t in Task)
 CODECS = ("uniform/1", "uniform/2", "bag/1", "map/1")
-RELIABILITY_METHODS = ("expected-dice", "expected-f1", "max-probability", "mean-probability")
 CHANGED_BY = tuple(str(c) for c in ChangedBy)
 
 
@@ -173,7 +173,7 @@ class Record:
         reliability = self.reliability
         _require(reliability is None or 0.0 <= reliability <= 1.0, "reliability", self)
         _require((reliability is None) == (self.reliability_method is None), "reliability_method", self)
-        _require(self.reliability_method in (None, *RELIABILITY_METHODS), "reliability_method", self)
+        _require(self.reliability_method in (None, *METHODS), "reliability_method", self)
         _require(self.changed_by in (None, *CHANGED_BY), "changed_by", self)
         unchanged = self.changed is None
         _require((self.changed_by is None) == unchanged, "changed_by", self)

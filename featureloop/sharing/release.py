@@ -43,6 +43,7 @@ def part_of(
     *,
     released: ReleasedForm,
     grid: int,
+    soft: bool = False,
     view: Bool | None = None,
     secret: bytes = b"",
 ) -> Bag:
@@ -54,6 +55,8 @@ def part_of(
         float32 (N, C) in the map's order, N = grid * grid; of `pool` the one pooled vector.
     recognized, changed
         uint8 (N, T) or (1, T), the recognition and what replaced it.
+    soft
+        Whether `changed` holds probabilities, 0 to 255.
     view
         bool (N,), the field of view, from which a subset is taken first; None for the whole frame.
     secret
@@ -66,7 +69,7 @@ def part_of(
     """
     form = released.form
     _check(vectors, released, grid)
-    rows = Bag(np.empty((len(vectors), 0), np.uint8), recognized, changed)
+    rows = Bag(np.empty((len(vectors), 0), np.uint8), recognized, changed, soft)
     if (form.subset or form.noise) and not secret:
         raise RecordError("a subset and noise are drawn by a secret, and none was given")
     units = _units(released, grid)
@@ -84,6 +87,7 @@ def part_of(
         codec.quantize(vectors[at], released),
         recognized[at] if own else recognized,
         changed if changed is None or not own else changed[at],
+        soft,
     )
 
 
@@ -93,19 +97,20 @@ def joined(parts: Sequence[Bag], *, released: ReleasedForm, grid: int) -> Bag:
     Raises
     ------
     RecordError
-        There are more or fewer than the form mixes, or only some of them are changed.
+        There are more or fewer than the form mixes, or only some of them are changed, or softened.
     """
     form = released.form
     if len(parts) != form.mix:
         raise RecordError(f"a record in the form '{form}' holds {form.mix} frames, not {len(parts)}")
     changes = [part.changed for part in parts if part.changed is not None]
-    if len(changes) not in (0, len(parts)):
+    if len(changes) not in (0, len(parts)) or len({part.soft for part in parts}) > 1:
         raise RecordError("some of the frames that share a record are changed and some are not")
     return canonical_order(
         Bag(
             np.concatenate([part.symbols for part in parts]),
             np.concatenate([part.recognized for part in parts]),
             np.concatenate(changes) if changes else None,
+            parts[0].soft,
         ),
         unit=form.unit(grid),
     )
@@ -114,15 +119,28 @@ def joined(parts: Sequence[Bag], *, released: ReleasedForm, grid: int) -> Bag:
 def coded(bag: Bag, released: ReleasedForm) -> Coded:
     """The bytes of a bag."""
     recognized, changed, symbols = bag.recognized, bag.changed, bag.symbols
+    if changed is None:
+        coded_change = None
+    elif bag.soft:
+        coded_change = codec.encode_soft_rows(changed, released, before=recognized)
+    else:
+        coded_change = codec.encode_rows(changed, released, symbols=symbols, before=recognized)
     return Coded(
         codec.encode_features(symbols, released),
         codec.encode_rows(recognized, released, symbols=symbols),
-        None if changed is None else codec.encode_rows(changed, released, symbols=symbols, before=recognized),
+        coded_change,
     )
 
 
-def decoded(features: bytes, recognition: bytes, changed: bytes | None, manifest: Manifest) -> Bag:
+def decoded(
+    features: bytes, recognition: bytes, changed: bytes | None, manifest: Manifest, *, soft: bool = False
+) -> Bag:
     """What is in a record of a package of one task: symbols uint8 (N, C), rows of targets uint8 (N, T) or (1, T).
+
+    Parameters
+    ----------
+    soft
+        Whether `changed` holds probabilities: the record says that it was softened.
 
     Raises
     ------
@@ -134,7 +152,11 @@ def decoded(features: bytes, recognition: bytes, changed: bytes | None, manifest
     if len(symbols) != n:
         raise RecordError(f"its features hold {len(symbols)} rows, its package declares {n}")
     recognized = _decoded_rows(recognition, manifest, symbols)
-    return Bag(symbols, recognized, None if changed is None else _decoded_rows(changed, manifest, symbols, recognized))
+    if changed is None:
+        return Bag(symbols, recognized)
+    if soft:
+        return Bag(symbols, recognized, codec.decode_soft_rows(changed, manifest.released, before=recognized), soft)
+    return Bag(symbols, recognized, _decoded_rows(changed, manifest, symbols, recognized))
 
 
 def _decoded_rows(rows: bytes, manifest: Manifest, symbols: UInt8, before: UInt8 | None = None) -> UInt8:
@@ -185,7 +207,7 @@ def _chosen(rows: Bag, units: Positions, view: Bool | None, released: ReleasedFo
     seen: Bool = np.ones(len(units), np.bool_) if view is None else np.asarray(view[units].any(axis=1))
     inside, outside = order[seen[order]], order[~seen[order]]
     if form.balanced:
-        flags = rows.result()[:, : released.flags]
+        flags = (rows.recognized if rows.soft else rows.result())[:, : released.flags]
         flagged: Bool = np.asarray(flags.any(axis=1))
         lesion: Bool = np.asarray(flagged[units].any(axis=1))
         found, free = inside[lesion[inside]], inside[~lesion[inside]]

@@ -1,14 +1,15 @@
 """Reliability: how far a recognition can be trusted, calibrated, in [0, 1].
 
-The task's raw score (the expected Dice under the calibrated probabilities, or
-the largest of them) is mapped to the quality (Dice, or the share that was
-right) that held-out frames with that score really had. Source of the
+A raw score (`model.tasks.scores`, or several combined) is mapped to the quality (Dice, or the share that was right)
+that held-out frames with that score really had. Where the frame's features are unlike all that the package was
+founded on, it falls to 0, whatever the recognizer says. Source of the
 threshold: conformal risk control, Angelopoulos et al. 2022 (arXiv:2208.02814).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,51 @@ from numpy.typing import NDArray
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Recognition, Task, UInt8
 from featureloop.model.manifest import Calibration, uncalibrated
+from featureloop.model.score_words import AUTO, COMBINED, SCORES, check_score
 from featureloop.model.tasks import RULES
+from featureloop.model.tasks.scores import SCORE_OF
+from featureloop.sharing.combining import combined, fit_combination, wins
+from featureloop.sharing.score_maps import chosen_map
 
 Float64 = NDArray[np.float64]
+FAMILIAR = 0.9
+"""Share of the calibration frames whose distance from founding frames doubts nothing."""
 
 
 def reliability(recognition: Recognition, calibration: Calibration) -> float:
     """The calibrated reliability in [0, 1]."""
-    value = np.interp(RULES[recognition.task].raw_score(recognition), calibration.raw, calibration.reliability)
-    return float(np.clip(value, 0.0, 1.0))
+    value = np.interp(raw_score(recognition, calibration), calibration.raw, calibration.reliability)
+    return float(np.clip(value * familiarity(recognition, calibration), 0.0, 1.0))
 
 
-def calibrate(logits: Sequence[Float32], truths: Sequence[UInt8], *, task: Task, risk: float) -> Calibration:
-    """Fit temperature, score map and threshold on held-out frames.
+def raw_score(recognition: Recognition, calibration: Calibration) -> float:
+    """The score that a calibration maps to a reliability, in [0, 1]."""
+    known = SCORE_OF[recognition.task]
+    if calibration.method != COMBINED:
+        return known[calibration.method](recognition)
+    scores = {p.score: np.array([known[p.score](recognition)]) for p in calibration.parts}
+    return float(combined(scores, calibration.parts, calibration.intercept)[0])
+
+
+def familiarity(recognition: Recognition, calibration: Calibration) -> float:
+    """1 of a frame like those that the package was founded on, falling to 0; 1 where that isn't known."""
+    if not calibration.familiar or recognition.outlying is None:
+        return 1.0
+    first, last = calibration.familiar
+    return float(np.clip((last - recognition.outlying) / (last - first), 0.0, 1.0))
+
+
+def calibrate(
+    logits: Sequence[Float32],
+    truths: Sequence[UInt8],
+    *,
+    task: Task,
+    risk: float,
+    outlying: Sequence[float] = (),
+    groups: Sequence[str] = (),
+    base: Calibration | None = None,
+) -> Calibration:
+    """Fit temperature, score, its map and the threshold on held-out frames.
 
     Parameters
     ----------
@@ -39,6 +72,12 @@ def calibrate(logits: Sequence[Float32], truths: Sequence[UInt8], *, task: Task,
     risk
         The mean loss (1 - Dice, or the error) that results above the
         threshold may have, in (0, 1).
+    outlying
+        Per frame its distance from founding frames (`model.reference`); none where there is no reference.
+    groups
+        Per frame whose it is; none where every frame is its own.
+    base
+        What is kept: the score that is asked for, the reference, and up to what distance frames are familiar.
 
     Raises
     ------
@@ -49,52 +88,80 @@ def calibrate(logits: Sequence[Float32], truths: Sequence[UInt8], *, task: Task,
         raise InputError("no held-out frame to calibrate on; give more images or groups")
     rules = RULES[task]
     temperature, bias = rules.scaling(logits, truths)
-    plain = uncalibrated(rules.method, temperature=temperature, bias=bias, risk=risk)
+    kept = uncalibrated(rules.method) if base is None else base
+    plain = replace(kept, temperature=temperature, bias=bias)
     found = [rules.recognition(x, plain) for x in logits]
-    scores = np.array([rules.raw_score(r) for r in found])
+    if len(outlying):
+        found = [replace(r, outlying=float(d)) for r, d in zip(found, outlying, strict=True)]
     qualities = np.array([rules.quality(r, t) for r, t in zip(found, truths, strict=True)])
-    raw, mapped = _monotone_map(scores, qualities)
-    values = np.interp(scores, raw, mapped)
-    return Calibration(
-        temperature,
-        rules.method,
-        tuple(float(x) for x in raw),
-        tuple(float(x) for x in mapped),
-        _threshold(values, 1.0 - qualities, risk),
-        risk,
-        len(logits),
-        bias,
-    )
+    return fit_reliability(found, qualities, groups=groups, base=plain, risk=risk)
 
 
-def _monotone_map(scores: Float64, qualities: Float64) -> tuple[Float64, Float64]:
-    """Isotonic regression of quality on score, as knots at the means of its steps.
+def fit_reliability(
+    found: Sequence[Recognition],
+    qualities: Float64,
+    *,
+    groups: Sequence[str],
+    base: Calibration,
+    risk: float,
+) -> Calibration:
+    """Fit score, its map and the threshold on recognitions of held-out frames; parameters as in `calibrate`.
 
-    Each step is shrunk a little towards the mean of all, as if two more frames
-    of mean quality had been seen, so that a few lucky frames don't promise 1.
-    Below the lowest score that was seen, the reliability falls to 0 in a line:
-    a score that no held-out frame had is a reason for doubt.
+    Parameters
+    ----------
+    qualities
+        Of each result, float64 (M,) in [0, 1].
     """
-    from sklearn.isotonic import IsotonicRegression
+    task = found[0].task
+    owners = list(groups) or [str(i) for i in range(len(found))]
+    check_score(task, base.score)
+    scores = {w: np.array([SCORE_OF[task][w](r) for r in found]) for w in SCORES[task] if _is_known(w, found)}
+    fitted = replace(base, method=SCORES[task][0], parts=(), intercept=0.0, guarantee=None)
+    if base.score == COMBINED or (base.score == AUTO and wins(scores, qualities, owners)):
+        parts, intercept = fit_combination(scores, qualities)
+        fitted = replace(fitted, method=COMBINED, parts=parts, intercept=intercept)
+    elif base.score != AUTO:
+        if base.score not in scores:
+            raise InputError(f"the package can't tell the score '{base.score}': it has nothing to compare frames with")
+        fitted = replace(fitted, method=base.score)
+    raw_scores = np.array([raw_score(r, fitted) for r in found])
+    (raw, mapped), kind = chosen_map(raw_scores, qualities, owners)
+    familiar = base.familiar or _familiar([r.outlying for r in found if r.outlying is not None])
+    fitted = replace(
+        fitted,
+        raw=tuple(float(x) for x in raw),
+        reliability=tuple(float(x) for x in mapped),
+        mapped=kind,
+        familiar=familiar,
+        threshold_risk=risk,
+        samples=len(found),
+    )
+    values = np.array([reliability(r, fitted) for r in found])
+    usual = np.array([familiarity(r, fitted) == 1.0 for r in found])
+    return replace(fitted, threshold=_threshold(values, 1.0 - qualities, risk, usual=usual))
 
-    order = np.argsort(scores, kind="stable")
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(scores[order], qualities[order])
-    raw, mapped = [], []
-    for level in np.unique(fitted):
-        inside = fitted == level
-        n = int(inside.sum())
-        raw.append(float(scores[order][inside].mean()))
-        mapped.append((level * n + 2 * qualities.mean()) / (n + 2))
-    # The rule of succession: n frames without an error don't promise more than 1 - 1 / (n + 2).
-    best = 1.0 - 1.0 / (len(scores) + 2)
-    if raw[0] > 0.0:
-        raw, mapped = [0.0, *raw], [0.0, *mapped]
-    return np.array(raw), np.minimum(np.maximum.accumulate(np.array(mapped)), best)
+
+def _is_known(word: str, found: Sequence[Recognition]) -> bool:
+    """Whether the frames have what a score is calculated from."""
+    if word == "distance":
+        return all(r.outlying is not None for r in found)
+    return word != "energy" or all(r.energy is not None for r in found)
 
 
-def _threshold(values: Float64, losses: Float64, risk: float) -> float:
-    """The smallest threshold whose accepted results keep the corrected mean loss within `risk`; 1 if none does."""
-    for threshold in np.unique(values):
+def _familiar(distances: Sequence[float]) -> tuple[float, ...]:
+    """Up to which distance frames are familiar, and from which on they are strange: as far again as from the median."""
+    if not distances:
+        return ()
+    middle, first = np.quantile(distances, [0.5, FAMILIAR], method="higher")
+    return float(first), float(first + max(1.0 * (first - middle), 1e-3))
+
+
+def _threshold(values: Float64, losses: Float64, risk: float, *, usual: NDArray[np.bool_]) -> float:
+    """The smallest threshold whose accepted results keep the corrected mean loss within `risk`; 1 if none does.
+
+    What no familiar frame's reliability is as low as is doubtful, however good the results are: `usual` are those.
+    """
+    for threshold in np.unique(values[usual]):
         accepted = losses[values >= threshold]
         if (accepted.sum() + 1.0) / (len(accepted) + 1.0) <= risk:
             return float(threshold)

@@ -44,7 +44,7 @@ def score_classes(symbols: UInt8, tables: BagTables) -> Int64:
 
 
 @lru_cache(maxsize=64)
-def _beside(flags: int) -> tuple[tuple[int, int, int, int], ...]:
+def beside_in_cell(flags: int) -> tuple[tuple[int, int, int, int], ...]:
     """Of each flag those to the left, above, above right and above left in its cell, or the nearest to these."""
     side = math.isqrt(flags)
     width = side if side * side == flags else flags
@@ -60,7 +60,7 @@ def _beside(flags: int) -> tuple[tuple[int, int, int, int], ...]:
 def neighbourhood(flags: NDArray[Any], at: int) -> Int64:
     """The flags beside one, as a number from 0 to 15: (M, F) of 0 and 1 to int64 (M,)."""
     out = np.zeros(len(flags), np.int64)
-    for i, beside in enumerate(_beside(flags.shape[1])[at]):
+    for i, beside in enumerate(beside_in_cell(flags.shape[1])[at]):
         if beside >= 0:
             out |= flags[:, beside].astype(np.int64) << i
     return out

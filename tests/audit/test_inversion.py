@@ -155,6 +155,9 @@ def test_the_control_is_drawn_and_noise_is_not(tmp_path: Path) -> None:
         "white-box search",
     }
     assert set(found.headline) == {"inversion.gain_db", "inversion.linkage_top1"}
+    assert [p.images for p in found.curve] == [16, 16, 32], "of at least four patients"
+    ridge = next(m for (arm, by), m in gain.items() if arm == "release" and by.startswith("linear"))
+    assert found.curve[-1].value == ridge.value
     assert found.sheet is not None
     assert found.sheet.startswith("data:image/jpeg")
 

@@ -54,6 +54,17 @@ def test_descriptors_do_not_depend_on_the_order_of_rows(tmp_path):
         assert b[name] == pytest.approx(x, abs=1e-4), name
 
 
+@pytest.mark.parametrize("unit", [16, 4])
+def test_of_a_form_that_keeps_order_the_order_is_described(tmp_path, unit):
+    lab = lab_of(tmp_path)
+    books = Codebooks(lab.mine, seed=1, unit=unit)
+    rng = np.random.default_rng(0)
+    turned = [type(r)(rng.permutation(r.values), r.rows, r.payload, r.frames) for r in lab.theirs]
+    a, b = (describe(releases, books) for releases in (lab.theirs, turned))
+    assert b["second moments"] == pytest.approx(a["second moments"], abs=1e-3)
+    assert np.abs(b["order"] - a["order"]).max() > 0.1
+
+
 def test_whitened_descriptors_are_uncorrelated_and_too_few_are_not_whitened():
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6))).astype(np.float32)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featureloop.audit.material import Lab
+from featureloop.audit.material import Lab, party
 from featureloop.audit.members import founding_pool, own_pool, records_beside
 from featureloop.audit.membership import MembershipSettings, above_all, attack_membership, found_at
+from featureloop.audit.run import fingerprint
 from featureloop.audit.shadows import Shadows
 from featureloop.core.errors import RecordError
 from featureloop.learner.founding_records import founding_records, save_records
@@ -47,6 +48,18 @@ def test_the_package_s_own_recognizer_is_attacked_where_its_founding_records_are
     assert found.controls
     assert found.headline["membership.tpr"].chance == 1e-3
     assert any("20 outsiders" in n for n in found.notes)
+
+
+def test_outsiders_that_are_given_are_asked_about_besides_the_held_records(tmp_path):
+    plain = able(lab_of(tmp_path))
+    founded(plain)
+    unseen = party(frames_of(range(400, 430), each=1), size=plain.size)[0]
+    lab = Lab(plain.package, plain.attacker, plain.victims, outsiders=unseen)
+    found = attack_membership(lab, replace(QUICK, candidates=100))
+    assert any("50 held or given ones are not" in n for n in found.notes)
+    above = next(m for m in found.measures if m.figure == "TPR above every outsider" and m.by == "loss alone")
+    assert above.chance == pytest.approx(1 / 51)
+    assert fingerprint(lab) != fingerprint(plain)
 
 
 def test_without_founding_records_recognizers_of_the_same_training_are_attacked(tmp_path):

@@ -37,6 +37,9 @@ def test_places_that_show_in_the_values_are_found(tmp_path):
     assert values["bits per row", "perceptron and jigsaw"] > 2
     assert values["R2 of the place", "perceptron"] > 0.7
     assert values["displacement in cells", "perceptron and jigsaw"] < 1.5
+    assert found.curve[-1].value == values["exact ratio", "perceptron alone"] > 4
+    assert [p.images for p in found.curve] == sorted(p.images for p in found.curve)
+    assert len(found.curve) == 3
 
 
 def test_the_restorer_gives_every_row_a_cell_of_its_own_whatever_their_order(tmp_path):

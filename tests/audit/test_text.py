@@ -73,6 +73,8 @@ def test_text_is_found_where_it_shows_and_not_in_noise(lab: Lab) -> None:
     control = max(m.value for m in found.measures if m.arm == "shallow" and m.figure == READ)
     assert control > 1.5
     assert all(m.chance == 1.0 for m in found.measures if m.figure == READ)
+    assert [p.images for p in found.curve] == [15, 30, 60]
+    assert found.curve[-1].value > 0.8
 
 
 def test_the_same_seed_finds_the_same(lab: Lab) -> None:

@@ -78,3 +78,24 @@ def test_a_signed_package_is_not_changed_without_its_key(labelled: Path, tmp_pat
     assert done.code != 0
     assert "give the signing key with --key" in done.said
     assert load_package(package.path).digest == package.digest
+
+
+def test_another_score_is_fitted_on_other_patients_than_its_threshold(labelled: Path, tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "P")
+    done = featureloop(
+        "model", "calibrate", package.path, "--images", labelled, "--risk", "0.99", "--score", "lesion-score", "--json"
+    )
+    assert done.code == 0, done.said
+    found = load_package(package.path).manifest.calibration
+    assert (found.method, found.score, found.samples) == ("lesion-score", "lesion-score", 20)
+    assert found.guarantee is not None
+    assert (found.guarantee.frames, found.guarantee.groups) == (40, 40)
+    assert "lesion-score" in (package.path / "docs" / "README.md").read_text()
+
+
+def test_a_score_of_another_task_is_told_before_anything_is_read(labelled: Path, tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "P")
+    done = featureloop("model", "calibrate", package.path, "--images", labelled, "--score", "margin")
+    assert done.code != 0
+    assert "segmentation has no score 'margin'" in done.said
+    assert load_package(package.path).digest == package.digest

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,11 +137,11 @@ def test_a_full_disk_marks_none_of_them_and_the_next_frame_tries_again(
     with Outbox(tmp_path / "outbox.sqlite") as outbox:
         owner, put, calls = provider(package, outbox), Outbox.put, []
 
-        def full(self: Outbox, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+        def full(self: Outbox, record: Record, **more: Any) -> bool:
             calls.append(record)
             if len(calls) == 1:
                 raise StorageError("the disk is full")
-            return put(self, record, frame_key=frame_key, others=others)
+            return put(self, record, **more)
 
         monkeypatch.setattr(Outbox, "put", full)
         frames = [frame(i, f"g{i}") for i in range(4)]

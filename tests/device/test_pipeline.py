@@ -53,7 +53,10 @@ class _Keeper:
     done: dict[bytes, str] = field(default_factory=dict)
     calls: int = 0
 
-    def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
+    def put(
+        self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
+    ) -> bool:
+        assert 0 <= priority <= 2
         self._write()
         new = record.id not in self.records
         self.records[record.id] = record
@@ -207,8 +210,8 @@ def test_a_fault_of_the_program_in_the_sharing_is_raised_when_all_is_recognized(
     package: Package, runtime: Runtime
 ) -> None:
     class Broken(_Keeper):
-        def put(self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = ()) -> bool:
-            super().put(record, frame_key=frame_key, others=others)
+        def put(self, record: Record, **more: Any) -> bool:
+            super().put(record, **more)
             raise ZeroDivisionError
 
     shown = []

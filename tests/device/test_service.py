@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ class _SlowKeeper:
         self.begun = threading.Event()
         self.keys: list[bytes | None] = []
 
-    def put(self, _record: Record, *, frame_key: bytes | None) -> bool:
+    def put(self, _record: Record, *, frame_key: bytes | None, **_: Any) -> bool:
         self.begun.set()
         assert self.may.wait(SOON_S)
         self.keys.append(frame_key)
@@ -235,7 +235,7 @@ def test_what_the_sharing_had_no_room_for_is_shared_later_and_not_shown_again(
     monkeypatch.setattr(services, "poll_update", lambda *_, **__: None)
     may, put, n = threading.Event(), Outbox.put, SHARE_BEHIND + 12
 
-    def slow(self: Outbox, record: Record, *, frame_key: bytes | None) -> bool:
+    def slow(self: Outbox, record: Record, *, frame_key: bytes | None, **_: Any) -> bool:
         assert may.wait(SOON_S)
         return put(self, record, frame_key=frame_key)
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from featureloop.core.errors import AuthError, FeatureloopError, PackageError, StorageError, TransportError
 from featureloop.device.state import DeviceState, Identity
 from featureloop.device.update import install, poll_update
+from featureloop.model.manifest import uncalibrated
 from featureloop.model.package import SIGNATURE, Package, pack, seal_package, sign_package
 from featureloop.testing import tiny_package
 
@@ -149,7 +150,7 @@ BAD: dict[str, tuple[Make, type[FeatureloopError], str]] = {
     ),
     "of another line": (lambda p, _: pack(signed(tiny_package(p, seed=7))), PackageError, "another line"),
     "of another task": (
-        lambda p, n: pack(signed(variant(p, n, task="classification"))),
+        lambda p, n: pack(signed(variant(p, n, task="classification", calibration=uncalibrated("max-probability")))),
         PackageError,
         "is for classification",
     ),

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featureloop.core.errors import RecordError
-from featureloop.core.types import Bag, UInt8
-from featureloop.learner.bags import ACCEPTED_WEIGHT, Bags, load_bags, training_set
+from featureloop.core.types import Bag, ChangedBy, UInt8
+from featureloop.learner.bags import ACCEPTED_WEIGHT, CHANGED_WEIGHTS, Bags, load_bags, training_set, weight_of
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.manifest import Manifest
 from featureloop.sharing import codec
@@ -145,6 +145,39 @@ def test_a_result_weighs_by_who_stands_behind_it(manifest: Manifest) -> None:
     )
     np.testing.assert_allclose(bags.weights, [ACCEPTED_WEIGHT / 4, ACCEPTED_WEIGHT, 1, 1, 1, 1])
     assert bags.verified.tolist() == [False, False, True, True, True, True]
+
+
+def test_a_persons_word_counts_before_a_second_opinion_a_consensus_an_accepted_and_a_softened_result() -> None:
+    assert set(CHANGED_WEIGHTS) == set(ChangedBy)
+    order = [ChangedBy.CLINICIAN, ChangedBy.SECOND_OPINION, ChangedBy.CONSENSUS, None, ChangedBy.SOFTENED]
+    for trust in (None, 0.1, 0.9, 1.0):
+        weights = [weight_of(by, trust) for by in order]
+        assert weights == sorted(weights, reverse=True)
+        assert len(set(weights)) == len(order)
+    assert weight_of(ChangedBy.GROUND_TRUTH, 0.3) == weight_of(ChangedBy.CLINICIAN, 0.3) == 1
+
+
+@pytest.mark.parametrize("by", list(ChangedBy))
+def test_only_what_a_person_or_a_truth_stands_behind_is_verified(manifest: Manifest, by: ChangedBy) -> None:
+    payload = (
+        codec.encode_soft_rows(rows(0), manifest.released, before=rows(0))
+        if by is ChangedBy.SOFTENED
+        else coded(manifest, 0, 1 - rows(0), before=rows(0))
+    )
+    bags = load([record(manifest, 0, changed=payload, changed_by=str(by), changed_when=4 * 2026)], manifest)
+    assert bags.unreadable == 0
+    assert bags.verified[0] == (by in (ChangedBy.CLINICIAN, ChangedBy.GROUND_TRUTH))
+
+
+def test_a_softened_result_is_learned_from_as_probabilities(manifest: Manifest) -> None:
+    soft = np.random.default_rng(1).integers(0, 256, (N, T)).astype(np.uint8)
+    payload = codec.encode_soft_rows(soft, manifest.released, before=rows(0))
+    softened = record(manifest, 0, changed=payload, changed_by="softened", changed_when=4 * 2026)
+    bags = load([softened, record(manifest, 1)], manifest)
+    drawn = training_set(bags, manifest, founding_share=0.5, chosen=np.ones(2, np.bool_))
+    targets = drawn.batch(np.array([0, 1])).y
+    np.testing.assert_allclose(targets[0], soft / 255, atol=1e-6)
+    np.testing.assert_array_equal(targets[1], rows(1))
 
 
 def test_counts_are_by_site_among_the_chosen(manifest: Manifest) -> None:

@@ -123,3 +123,35 @@ def test_numbers_that_are_no_shares_are_refused(risk: float, confidence: float) 
 def test_no_result_is_refused() -> None:
     with pytest.raises(InputError, match="no result"):
         guarantee(np.zeros(0), np.zeros(0), [], risk=0.1, confidence=0.9)
+
+
+def test_a_threshold_is_not_lower_than_the_least_that_is_asked_for() -> None:
+    reliable, losses = np.linspace(0, 1, 200), np.zeros(200)
+    groups = [str(i) for i in range(200)]
+    found, _ = guarantee(reliable, losses, groups, risk=0.5, confidence=0.95)
+    assert found.threshold == 0.0
+    found, _ = guarantee(reliable, losses, groups, risk=0.5, confidence=0.95, least=0.42)
+    assert found.threshold == 0.42
+    assert found.accepted == pytest.approx(0.58, abs=0.01)
+
+
+def test_of_two_tests_a_site_like_the_guarantees_is_called_another_no_oftener_than_stated() -> None:
+    rng = np.random.default_rng(6)
+
+    def draw(patients: int, shift: float = 0.0) -> tuple[Float64, Float64, list[str]]:
+        """Reliabilities, and distances that have something to do with them."""
+        hard = rng.random(patients).repeat(3)
+        trust = np.clip(1 - 0.5 * hard + rng.normal(0, 0.05, 3 * patients), 0, 1)
+        far = np.clip(0.2 + 0.1 * hard + shift + rng.normal(0, 0.03, 3 * patients), 0, 1)
+        return trust, far, [f"p{i // 3}" for i in range(3 * patients)]
+
+    alarms = []
+    for _ in range(400):
+        trust, far, groups = draw(120)
+        found, _ = guarantee(trust, np.zeros(360), groups, risk=0.1, confidence=0.9, outlying=far)
+        trust, far, groups = draw(60)
+        alarms.append(drift(found, trust, groups, outlying=far) < 0.05)
+    assert np.mean(alarms) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    trust, far, groups = draw(60, shift=0.06)
+    assert drift(found, trust, groups) > 0.05
+    assert drift(found, trust, groups, outlying=far) < 1e-4

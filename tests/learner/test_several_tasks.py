@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ class _Keeper:
     records: list[Record] = field(default_factory=list)
     done: set[bytes] = field(default_factory=set)
 
-    def put(self, record: Record, *, frame_key: bytes | None) -> bool:
+    def put(self, record: Record, *, frame_key: bytes | None, **_: Any) -> bool:
         self.records.append(record)
         self.done |= {frame_key} if frame_key else set()
         return True

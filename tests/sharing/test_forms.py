@@ -101,7 +101,7 @@ def manifest(text: str, *, own: bool) -> Manifest:
         features=FeatureSpec(CHANNELS, 16, GRID),
         recognizer=RecognizerSpec(kind, 4, 0, 4, context=form.context),
         released=released(text),
-        calibration=uncalibrated("expected-dice"),
+        calibration=uncalibrated("expected-dice" if own else "max-probability"),
         lineage=Lineage(),
     )
     check(made)

@@ -67,7 +67,7 @@ def test_every_setting_of_limits_is_read(tmp_path: Path) -> None:
         ("[shares]\n", "shares", "share, limits"),
         ("provide = 'nothing'\n", "provide", "share, limits"),
         ("[share]\nprovide = 'none'\n", "none", "all, below-threshold, changed, nothing"),
-        ("[share]\nbelow_threshold = 'hide'\n", "hide", "ask, withhold, provide"),
+        ("[share]\nbelow_threshold = 'hide'\n", "hide", "ask, soften, withhold, provide"),
         ("[share]\ncontent = 'pixels'\n", "pixels", "result-and-reliability, result, reliability"),
         ("[share]\nanonymizers = ['grid']\n", "grid", "pool, set"),
     ],

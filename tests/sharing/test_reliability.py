@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from featureloop.core.errors import InputError
+from featureloop.core.intervals import calibration_error
 from featureloop.core.types import Float32, Recognition, Task, UInt8
-from featureloop.model.manifest import Calibration
+from featureloop.model.manifest import Calibration, uncalibrated
+from featureloop.model.score_words import COMBINED, SCORES
 from featureloop.model.tasks import RULES
 from featureloop.model.tasks.segmentation import dice
 from featureloop.sharing.reliability import calibrate, reliability
@@ -168,3 +171,47 @@ def test_the_quality_of_a_class_is_right_or_wrong() -> None:
     found = Recognition(Task.CLASSIFICATION, np.array([[0.2, 0.5, 0.3]], np.float32))
     assert quality(found, np.array([[0, 1, 0]], np.uint8)) == 1.0
     assert quality(found, np.array([[0, 0, 1]], np.uint8)) == 0.0
+
+
+def unlike(task: Task, logits: list[Float32], calibration: Calibration, far: float) -> list[float]:
+    return [reliability(replace(recognized(x, task, calibration), outlying=far), calibration) for x in logits]
+
+
+def test_frames_unlike_the_founding_ones_are_doubtful_however_sure_the_recognizer_is() -> None:
+    logits, truths = distorted_masks(1.0, frames=80, seed=5)
+    far = np.random.default_rng(1).uniform(0.1, 0.3, 80)
+    fitted = calibrate(logits, truths, task=Task.SEGMENTATION, risk=0.9, outlying=far.tolist())
+    assert 0.1 < fitted.familiar[0] <= 0.3 < fitted.familiar[1] < 0.5
+    near, strange = (np.array(unlike(Task.SEGMENTATION, logits, fitted, x)) for x in (0.2, 0.5))
+    assert (near >= fitted.threshold).mean() > 0.85
+    assert (strange == 0.0).all()
+    # Any loss is allowed, and yet a frame that is unlike all is doubtful.
+    assert (strange < fitted.threshold).all()
+    halfway = np.array(unlike(Task.SEGMENTATION, logits, fitted, sum(fitted.familiar) / 2))
+    np.testing.assert_allclose(halfway, near / 2)
+
+
+def test_a_package_without_a_reference_doubts_no_frame_for_being_unlike() -> None:
+    logits, truths = distorted_masks(1.0, frames=40, seed=6)
+    fitted = calibrate(logits, truths, task=Task.SEGMENTATION, risk=0.3)
+    assert (fitted.reference, fitted.familiar) == (None, ())
+    assert unlike(Task.SEGMENTATION, logits[:1], fitted, 1.0) == unlike(Task.SEGMENTATION, logits[:1], fitted, 0.0)
+
+
+@pytest.mark.parametrize("word", [w for w in SCORES[Task.CLASSIFICATION] if w != "distance"] + [COMBINED])
+def test_every_score_can_be_asked_for_and_is_calibrated(word: str) -> None:
+    base = uncalibrated("max-probability", score=word)
+    logits, truths = distorted_classes(2.0, frames=2000, seed=7)
+    fitted = calibrate(logits, truths, task=Task.CLASSIFICATION, risk=0.2, base=base)
+    assert (fitted.method, fitted.score) == (word, word)
+    logits, truths = distorted_classes(2.0, frames=2000, seed=8)
+    results = [recognized(x, Task.CLASSIFICATION, fitted) for x in logits]
+    trust = np.array([reliability(r, fitted) for r in results])
+    right = np.array([quality(r, t) for r, t in zip(results, truths, strict=True)])
+    assert calibration_error(trust, right) < 0.06
+
+
+def test_a_score_that_the_package_cannot_tell_is_refused() -> None:
+    logits, truths = distorted_masks(1.0, frames=30, seed=9)
+    with pytest.raises(InputError, match="nothing to compare frames with"):
+        calibrate(logits, truths, task=Task.SEGMENTATION, risk=0.3, base=uncalibrated("", score="distance"))

@@ -56,7 +56,7 @@ class TaskRules(Protocol):
         ...
 
     def raw_score(self, recognition: Recognition) -> float:
-        """The uncalibrated score of a result's reliability, in [0, 1]; the order of the rows has no say."""
+        """The task's own score (`model.tasks.scores`) in [0, 1]; the order of the rows has no say."""
         ...
 
     def quality(self, recognition: Recognition, truth: UInt8) -> float:

@@ -10,6 +10,7 @@ from featureloop.core.types import Float32, Frame, Recognition, Task, Truth, UIn
 from featureloop.model.manifest import Calibration
 from featureloop.model.preprocess import label_to_targets
 from featureloop.model.tasks.base import TEMPERATURES, WholeFrame, tempered
+from featureloop.model.tasks.scores import largest_probability
 
 
 class Classification(WholeFrame):
@@ -26,11 +27,12 @@ class Classification(WholeFrame):
         """Softmax of logits (1, K)."""
         x = tempered(logits, calibration.temperature)
         e = np.exp(x - x.max(axis=-1, keepdims=True))
-        return Recognition(Task.CLASSIFICATION, np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32))
+        p = np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32)
+        return Recognition(Task.CLASSIFICATION, p, energy=float(np.logaddexp.reduce(x.astype(np.float64), axis=None)))
 
     def raw_score(self, recognition: Recognition) -> float:
         """The largest probability."""
-        return float(recognition.probabilities.max())
+        return largest_probability(recognition)
 
     def quality(self, recognition: Recognition, truth: UInt8) -> float:
         """1 for the right label."""

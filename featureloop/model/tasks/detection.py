@@ -11,14 +11,13 @@ from featureloop.core.boxes import SYMBOLS, boxes_to_rows, decode_distances, dis
 from featureloop.core.types import Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.tasks.base import TEMPERATURES, sigmoid, tempered
+from featureloop.model.tasks.scores import expected_f1
 
 Float64 = NDArray[np.float64]
 DISTANCES = 4
 BIASES = np.linspace(-3.0, 3.0, 25)
 MATCH = 0.5
 """A box is right from this intersection over union with a true one of its label."""
-EMPTY_ROWS = 1.0
-"""Rows by which an empty result is smoothed."""
 
 
 class Detection:
@@ -58,9 +57,7 @@ class Detection:
 
     def raw_score(self, recognition: Recognition) -> float:
         """The expected F1 of the rows under the probabilities."""
-        p = recognition.probabilities.max(axis=1, initial=0.0).astype(np.float64)
-        hard = p >= 0.5
-        return float((2 * p[hard].sum() + EMPTY_ROWS) / (p.sum() + hard.sum() + EMPTY_ROWS))
+        return expected_f1(recognition)
 
     def quality(self, recognition: Recognition, truth: UInt8) -> float:
         """F1 of the rows: a row is found where its label is right and its box overlaps the true one enough."""

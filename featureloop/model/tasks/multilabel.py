@@ -9,6 +9,7 @@ import numpy as np
 from featureloop.core.types import Float32, Frame, Recognition, Task, Truth, UInt8
 from featureloop.model.manifest import Calibration
 from featureloop.model.tasks.base import TEMPERATURES, WholeFrame, sigmoid, tempered
+from featureloop.model.tasks.scores import mean_probability
 
 
 class Multilabel(WholeFrame):
@@ -23,12 +24,13 @@ class Multilabel(WholeFrame):
 
     def recognition(self, logits: Float32, calibration: Calibration) -> Recognition:
         """Sigmoid of logits (1, K)."""
-        return Recognition(Task.MULTILABEL, sigmoid(tempered(logits, calibration.temperature)))
+        x = tempered(logits, calibration.temperature)
+        evidence = float(np.logaddexp(0.0, x.astype(np.float64)).sum())
+        return Recognition(Task.MULTILABEL, sigmoid(x), energy=evidence)
 
     def raw_score(self, recognition: Recognition) -> float:
         """The expected share of labels that are told rightly."""
-        p = recognition.probabilities.astype(np.float64)
-        return float(np.maximum(p, 1 - p).mean())
+        return mean_probability(recognition)
 
     def quality(self, recognition: Recognition, truth: UInt8) -> float:
         """The share of labels that are told rightly."""

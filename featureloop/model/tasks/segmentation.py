@@ -10,9 +10,7 @@ from featureloop.core.types import Float32, Frame, Recognition, Task, Truth, UIn
 from featureloop.model.manifest import Calibration
 from featureloop.model.preprocess import SUBCELLS, mask_to_targets
 from featureloop.model.tasks.base import TEMPERATURES, sigmoid, tempered
-
-EMPTY_CELLS = 16.0
-"""Sub-cells by which an empty result is smoothed: one position's worth."""
+from featureloop.model.tasks.scores import expected_dice
 
 
 class Segmentation:
@@ -44,9 +42,7 @@ class Segmentation:
 
     def raw_score(self, recognition: Recognition) -> float:
         """The expected Dice under the probabilities."""
-        p = recognition.probabilities.astype(np.float64)
-        hard = p >= 0.5
-        return float((2 * p[hard].sum() + EMPTY_CELLS) / (p.sum() + hard.sum() + EMPTY_CELLS))
+        return expected_dice(recognition)
 
     def quality(self, recognition: Recognition, truth: UInt8) -> float:
         """Dice over the sub-cells."""

@@ -1,8 +1,8 @@
-"""The audit log: one JSON line per request, with actor, action and outcome.
+"""The audit log: one JSON line per request or decision, with actor, action and outcome.
 
-It holds no payload, no token and no code. Decisions (who promoted, invited,
-revoked what) are in the control database besides, in the transaction that
-carried them out.
+It holds no payload, no token and no code. A learner's decisions (who promoted,
+invited, revoked what) are in its control database besides, in the transaction
+that carried them out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AuditLog:
         Parameters
         ----------
         actor
-            A device's id, or `unknown`.
+            A device's id, a user's name at the site, or `unknown`.
         action, outcome
             Such as `provide records`, `ok`.
         **details

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Draw leak against quality over released forms, from what bench_privacy.py and bench_privacy_pooled.py measured.
+
+    benchmarks/draw_pareto.py [--masks runs/privacy] [--classes runs/privacy-pooled] [--out docs/pareto.png]
+
+Forms that no other beats in both are coloured and joined; the default is a star; the black line is the default policy's
+limit. Records that mix patients share one by chance more often; that is taken off. Bars are 95% intervals over
+sequences of what is linked. Dice and AUC have intervals too, of several points, but all forms are judged on the same
+images, so their differences are surer than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_privacy import ARMS, DEFAULT, slug
+from bench_privacy_pooled import ARMS as POOLED
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from featureloop.model.charts import ACCENT, COLOURS, SOFT
+from featureloop.sharing.privacy import RULES
+
+DEEP = 0.016
+"""Forms so far below the median are drawn at the edge, with their quality beside them."""
+ALONE = "top-1 by recognition alone on baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A form: what is linked, with its interval, and how well is recognized from it."""
+
+    name: str
+    leak: tuple[float, float, float]
+    quality: float
+    default: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).resolve().parents[1]
+    parser.add_argument("--masks", type=Path, default=root / "runs" / "privacy")
+    parser.add_argument("--classes", type=Path, default=root / "runs" / "privacy-pooled")
+    parser.add_argument("--out", type=Path, default=root / "docs" / "pareto.png")
+    args = parser.parse_args()
+    masks = {n: json.loads(p.read_text()) for n in ARMS if (p := args.masks / f"{slug(n)}.json").exists()}
+    figure = Figure(figsize=(11, 5.4), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    alone = masks[DEFAULT]["all of linkage"][ALONE]
+    points = [
+        Point(n, above_guessing(n, f["linkage.top1"]), f["dice"][1][0], n == DEFAULT)
+        for n, f in masks.items()
+        if "linkage.top1" in f
+    ]
+    panel(left, points, "masks: Dice at the new site", figure)
+    left.axvspan(alone[1], alone[2], color=COLOURS[1], alpha=0.12, lw=0)
+    left.axvline(alone[0], color=COLOURS[1], lw=1, ls="--")
+    left.text(
+        alone[2] + 0.01, left.get_ylim()[0], " the recognized masks alone", color=COLOURS[1], fontsize=8, va="bottom"
+    )
+    classes = {
+        n: json.loads(p.read_text()) for n in POOLED if (p := args.classes / f"{n.replace(' ', '-')}.json").exists()
+    }
+    points = [
+        Point(
+            "pool, 48 x 23 levels" if n == "as founded" else f"pool, {n}",
+            tuple(f["linkage"]["linkage.top1"]),
+            f["decoded"][1],
+            n == "as founded",
+        )
+        for n, f in classes.items()
+        if "passes" not in n and "deviations" not in n
+    ]
+    panel(right, points, "classes (PneumoniaMNIST): AUC from what leaves", figure)
+    figure.suptitle(
+        "What links records of one patient, against what is recognized (ClinicDB's sequences, top-1)", fontsize=11
+    )
+    figure.savefig(args.out)
+
+
+def above_guessing(name: str, found: Sequence[Any]) -> tuple[float, float, float]:
+    """Top-1; of records that mix patients what is above chance, as a share of what there is above it."""
+    value, low, high = found[:3]
+    if "mix" not in name:
+        return value, low, high
+    chance = found[4]
+    return tuple(max(0.0, (v - chance) / (1 - chance)) for v in (value, low, high))
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Forms that no other one beats in both, the least linked first."""
+    best = [p for p in points if not any(q.leak[0] <= p.leak[0] and q.quality >= p.quality and q != p for q in points)]
+    return sorted(best, key=lambda p: p.leak[0])
+
+
+def panel(axes: Any, points: Sequence[Point], title: str, figure: Figure) -> None:
+    """One task's forms."""
+    axes.set_xlim(0, 1)
+    floor = float(np.median([p.quality for p in points])) - DEEP
+    points = [replace(p, name=f"{p.name}: {p.quality:.2f}", quality=floor) if p.quality < floor else p for p in points]
+    axes.set_xlabel("records of one patient put together at the first guess", fontsize=9)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    best = front(points)
+    axes.plot([p.leak[0] for p in best], [p.quality for p in best], color=ACCENT, lw=1, alpha=0.6)
+    for p in points:
+        colour = ACCENT if p in best else SOFT
+        axes.plot(p.leak[1:], [p.quality] * 2, color=colour, lw=1, alpha=0.5)
+        axes.scatter(
+            p.leak[0],
+            p.quality,
+            s=190 if p.default else 34,
+            marker="*" if p.default else "v" if p.quality == floor else "o",
+            color=COLOURS[1] if p.default else colour,
+            zorder=3,
+        )
+    limit = RULES["linkage.top1"].limit or 0.0
+    axes.axvline(limit, color="black", lw=1.4)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    axes.text(limit - 0.012, axes.get_ylim()[1], f"limit {limit:g}", rotation=90, ha="right", va="top", fontsize=8)
+    label(axes, points, figure)
+
+
+def label(axes: Any, points: Sequence[Point], figure: Figure) -> None:
+    """Names beside their points, each at the first place where it covers nothing."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    taken: list[Any] = []
+    dots = [axes.transData.transform((p.leak[0], p.quality)) for p in points]
+    for p in sorted(points, key=lambda p: -p.quality):
+        text = axes.annotate(
+            p.name + (" (default)" if p.default else ""),
+            (p.leak[0], p.quality),
+            fontsize=7.5,
+            xytext=(0, 0),
+            textcoords="offset points",
+            zorder=4,
+            in_layout=False,
+        )
+        for dx, dy, side in PLACES:
+            text.set_position((dx, dy))
+            text.set_ha(side)
+            box = text.get_window_extent(renderer).padded(1)
+            inside = axes.bbox.x0 - 2 <= box.x0 and box.x1 <= axes.bbox.x1 + 8 and axes.bbox.y0 <= box.y0
+            if inside and not any(box.overlaps(o) for o in taken) and not any(box.contains(*d) for d in dots):
+                break
+        taken.append(box)
+
+
+PLACES = [
+    (dx, dy, side)
+    for dy in (5, -12, 15, -22, 25, -32, 35, -42)
+    for dx, side in ((6, "left"), (-6, "right"), (0, "center"))
+]
+
+
+if __name__ == "__main__":
+    main()
