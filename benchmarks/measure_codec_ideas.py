@@ -4,14 +4,14 @@
     benchmarks/measure_codec_ideas.py --package runs/polyps/P0 [--founding DIR] [--images DIR] [--frames 200]
         [--steps 400]
 
-- background: rows that show nothing of a lesion on steps 2 and 4 times as wide. Bytes (whole sets, tables fitted
-  anew; what rows of each kind cost by themselves), Dice of what is recognized from the decoded values, and Dice of a
-  recognizer trained on decoded records so, and recognizing from unchanged values as a device does.
 - the frame before: each split's urn gets balls by the counts of the same sequence's frame before, weighed by one
-  number for all frames, and by the best one of each frame as nobody can know it. Bits by urns alone, of all
+  number for all frames, and by the best one of each frame as nobody can know it. Bytes by urns alone, of all
   consecutive frames and of those that `near_duplicates = 0.3` leaves.
 - a pooled base layer: mean and deviation of the package's channels as a pooled record codes them; bytes, and how well
   they tell the larger half of the lesions, cross-validated over sequences, against the set's sorted values.
+- background: rows that show nothing of a lesion on steps 2 and 4 times as wide. Bytes (whole sets, tables fitted
+  anew; what rows of each kind cost by themselves), Dice of what is recognized from the decoded values, and, but for
+  `--steps 0`, of a recognizer trained on decoded records so, and recognizing from unchanged values as a device does.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--founding", type=Path, default=polyps / "kvasir-seg")
     parser.add_argument("--images", type=Path, default=polyps / "cvc-clinicdb")
     parser.add_argument("--frames", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=400, help="of each recognizer's training; 0: none")
     args = parser.parse_args()
     package = load_package(args.package)
     seen, known = look(package, frames_of(args.images, 612)), look(package, frames_of(args.founding, 2 * args.frames))
@@ -98,9 +98,9 @@ def background(seen: Seen, known: Seen, steps: int) -> None:
             parts.append(np.mean([bare(sorted_bag(s, np.zeros((len(s), 16), np.uint8)), own) - 8 for s in left]))
             counts.append(np.mean([len(s) for s in left]))
         decoded = seen.quality([codec.dequantize(s, released) for s in kept])
-        taught = trained(seen, learned, known.truths, steps)
+        taught = f"{trained(seen, learned, known.truths, steps):.4f}" if steps else "-"
         print(f"| x {times} | {size:.0f} | {' | '.join(f'{p:.0f}' for p in parts)} "
-              f"| {', '.join(f'{n:.0f}' for n in counts)} | {decoded:.4f} | {taught:.4f} |", flush=True)  # fmt: skip
+              f"| {', '.join(f'{n:.0f}' for n in counts)} | {decoded:.4f} | {taught} |", flush=True)  # fmt: skip
 
 
 def snapped(symbols: UInt8, rows: UInt8, form: ReleasedForm, times: int) -> UInt8:
