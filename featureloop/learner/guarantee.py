@@ -31,7 +31,7 @@ NOTHING = 1.0
 QUANTILES = 65
 """Of the patients' median reliabilities, by which a site's are compared with those that the guarantee is from."""
 PLACES = 6
-"""Decimals of what the package keeps; what is compared with it is rounded alike, else patients with one value differ."""
+"""Decimals of what the package keeps; what is compared with it is rounded alike, else equal values differ."""
 MOST_STAKE = 0.95
 """Of the capital, so that no loss ruins."""
 PACE = 0.01
