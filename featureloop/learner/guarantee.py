@@ -30,6 +30,8 @@ NOTHING = 1.0
 """A threshold that no reliability reaches."""
 QUANTILES = 65
 """Of the patients' median reliabilities, by which a site's are compared with those that the guarantee is from."""
+PLACES = 6
+"""Decimals of what the package keeps; what is compared with it is rounded alike, else equal values differ."""
 MOST_STAKE = 0.95
 """Of the capital, so that no loss ruins."""
 PACE = 0.01
@@ -123,7 +125,7 @@ def guarantee(
 def _quantiles(values: Float64, groups: Sequence[str]) -> tuple[float, ...]:
     medians = medians_of(values, groups)
     kept = np.quantile(medians, np.linspace(0, 1, min(QUANTILES, len(medians))))
-    return tuple(round(float(x), 6) for x in kept)
+    return tuple(round(float(x), PLACES) for x in kept)
 
 
 def medians_of(values: Float64, groups: Sequence[str]) -> Float64:
@@ -147,6 +149,7 @@ def drift(found: Guarantee, reliabilities: Float64, groups: Sequence[str], *, ou
 def _alike(own: Float64, quantiles: Sequence[float], groups: int) -> float:
     """The p-value of one test; `groups` is how many patients the quantiles are of."""
     known = np.array(quantiles)
+    own = own.round(PLACES)
     at = np.concatenate([own, known])
     shares = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (own, known)]
     size = len(own) * groups / (len(own) + groups)

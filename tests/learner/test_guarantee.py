@@ -114,6 +114,13 @@ def test_a_site_like_the_guarantees_is_seldom_called_another_and_another_site_is
     assert drift(found, reliable * 0.7, groups) < 1e-4
 
 
+def test_patients_that_share_one_reliability_of_many_decimals_are_no_other_site() -> None:
+    rng, groups = np.random.default_rng(6), [f"p{i}" for i in range(200)]
+    own, same = (np.where(rng.random(200) < 0.3, 0.9978858350951374, rng.random(200)) for _ in range(2))
+    found, _ = guarantee(own, np.zeros(200), groups, risk=0.1, confidence=0.9)
+    assert drift(found, same, groups) > 0.05
+
+
 @pytest.mark.parametrize(("risk", "confidence"), [(0.0, 0.9), (1.0, 0.9), (0.1, 1.0), (0.1, 0.0)])
 def test_numbers_that_are_no_shares_are_refused(risk: float, confidence: float) -> None:
     with pytest.raises(InputError, match="between 0 and 1"):
