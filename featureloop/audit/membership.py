@@ -145,7 +145,8 @@ def found_at(scores: Float64, members: Bool) -> Statistic:
     """Share of the members whose score is above what one outsider in a thousand exceeds.
 
     Of fewer than `FINE` outsiders that is estimated: their median and so many of the deviations above it as a normal
-    tail has. The highest of eighty would let one member in eighty through where nothing leaks.
+    tail has, since the highest of eighty would let one member in eighty through where nothing leaks. But never less
+    than the highest: an estimate that one of fewer than a thousand exceeds is refuted, their tail is no normal one.
     """
     fine = int((~members).sum()) >= FINE
 
@@ -171,7 +172,7 @@ def above_all(scores: Float64, members: Bool) -> Statistic:
 def _tail(scores: Float64) -> float:
     middle = float(np.median(scores))
     upper = scores[scores >= middle] - middle
-    return middle + TAIL * float(np.sqrt((upper**2).mean()))
+    return max(float(scores.max()), middle + TAIL * float(np.sqrt((upper**2).mean())))
 
 
 def _controls(lab: Lab, asked: Pool, shadows: Shadows, rng: np.random.Generator) -> list[Measure]:
@@ -205,7 +206,8 @@ def _notes(asked: Pool, *, founded: bool, shadows: int) -> tuple[str, ...]:
         if outsiders < FINE:
             said.append(
                 f"With {outsiders} outsiders, fewer than {FINE}, the score that 0.1% of them exceed is estimated by a "
-                "normal tail, and the figure is coarse; the share of members above every outsider stands beside it."
+                "normal tail, or is the highest of them where that is more, and the figure is coarse; the share of "
+                "members above every outsider stands beside it."
             )
     else:
         said.append(

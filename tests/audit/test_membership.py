@@ -141,3 +141,11 @@ def test_where_nothing_leaks_few_outsiders_do_not_make_it_look_so(outsiders):
     assert np.mean(found) < 3e-3
     if outsiders == 80:
         assert np.mean(over) > 8e-3
+
+
+def test_a_guessed_threshold_is_never_below_an_outsider():
+    """With a heavy tail the normal guess lets outsiders through, so that what it tells is told of anybody."""
+    rng = np.random.default_rng(0)
+    scores, members = rng.standard_t(2, 1_200), np.arange(1_200) < 600
+    everyone = np.arange(1_200)
+    assert found_at(scores, members)(everyone) == (scores[members] > scores[~members].max()).mean() < 0.01
