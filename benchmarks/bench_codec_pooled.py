@@ -25,7 +25,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-from bench_codec import LOSS, NAMES, PICTURES, Point, coarsest_pictures, draw, resized
+from bench_codec import LOSS, NAMES, PICTURES, Point, check_lossy, coarsest_pictures, draw, resized
 from bench_recognition import PARTS, Part
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
@@ -43,7 +43,7 @@ from featureloop.sharing.release import decoded
 
 COARSER = (1, 2, 4, 8, 16, 32)
 SIDES = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""Of a smaller picture, of the network's own size."""
+"""Of a smaller picture, of the network's own size; and the images' own size, where that is less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +88,7 @@ def main() -> None:
             best, its = min(own, key=lambda x: x[0].bytes)
             print(f"| {row} | {kind} | {best.bytes:.0f} | {its[0]:.3f}, {its[1]:.3f} | {best.name} |", flush=True)
         points = [Point(p.kind, p.name, p.bytes, 1 - lost(whole, f)) for p, f in found]
-        draw(points, 1.0, args.out / f"rate-{row}.png")
+        draw(points, 1.0, args.out / f"rate-{row}.png", quality="1 less what accuracy or AUC lose")
 
 
 Found = Iterator[tuple[Point, tuple[float, float]]]
@@ -171,20 +171,24 @@ def pictures(parts: Sequence[Images], whole: tuple[float, float]) -> Found:
 
     def tried(by: str, side: int, given: dict[str, Any], most: float) -> Point | None:
         encode, decode, _ = PICTURES[by]
-        coded = [[encode(resize_frame(f.pixels, side), **given) for f in p.frames] for p in parts]
+        small = [[resize_frame(f.pixels, side) for f in p.frames] for p in parts]
+        coded = [[encode(x, **given) for x in some] for some in small]
         mean = float(np.mean([len(c) for some in coded for c in some]))
         if mean >= most:
             return None
+        lossy = [[np.asarray(decode(c)) for c in some] for some in coded]
+        check_lossy(by, given, [x for some in small for x in some], [x for some in lossy for x in some])
         again = [
-            part.recognized([part.pooled(resized(decode(c), size)) for c in some])
-            for part, some in zip(parts, coded, strict=True)
+            part.recognized([part.pooled(resized(x, size)) for x in some])
+            for part, some in zip(parts, lossy, strict=True)
         ]
         name = f"{by}, {side} px, {next(iter(given.values())):g}"
         its[name] = figures(parts, again)
         return Point(NAMES[3], name, mean, 1 - lost(whole, its[name]))
 
-    sides = [round(share * size / 8) * 8 for share in SIDES]
-    for point in coarsest_pictures(tried, sides, enough=1 - LOSS):
+    own = min(min(f.pixels.shape[:2]) for p in parts for f in p.frames)
+    sides = {round(share * size / 8) * 8 for share in SIDES} | {min(own, size)}
+    for point in coarsest_pictures(tried, sorted(sides, reverse=True), enough=1 - LOSS):
         yield point, its[point.name]
 
 

@@ -2,16 +2,17 @@
 """What three ideas of the codec's design could bring at best, before any of them is built.
 
     benchmarks/measure_codec_ideas.py --package runs/polyps/P0 [--founding DIR] [--images DIR] [--frames 200]
-        [--steps 400]
+        [--steps 400] [--seeds 2] [--ideas frame-before base background]
 
 - the frame before: each split's urn gets balls by the counts of the same sequence's frame before, weighed by one
   number for all frames, and by the best one of each frame as nobody can know it. Bytes by urns alone, of all
   consecutive frames and of those that `near_duplicates = 0.3` leaves.
 - a pooled base layer: mean and deviation of the package's channels as a pooled record codes them; bytes, and how well
   they tell the larger half of the lesions, cross-validated over sequences, against the set's sorted values.
-- background: rows that show nothing of a lesion on steps 2 and 4 times as wide. Bytes (whole sets, tables fitted
-  anew; what rows of each kind cost by themselves), Dice of what is recognized from the decoded values, and, but for
-  `--steps 0`, of a recognizer trained on decoded records so, and recognizing from unchanged values as a device does.
+- background: rows in which no lesion is recognized on steps 2 and 4 times as wide, and all rows. Bytes (whole sets,
+  tables fitted anew; what rows of each kind cost by themselves), Dice of what is recognized from the decoded values,
+  and, but for `--steps 0`, of recognizers taught by half of both sites' decoded records and their true targets (a
+  lesion that the package misses is background to the codec), on the other halves' unchanged values.
 """
 
 from __future__ import annotations
@@ -48,10 +49,16 @@ from featureloop.model.tasks import rules_of
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order, pool
 from featureloop.sharing.near import NearDuplicates, look_of, values_of
-from featureloop.sharing.rows import BOTH, NONE, row_kinds
+from featureloop.sharing.rows import ALL, BOTH, NONE, row_kinds
 
 KINDS = ("background", "border", "lesion")
-WIDER = (1, 2, 4)
+WIDER = (
+    ("none", 1, False),
+    ("background, x 2", 2, False),
+    ("all rows, x 2", 2, True),
+    ("background, x 4", 4, False),
+)
+IDEAS = ("frame-before", "base", "background")
 WEIGHTS = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 BATCH = 16
 Nodes = dict[tuple[Any, ...], tuple[int, int]]
@@ -65,49 +72,59 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=polyps / "cvc-clinicdb")
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--steps", type=int, default=400, help="of each recognizer's training; 0: none")
+    parser.add_argument("--seeds", type=int, default=2, help="recognizers trained for each line")
+    parser.add_argument("--ideas", nargs="+", choices=IDEAS, default=list(IDEAS))
     args = parser.parse_args()
     package = load_package(args.package)
     seen, known = look(package, frames_of(args.images, 612)), look(package, frames_of(args.founding, 2 * args.frames))
-    before(seen)
-    base(seen, known)
-    few = replace(
-        seen, frames=seen.frames[:: 612 // args.frames], truths=seen.truths[:: 612 // args.frames],
-        maps=seen.maps[:: 612 // args.frames],
-    )  # fmt: skip
-    background(few, known, args.steps)
+    if "frame-before" in args.ideas:
+        before(seen)
+    if "base" in args.ideas:
+        base(seen, known)
+    if "background" in args.ideas:
+        few = some_of(seen, list(range(len(seen.frames)))[:: max(1, len(seen.frames) // args.frames)])
+        background(few, known, steps=args.steps, seeds=args.seeds)
 
 
-def background(seen: Seen, known: Seen, steps: int) -> None:
-    """The first table."""
+def some_of(seen: Seen, at: Sequence[int]) -> Seen:
+    return replace(seen, frames=[seen.frames[i] for i in at], truths=[seen.truths[i] for i in at], maps=seen.maps[at])
+
+
+def background(seen: Seen, known: Seen, *, steps: int, seeds: int) -> None:
+    """The last table."""
     released = seen.package.manifest.released
     rows = [seen.runtime.recognize(m).targets() for m in seen.maps]
-    print("\n| background's steps | bytes of features | by themselves: " + " | ".join(KINDS), end=" ")
-    print("| rows of each | Dice, decoded | Dice of a recognizer trained so |\n|---|---|---|---|---|---|---|---|")
-    for times in WIDER:
+    print("\n| wider steps | bytes of features | by themselves: " + " | ".join(KINDS), end=" ")
+    print("| rows of each | Dice, decoded | taught so, founding's site | the other |\n" + "|---" * 9 + "|")
+    for name, times, everywhere in WIDER:
         kept, learned = (
-            [snapped(codec.quantize(m, released), r, released, times) for m, r in zip(of.maps, some, strict=True)]
+            [snapped(codec.quantize(m, released), r, released, times=times, everywhere=everywhere)
+             for m, r in zip(of.maps, some, strict=True)]
             for of, some in ((seen, rows), (known, known.truths))
-        )
+        )  # fmt: skip
         form = counted_form(released, [sorted_bag(s, r) for s, r in zip(learned, known.truths, strict=True)], [])
         size = np.mean([bare(sorted_bag(s, r), form) for s, r in zip(kept, rows, strict=True)])
         parts, counts = [], []
-        for kind in (NONE, BOTH, 3 - NONE - BOTH):
+        for kind in (NONE, BOTH, ALL):
             some = [s[row_kinds(r, 16) == kind] for s, r in zip(learned, known.truths, strict=True)]
             own = counted_form(released, [sorted_bag(s, np.zeros((len(s), 16), np.uint8)) for s in some], [])
             left = [s[row_kinds(r, 16) == kind] for s, r in zip(kept, rows, strict=True)]
             parts.append(np.mean([bare(sorted_bag(s, np.zeros((len(s), 16), np.uint8)), own) - 8 for s in left]))
             counts.append(np.mean([len(s) for s in left]))
         decoded = seen.quality([codec.dequantize(s, released) for s in kept])
-        taught = f"{trained(seen, learned, known.truths, steps):.4f}" if steps else "-"
-        print(f"| x {times} | {size:.0f} | {' | '.join(f'{p:.0f}' for p in parts)} "
-              f"| {', '.join(f'{n:.0f}' for n in counts)} | {decoded:.4f} | {taught} |", flush=True)  # fmt: skip
+        dice = np.array(
+            [taught(known, learned, seen, kept, steps=steps, seed=1 + k) for k in range(seeds if steps else 0)]
+        )
+        told = " | ".join(f"{d.mean():.4f} ({', '.join(f'{x:.4f}' for x in d)})" for d in dice.T) if steps else "- | -"
+        print(f"| {name} | {size:.0f} | {' | '.join(f'{p:.0f}' for p in parts)} "
+              f"| {', '.join(f'{n:.0f}' for n in counts)} | {decoded:.4f} | {told} |", flush=True)  # fmt: skip
 
 
-def snapped(symbols: UInt8, rows: UInt8, form: ReleasedForm, times: int) -> UInt8:
-    """Symbols of rows that show nothing on steps so many times as wide, the middle level kept."""
+def snapped(symbols: UInt8, rows: UInt8, form: ReleasedForm, *, times: int, everywhere: bool) -> UInt8:
+    """Symbols on steps so many times as wide, of all rows or of those that show nothing; the middle level is kept."""
     top = np.array(form.levels) - 1
-    coarse = np.clip(np.rint((symbols - top / 2) / times) * times + top / 2, 0, top)
-    return np.where((row_kinds(rows, 16) == NONE)[:, None], np.rint(coarse), symbols).astype(np.uint8)
+    coarse = np.rint(np.clip(np.rint((symbols - top / 2) / times) * times + top / 2, 0, top))
+    return np.where((row_kinds(rows, 16) == NONE)[:, None] | everywhere, coarse, symbols).astype(np.uint8)
 
 
 def sorted_bag(symbols: UInt8, rows: UInt8) -> Bag:
@@ -118,24 +135,45 @@ def bare(bag: Bag, form: ReleasedForm) -> int:
     return len(codec.encode_features(bag.symbols, form, padded=False))
 
 
-def trained(seen: Seen, symbols: Sequence[UInt8], truths: Sequence[UInt8], steps: int) -> float:
-    """Quality of a new recognizer taught by decoded records, from unchanged quantized values."""
+def taught(
+    known: Seen, learned: Sequence[UInt8], seen: Seen, kept: Sequence[UInt8], *, steps: int, seed: int
+) -> tuple[float, float]:
+    """Quality at both sites of a new recognizer taught by half of each one's decoded records and their true targets.
+
+    Tested is the other half: every other frame of the founding's, every other sequence of the other site's, from
+    unchanged quantized values.
+    """
     manifest = seen.package.manifest
-    released, rules = manifest.released, rules_of(manifest)
+    released = manifest.released
     top = np.array(released.levels, np.float32) - 1
-    torch.manual_seed(1)
-    network = build_recognizer(manifest.recognizer, channels=released.channels)
-    count = len(symbols)
-    bags = BagSet(np.stack(symbols), np.stack(truths), np.full(count, 1 / count), np.ones(count, np.float32),
+    groups = [f.group or f.name for f in seen.frames]
+    odd = set(sorted(set(groups))[1::2])
+    sites = [(known, learned, [i % 2 == 1 for i in range(len(learned))]), (seen, kept, [g in odd for g in groups])]
+    symbols = [s for _, own, held in sites for s, h in zip(own, held, strict=True) if not h]
+    truths = [t for of, _, held in sites for t, h in zip(of.truths, held, strict=True) if not h]
+    shares = np.concatenate([np.full(held.count(False), 0.5 / held.count(False)) for *_, held in sites])
+    bags = BagSet(np.stack(symbols), np.stack(truths), shares, np.ones(len(symbols), np.float32),
                   2 / top, -np.ones_like(top))  # fmt: skip
-    fit_recognizer(network, bags, task=Task.SEGMENTATION, settings=FitSettings(epochs=steps * BATCH / count))
+    torch.manual_seed(seed)
+    network = build_recognizer(manifest.recognizer, channels=released.channels)
+    settings = FitSettings(epochs=steps * BATCH / len(symbols), seed=seed)
+    fit_recognizer(network, bags, task=Task.SEGMENTATION, settings=settings)
     network.eval()
+    first, second = (
+        quality_by(network, some_of(of, [i for i, h in enumerate(held) if h])) for of, _, held in sites
+    )  # fmt: skip
+    return first, second
+
+
+def quality_by(network: torch.nn.Module, seen: Seen) -> float:
+    released, rules = seen.package.manifest.released, rules_of(seen.package.manifest)
+    found = []
     with torch.no_grad():
-        logits = [network(torch.from_numpy(codec.dequantize(codec.quantize(m, released), released))[None])[0]
-                  for m in seen.maps]  # fmt: skip
-    recognitions = [replace(seen.runtime.recognize(m), probabilities=torch.sigmoid(z).numpy())
-                    for m, z in zip(seen.maps, logits, strict=True)]  # fmt: skip
-    return float(np.mean([rules.quality(r, t) for r, t in zip(recognitions, seen.truths, strict=True)]))
+        for m, t in zip(seen.maps, seen.truths, strict=True):
+            values = codec.dequantize(codec.quantize(m, released), released)
+            told = torch.sigmoid(network(torch.from_numpy(values)[None])[0]).numpy()
+            found.append(rules.quality(replace(seen.runtime.recognize(m), probabilities=told), t))
+    return float(np.mean(found))
 
 
 def before(seen: Seen) -> None:
