@@ -14,7 +14,8 @@ import numpy as np
 
 from featureloop.core.errors import FeatureloopError, InputError
 from featureloop.core.types import Bag, Task, UInt8
-from featureloop.device.outbox_file import Entry, State, open_file, read_record, translated
+from featureloop.device.outbox_file import KIND, LOST, Entry, State, open_file, read_record
+from featureloop.device.sqlite_file import translated
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import MANIFEST, Package
 from featureloop.sharing.codec import decode_features
@@ -140,7 +141,7 @@ class WhatLeft:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with translated(self.path):
+        with translated(self.path, kind=KIND, lost=LOST):
             db = open_file(self.path)
             try:
                 db.execute("PRAGMA query_only = ON")

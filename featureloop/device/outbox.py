@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Clock, Receipt
 from featureloop.device.outbox_file import (
+    KIND,
+    LOST,
     SETTLED,
     TRANSITIONS,
     Entry,
@@ -28,9 +28,9 @@ from featureloop.device.outbox_file import (
     open_file,
     payload_bytes,
     read_record,
-    translated,
 )
 from featureloop.device.rounds import AT_ONCE, Rounds, most_informative, ready
+from featureloop.device.sqlite_file import SqliteFile, translated
 from featureloop.sharing.change import ASKED
 from featureloop.sharing.policy import Sending
 from featureloop.sharing.record import MAX_BODY, MAX_RECORDS_PER_BODY, Record
@@ -95,9 +95,8 @@ class Outbox:
         self._retention_s = retention_s
         self._rng = random.SystemRandom() if rng is None else rng
         self._rounds = Rounds(sending, phase=self._rng.random())
-        self._lock = threading.RLock()
-        with translated(path):
-            self._db = open_file(path)
+        with translated(path, kind=KIND, lost=LOST):
+            self._file = SqliteFile(path, open_file(path), kind=KIND, lost=LOST)
 
     def __enter__(self) -> Self:
         return self
@@ -107,8 +106,7 @@ class Outbox:
 
     def close(self) -> None:
         """Close the file. What is leased stays leased until its lease ends."""
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
     def put(
         self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
@@ -133,7 +131,7 @@ class Outbox:
             of a frame is what was put first. A frame that waits for an answer is not done in this sense.
         """
         size, now = payload_bytes(record), self._clock()
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             keys = [key for key in (frame_key, *others) if key is not None]
             settled = bool(keys) and all(_outcome(db, key) not in (None, ASKED) for key in keys)
             new = not settled and db.execute("SELECT 1 FROM entries WHERE id = ?", (record.id,)).fetchone() is None
@@ -150,17 +148,17 @@ class Outbox:
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
         """Remember a frame from which nothing leaves, and why; the first outcome stays, but for `asked`."""
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.execute(_MARK, (frame_key, outcome, self._clock()))
 
     def done(self, frame_key: bytes) -> bool:
         """Whether a frame needs no more work."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             return db.execute("SELECT 1 FROM frames WHERE key = ?", (frame_key,)).fetchone() is not None
 
     def outcome(self, frame_key: bytes) -> str | None:
         """How a frame ended: `put`, `asked` while it waits for an answer, or why nothing leaves; None: it didn't."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             return _outcome(db, frame_key)
 
     def lease(self, *, limit: int, seconds: float) -> tuple[Record, ...]:
@@ -180,7 +178,7 @@ class Outbox:
         if not 1 <= limit <= MAX_RECORDS_PER_BODY or not seconds > 0:
             raise ValueError(f"limit must be 1 to {MAX_RECORDS_PER_BODY} and seconds positive, not {limit}, {seconds}")
         now, taken = self._clock(), []
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             left = self._left(db, now)
             room = min(_LEASE_BYTES, left)
             found = ready(db, rounds, now=now, room=room)
@@ -204,7 +202,7 @@ class Outbox:
         A record whose lease has ended meanwhile waits again; it is then sent
         a second time, which the learner takes for the repeat that it is.
         """
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             for key in receipt.held:
                 self._move(db, key, State.DELIVERED)
             for key, reason in receipt.refused.items():
@@ -212,7 +210,7 @@ class Outbox:
 
     def release(self, ids: Iterable[bytes]) -> None:
         """Give leased records back: they wait again."""
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             for key in ids:
                 self._move(db, key, State.PENDING)
 
@@ -225,7 +223,7 @@ class Outbox:
             How many records wait again.
         """
         now, returned = self._clock(), 0
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             # A lease from the future was made by a clock that has been set back since.
             ended = db.execute(
                 "SELECT id, put_at FROM entries WHERE state = ? AND (lease_until <= ? OR since > ?)",
@@ -243,23 +241,23 @@ class Outbox:
 
     def counts(self) -> dict[State, int]:
         """How many records are in each state."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             found = dict(db.execute("SELECT state, n FROM totals").fetchall())
         return {s: int(found[s]) for s in State}
 
     def waiting_bytes(self) -> int:
         """Payload bytes that have not been delivered yet."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             return _bytes_in(db, State.PENDING) + _bytes_in(db, State.LEASED)
 
     def delivered(self, *, since: float) -> tuple[int, int]:
         """Records and payload bytes that were delivered since a moment."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             return _delivered(db, since)
 
     def rows(self, *, state: State | None = None, limit: int = 100) -> tuple[Entry, ...]:
         """The newest entries, in one state or in any."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             where = "WHERE ?1 IS NULL OR e.state = ?1 ORDER BY e.seq DESC LIMIT ?2"
             return tuple(_entry(r) for r in db.execute(_ENTRY + where, (state, limit)))
 
@@ -275,7 +273,7 @@ class Outbox:
             low, high = (bytes.fromhex(id_prefix.strip().ljust(64, c)) for c in "0f")
         except ValueError as error:
             raise InputError(f"'{id_prefix[:80]}' is no record id; give its first hexadecimal digits") from error
-        with self._reading() as db:
+        with self._file.reading() as db:
             found = db.execute(_ENTRY + "WHERE e.id BETWEEN ? AND ? LIMIT 2", (low, high)).fetchall()
             if not found or not id_prefix.strip():
                 raise InputError(f"no record's id begins with '{id_prefix[:80]}'; 'featureloop outbox list' shows them")
@@ -306,7 +304,7 @@ class Outbox:
         if wrong := sorted(set(states) - SETTLED):
             raise InputError(f"{', '.join(wrong)} records can't be purged: only {', '.join(sorted(SETTLED))} ones can")
         before, purged = self._clock() - older_than_s, 0
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             for state in set(states):
                 purged += db.execute(
                     "DELETE FROM records WHERE seq IN (SELECT seq FROM entries WHERE state = ? AND since <= ?)",
@@ -340,24 +338,6 @@ class Outbox:
             (to, self._clock(), until, reason, key),
         )
         return True
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                # SQLite has rolled back by itself after some errors, a full disk among them.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self._path):
-            yield self._db
 
 
 def _state(db: sqlite3.Connection, key: bytes) -> State | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
 from featureloop.core.errors import RecordError, StorageError
+from featureloop.device.sqlite_file import connect
 from featureloop.sharing.record import Record
 
 
@@ -42,7 +40,8 @@ SETTLED = frozenset({State.DELIVERED, State.REFUSED, State.EXPIRED})
 FIXED_BYTES = 64
 """Counted per record beside its three payloads: id, group, numbers and words."""
 
-BUSY_S = 10.0
+KIND, LOST = "outbox", "what waited in it must be processed again"
+"""What the file is, and what becomes of a damaged one's content, for people."""
 VERSION = 2
 
 _COLUMNS = tuple(f.name for f in fields(Record))
@@ -69,15 +68,6 @@ PRAGMA user_version = {VERSION};
 COMMIT;
 """  # noqa: S608  The names come from this file and from Record's fields.
 _INSERT = f"INSERT INTO records VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  Only question marks are put in.
-_HINTS = {
-    sqlite3.SQLITE_FULL: "the disk is full: free some space; what was put before is kept",
-    sqlite3.SQLITE_IOERR: "the disk can't be read or written: check its free space and its health",
-    sqlite3.SQLITE_READONLY: "it can't be written: check the permissions of the file and its folder",
-    sqlite3.SQLITE_CANTOPEN: "it can't be opened: check that the folder exists and may be written",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, a new one is made; what waited in it must be processed again",
-    sqlite3.SQLITE_NOTADB: "it is no outbox, or damaged: move it away, a new one is made",
-    sqlite3.SQLITE_BUSY: f"another process held it for over {BUSY_S:.0f} s: try again",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +119,10 @@ def open_file(path: Path) -> sqlite3.Connection:
     StorageError
         It can't be made, or was made by another version.
     sqlite3.Error
-        It is no database, or can't be read; see `translated`.
+        It is no database, or can't be read; see `sqlite_file.translated`.
     """
+    db = connect(path, kind=KIND)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Only a new file is opened here: closing a second descriptor would drop this process's locks on it.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise StorageError(f"the outbox '{path}' can't be made: {error}; check the folder's permissions") from error
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    try:
-        # Purged payloads are overwritten with zeros, not only forgotten.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-            db.execute(f"PRAGMA {pragma}")
         if _version(db) == 0:
             db.executescript(_SCHEMA)
         if _version(db) == 1:
@@ -168,17 +147,6 @@ def _add_priorities(db: sqlite3.Connection) -> None:
         db.execute("ALTER TABLE entries ADD COLUMN priority REAL NOT NULL DEFAULT 0")
         db.execute("PRAGMA user_version = 2")
     db.execute("COMMIT")
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as StorageError, with what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        # An extended code keeps its primary code in the low byte.
-        hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "check the disk and the file")
-        raise StorageError(f"the outbox '{path}': {error}; {hint}") from error
 
 
 def insert_record(db: sqlite3.Connection, seq: int | None, record: Record) -> None:

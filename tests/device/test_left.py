@@ -88,7 +88,7 @@ def test_it_changes_nothing_and_waits_for_nobody(outbox: Outbox, tmp_path: Path)
     """Read in the middle of somebody's writing."""
     left = WhatLeft(tmp_path / "outbox.sqlite")
     outbox.put(make_record(1), frame_key=None)
-    with outbox._transaction() as db:
+    with outbox._file.transaction() as db:
         db.execute("DELETE FROM entries")
         assert len(left.page().lines) == 1
         db.execute("ROLLBACK")

@@ -140,7 +140,7 @@ def test_a_purge_keeps_what_prevents_a_second_sending(outbox: Outbox, clock: Fak
     assert (item.record, item.entry.period, item.entry.state) == (None, None, State.DELIVERED)
     assert not outbox.put(record, frame_key=None)
     assert outbox.done(b"k")
-    outbox._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    outbox._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert b"found again" not in outbox._path.read_bytes()
 
 
@@ -210,8 +210,8 @@ def test_the_watermark_refuses_more_and_says_why(tmp_path: Path, clock: FakeCloc
 
 def test_a_full_disk_loses_nothing(outbox: Outbox) -> None:
     """SQLite really runs out of pages: the put fails whole, what was there stays, and space helps."""
-    pages = outbox._db.execute("PRAGMA page_count").fetchone()[0]
-    outbox._db.execute(f"PRAGMA max_page_count = {pages + 8}")
+    pages = outbox._file._db.execute("PRAGMA page_count").fetchone()[0]
+    outbox._file._db.execute(f"PRAGMA max_page_count = {pages + 8}")
     stored: list[Record] = []
     with pytest.raises(StorageError, match=r"full: free some space"):  # noqa: PT012  The loop is what fills it.
         for i in range(1000):
@@ -221,7 +221,7 @@ def test_a_full_disk_loses_nothing(outbox: Outbox) -> None:
     assert stored
     assert not outbox.done(b"%d" % len(stored))
     assert outbox.counts()[State.PENDING] == len(stored)
-    outbox._db.execute("PRAGMA max_page_count = 1000000")
+    outbox._file._db.execute("PRAGMA max_page_count = 1000000")
     assert outbox.put(record, frame_key=b"%d" % len(stored))
     assert set(outbox.lease(limit=100, seconds=60)) == {*stored, record}
 
@@ -267,8 +267,8 @@ def test_a_damaged_payload_is_not_sent(outbox: Outbox) -> None:
     good, bad, worse = make_record(1), make_record(2), make_record(3)
     for record in (good, bad, worse):
         outbox.put(record, frame_key=None)
-    outbox._db.execute("UPDATE records SET vectors = 17 WHERE features = ?", (bad.features,))
-    outbox._db.execute("UPDATE records SET site = NULL WHERE features = ?", (worse.features,))
+    outbox._file._db.execute("UPDATE records SET vectors = 17 WHERE features = ?", (bad.features,))
+    outbox._file._db.execute("UPDATE records SET site = NULL WHERE features = ?", (worse.features,))
     assert outbox.lease(limit=10, seconds=60) == (good,)
     assert outbox.get(bad.id.hex()).entry.reason == "damaged on this device's disk"
     assert state_of(outbox, worse) is State.REFUSED
@@ -299,7 +299,7 @@ def test_files_that_are_no_outbox(tmp_path: Path) -> None:
 
 
 def test_a_read_only_file_says_so(outbox: Outbox) -> None:
-    outbox._db.execute("PRAGMA query_only = ON")
+    outbox._file._db.execute("PRAGMA query_only = ON")
     with pytest.raises(StorageError, match="check the permissions"):
         outbox.put(make_record(1), frame_key=None)
 
@@ -402,7 +402,7 @@ def test_killed_processes_lose_and_double_nothing(tmp_path: Path) -> None:
     assert said_settled
     clock = FakeClock(now=4e9)
     with Outbox(path, clock=clock, retention_s=1e12) as outbox:
-        assert outbox._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert outbox._file._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         counts = outbox.counts()
         # A process may have been killed between its commit and its saying so.
         assert len(said_put) <= sum(counts.values()) <= len(said_put) + 3

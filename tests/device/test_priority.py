@@ -208,7 +208,7 @@ def test_new_and_doubtful_frames_and_what_a_person_changed_leave_before_the_othe
         for i, (value, p) in enumerate(frames):
             item = Frame(np.zeros((4, 4, 3), np.uint8), "film", i, "patient 7")
             owner.provide(item, vectors(value), found(p), key=bytes([i]) * 32)
-        rows = outbox._db.execute("SELECT priority FROM entries ORDER BY seq").fetchall()
+        rows = outbox._file._db.execute("SELECT priority FROM entries ORDER BY seq").fetchall()
     first, again, new, changed = (row[0] for row in rows)
     assert again == 0
     assert first == new > 0

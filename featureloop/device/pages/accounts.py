@@ -10,23 +10,23 @@ import hashlib
 import hmac
 import re
 import secrets
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from featureloop.core.errors import AuthError, InputError, StorageError
+from featureloop.core.errors import AuthError, InputError
 from featureloop.core.ports import Clock
+from featureloop.device.sqlite_file import SqliteFile, connect, translated
 
 SESSION_S = 12 * 3600.0
 """A session ends so long after its last use."""
+NOTED_EVERY_S = 60.0
+"""A session's use is noted so often at most."""
 SHORTEST = 10
 LONGEST = 256
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+KIND, LOST = "users' file", "add its users again"
 COST = 1 << 15
 """scrypt's N with r = 8 and p = 1: 32 MiB and about 0.1 s a password."""
 _SCHEMA = """
@@ -77,14 +77,11 @@ class Accounts:
     """
 
     def __init__(self, path: Path, *, clock: Clock = time.time, cost: int = COST) -> None:
-        self._path, self._clock, self._cost, self._lock = path, clock, cost, threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
-            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;" + _SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"the users' file '{path}' can't be opened: {error}; check its folder") from error
+        self._clock, self._cost = clock, cost
+        with translated(path, kind=KIND, lost=LOST):
+            db = connect(path, kind=KIND)
+            db.executescript("PRAGMA foreign_keys = ON;" + _SCHEMA)
+        self._file = SqliteFile(path, db, kind=KIND, lost=LOST)
 
     def add(self, name: str, password: str, *, role: Role) -> None:
         """Add a user, or give one a new password and role; open sessions of that name end.
@@ -100,7 +97,7 @@ class Accounts:
             raise InputError(f"a password has {SHORTEST} to {LONGEST} characters, this one has {len(password)}")
         salt = secrets.token_bytes(16)
         hashed = _hash(password, salt, self._cost)
-        with self._writing() as db:
+        with self._file.transaction() as db:
             db.execute("DELETE FROM users WHERE name = ?", (name,))
             db.execute("INSERT INTO users VALUES (?, ?, ?, ?, ?)", (name, role, self._cost, salt, hashed))
 
@@ -112,13 +109,13 @@ class Accounts:
         InputError
             There is none of that name.
         """
-        with self._writing() as db:
+        with self._file.transaction() as db:
             if not db.execute("DELETE FROM users WHERE name = ?", (name,)).rowcount:
                 raise InputError(f"there is no user '{name}'; 'featureloop device user list' shows them")
 
     def users(self) -> list[tuple[str, Role]]:
         """All names with their roles."""
-        with self._writing() as db:
+        with self._file.reading() as db:
             return [(n, Role(r)) for n, r in db.execute("SELECT name, role FROM users ORDER BY name")]
 
     def log_in(self, name: str, password: str) -> str:
@@ -129,13 +126,13 @@ class Accounts:
         AuthError
             Name or password is wrong; which of them is not told, by the time it takes neither.
         """
-        with self._writing() as db:
+        with self._file.reading() as db:
             row = db.execute("SELECT cost, salt, hash FROM users WHERE name = ?", (name,)).fetchone()
         cost, salt, expected = row or (self._cost, b"\0" * 16, b"\0" * 32)
         if not hmac.compare_digest(_hash(password[:LONGEST], salt, cost), expected) or row is None:
             raise AuthError("the name or the password is wrong")
         token, now = secrets.token_urlsafe(32), self._clock()
-        with self._writing() as db:
+        with self._file.transaction() as db:
             db.execute("DELETE FROM sessions WHERE used < ?", (now - SESSION_S,))
             db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (_digest(token), name, secrets.token_hex(16), now))
         return token
@@ -143,40 +140,26 @@ class Accounts:
     def user_of(self, token: str) -> User | None:
         """Whose session it is; None where there is none, or it was not used for too long."""
         now = self._clock()
-        with self._writing() as db:
+        with self._file.reading() as db:
             row = db.execute(
                 "SELECT users.name, role, form, used FROM sessions JOIN users USING (name) WHERE token = ?",
                 (_digest(token),),
             ).fetchone()
-            if row is None or row[3] < now - SESSION_S:
-                return None
-            if now - row[3] > 60.0:  # Noted once a minute, so that a page costs no write.
+        if row is None or row[3] < now - SESSION_S:
+            return None
+        if now - row[3] > NOTED_EVERY_S:  # A page costs no write.
+            with self._file.transaction() as db:
                 db.execute("UPDATE sessions SET used = ? WHERE token = ?", (now, _digest(token)))
         return User(row[0], Role(row[1]), row[2])
 
     def log_out(self, token: str) -> None:
         """End a session."""
-        with self._writing() as db:
+        with self._file.transaction() as db:
             db.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StorageError(f"the users' file '{self._path}' can't be used: {error}") from error
+        self._file.close()
 
 
 def _hash(password: str, salt: bytes, cost: int) -> bytes:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import statistics
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from featureloop.device.review.cases import (
     agree,
 )
 from featureloop.device.review.sealed import pack, pack_rows, seal, unpack, unpack_rows, unseal
+from featureloop.device.sqlite_file import SqliteFile, connect, translated
 
 HOLD_S = 300.0
 """A case that a reader looks at isn't shown to others for so long."""
@@ -37,10 +35,8 @@ DAY_S = 86_400.0
 SLOWEST_S = 3_600.0
 """Longer times for a case are a reader who went away, and aren't kept."""
 VERSION = 1
+KIND, LOST = "review's file", "frames that waited in it are not asked about again"
 _SCHEMA = f"""
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
-PRAGMA secure_delete = ON;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS cases (
     number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, flags INTEGER NOT NULL,
@@ -71,20 +67,9 @@ class ReviewQueue:
     """
 
     def __init__(self, path: Path, *, key: bytes, readers: int = 1, clock: Clock = time.time) -> None:
-        self._path, self._key, self._readers, self._clock = path, key, readers, clock
-        self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise StorageError(
-                    f"'{path}' was written by a newer version of featureloop ({version}); update this one"
-                )
-            self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"the review's file '{path}' can't be opened: {error}; check its folder") from error
+        self._key, self._readers, self._clock = key, readers, clock
+        with translated(path, kind=KIND, lost=LOST):
+            self._file = SqliteFile(path, _opened(path), kind=KIND, lost=LOST)
 
     def keep(self, asked: Asked) -> None:
         """Keep a doubtful result until somebody decides; one that is known is left as it is.
@@ -96,7 +81,7 @@ class ReviewQueue:
         """
         sealed = seal(pack(asked), key=self._key, bound_to=asked.key)
         now, flags = self._clock(), asked.recognition.probabilities.shape[1]
-        with self._writing() as db:
+        with self._file.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO cases (key, flags, reliability, state, put_at, since, sealed) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -111,7 +96,7 @@ class ReviewQueue:
         after
             A case that the reader has in hand: it is left out, so that the next one can be fetched ahead.
         """
-        with self._writing() as db:
+        with self._file.transaction() as db:
             row = db.execute(
                 f"SELECT number FROM cases WHERE state IN (?1, ?2) AND number IS NOT ?3 AND {_MINE_TOO} "  # noqa: S608
                 "AND (held_by IS NULL OR held_by = :reader OR held_until < :now) "
@@ -134,7 +119,7 @@ class ReviewQueue:
         InputError
             There is no such case, or its image is erased already.
         """
-        with self._writing() as db:
+        with self._file.reading() as db:
             return self._case(db, number)
 
     def decide(self, number: int, *, reader: str, answer: Answer, seconds: float | None = None) -> CaseState:
@@ -145,7 +130,7 @@ class ReviewQueue:
         InputError
             The case was decided by others meanwhile, or expired.
         """
-        with self._writing() as db:
+        with self._file.transaction() as db:
             key, state, flags = self._row(db, number, "key, state, flags")
             if state not in OPEN:
                 raise InputError(f"case {number} is {state} already; go on with the next one")
@@ -159,7 +144,7 @@ class ReviewQueue:
 
     def undo(self, reader: str) -> Case | None:
         """Take back a reader's last decision that isn't settled, and hold its case again; None where there is none."""
-        with self._writing() as db:
+        with self._file.transaction() as db:
             row = db.execute(
                 "SELECT seq, number, state, flags FROM decisions JOIN cases USING (number) "
                 "WHERE reader = ? AND state IN (?, ?, ?) ORDER BY seq DESC LIMIT 1",
@@ -184,7 +169,7 @@ class ReviewQueue:
         list of int
             Numbers of the cases, those too that were taken before and are not settled.
         """
-        with self._writing() as db:
+        with self._file.transaction() as db:
             ready = db.execute(
                 "SELECT number FROM cases WHERE state = ? AND since <= ?",
                 (CaseState.ANSWERED, self._clock() - longer_ago_s),
@@ -202,7 +187,7 @@ class ReviewQueue:
         InputError
             It has none.
         """
-        with self._writing() as db:
+        with self._file.reading() as db:
             key, chosen = self._row(db, number, "key, chosen")
             answers = self._answers(db, number, key, only=chosen)
         if chosen is None or not answers:
@@ -211,14 +196,14 @@ class ReviewQueue:
 
     def settle(self, number: int) -> None:
         """What a taken answer says is in the outbox: its case's image and answers are erased."""
-        with self._writing() as db:
+        with self._file.transaction() as db:
             self._move(db, number, CaseState.SETTLING, CaseState.SETTLED)
             self._erase(db, number)
         self._empty_wal()
 
     def expire(self, *, older_than_s: float) -> int:
         """Erase what nobody answered for so long, or what could not be provided; how many there were."""
-        with self._writing() as db:
+        with self._file.transaction() as db:
             old = db.execute(
                 "SELECT number, state FROM cases WHERE state NOT IN (?, ?) AND put_at <= ?",
                 (CaseState.SETTLED, CaseState.EXPIRED, self._clock() - older_than_s),
@@ -232,7 +217,7 @@ class ReviewQueue:
 
     def progress(self, reader: str) -> Progress:
         """How far the review is, for one reader."""
-        with self._writing() as db:
+        with self._file.reading() as db:
             (count,) = db.execute(
                 f"SELECT COUNT(*) FROM cases WHERE state IN (?1, ?2) AND {_MINE_TOO}",  # noqa: S608
                 {"1": OPEN[0], "2": OPEN[1], "reader": reader},
@@ -245,14 +230,13 @@ class ReviewQueue:
 
     def counts(self) -> dict[CaseState, int]:
         """Cases by state."""
-        with self._writing() as db:
+        with self._file.reading() as db:
             found = dict(db.execute("SELECT state, COUNT(*) FROM cases GROUP BY state").fetchall())
         return {state: found.get(state, 0) for state in CaseState}
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
     def _weigh(self, db: sqlite3.Connection, number: int, state: CaseState, flags: int) -> CaseState:
         """From all decisions of a case to its state."""
@@ -292,8 +276,8 @@ class ReviewQueue:
 
     def _empty_wal(self) -> None:
         """The write-ahead log holds what was erased, though encrypted, until it is emptied."""
-        with self._lock:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._file.reading() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _case(self, db: sqlite3.Connection, number: int) -> Case:
         key, state, sealed = self._row(db, number, "key, state, sealed")
@@ -323,16 +307,15 @@ class ReviewQueue:
             raise InputError(f"there is no case {number}")
         return row
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StorageError(f"the review's file '{self._path}' can't be used: {error}") from error
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = connect(path, kind=KIND)
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise StorageError(f"'{path}' was written by a newer featureloop (format {version}); update this one")
+        db.executescript(_SCHEMA)
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -244,7 +244,7 @@ def test_every_transition_that_is_not_in_the_table_is_refused(path: Path) -> Non
         queue.keep(asked(1))
         with sqlite3.connect(path) as db:
             db.execute("UPDATE cases SET state = ?", (old,))
-        with queue._writing() as db:
+        with queue._file.transaction() as db:
             if (old, new) in TRANSITIONS:
                 queue._move(db, 1, old, new)
             else:
@@ -290,3 +290,17 @@ def rows(*flags: int) -> UInt8:
 )
 def test_readers_agree_about_classes_wholly_and_about_lines_nearly(one: UInt8, other: UInt8, same: bool) -> None:
     assert agree(Answer("changed", one), Answer("changed", other), flags=one.shape[1]) is same
+
+
+def test_a_full_disk_keeps_nothing_says_so_and_ends(queue: ReviewQueue) -> None:
+    """What was put before is there, and the next result is kept as soon as there is room."""
+    queue.keep(asked(1))
+    with queue._file.reading() as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageError, match="disk is full"):
+        queue.keep(asked(2, deep=True))
+    with queue._file.reading() as db:
+        db.execute("PRAGMA max_page_count = 100000")
+    queue.keep(asked(2, deep=True))
+    assert queue.counts()[CaseState.WAITING] == 2
