@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 from featureloop.device.outbox_file import State, payload_bytes
@@ -91,3 +92,8 @@ def _bytes(payload: bytes | None) -> str:
 
 def _number(value: float | None) -> str:
     return "not provided" if value is None else f"{value:.3f}"
+
+
+def moment_in_words(at: float) -> str:
+    """A moment (seconds since the epoch) in the site's own time."""
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%d %b %Y, %H:%M")

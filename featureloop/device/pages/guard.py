@@ -168,18 +168,23 @@ class Patience:
 
 def guard(app: FastAPI, *, hosts: tuple[str, ...]) -> None:
     """Put the checks of host names and the headers around every answer."""
-    allowed = {*LOCAL_HOSTS, *hosts}
 
     @app.middleware("http")
     async def around(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        host = request.headers.get("Host", "").rpartition(":")[0] or request.headers.get("Host", "")
-        if host not in allowed:
+        if not known_host(request, hosts):
+            host = request.headers.get("Host", "")
             return Response(f"these pages are not served under the name {host[:60]!r}", 421, media_type="text/plain")
         answer = await go_on(request)
         for name, value in HEADERS.items():
             answer.headers.setdefault(name, value)
         answer.headers.setdefault("Cache-Control", "no-store")
         return answer
+
+
+def known_host(connection: HTTPConnection, hosts: tuple[str, ...]) -> bool:
+    """Whether a request or a WebSocket is for this machine or one of the site's own names."""
+    host = connection.headers.get("Host", "")
+    return (host.rpartition(":")[0] or host) in {*LOCAL_HOSTS, *hosts}
 
 
 def same_host(connection: HTTPConnection) -> bool:

@@ -16,7 +16,7 @@ from featureloop.device.outbox_file import State
 from featureloop.device.pages import view
 from featureloop.device.pages.guard import Anybody, parts_of
 from featureloop.device.pages.strip import rows_png, strip_png
-from featureloop.device.words import STATES, record_in_words, size_in_words
+from featureloop.device.words import STATES, moment_in_words, record_in_words, size_in_words
 from featureloop.model.manifest import Manifest
 from featureloop.model.tasks import rules_of
 from featureloop.sharing.record import Record
@@ -116,8 +116,8 @@ def _row(line: Line, shelf: Shelf) -> dict[str, Any]:
         "id": entry.id.hex(),
         "state": entry.state,
         "state_words": STATES[entry.state],
-        "put": _moment(entry.put_at),
-        "since": _moment(line.since),
+        "put": moment_in_words(entry.put_at),
+        "since": moment_in_words(line.since),
         "size": size_in_words(entry.size),
         "what": "content deleted, only its id is kept" if record is None else _what(record),
         "change": "" if record is None else record.changed_by or "",
@@ -188,7 +188,3 @@ def _chart(days: tuple[Day, ...]) -> dict[str, Any]:
         "width": CHART_WIDTH,
         "height": CHART_HEIGHT,
     }
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%d %b %Y, %H:%M")

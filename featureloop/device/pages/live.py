@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, WebSocket
@@ -18,17 +17,17 @@ from featureloop.device.feed import LiveFeed
 from featureloop.device.pages import view
 from featureloop.device.pages.accounts import Role, User
 from featureloop.device.pages.guard import (
-    LOCAL_HOSTS,
     Anybody,
     check_form,
     form_of,
+    known_host,
     parts_of,
     same_host,
     user_or_none,
 )
 from featureloop.device.pages.moment import Moments
 from featureloop.device.sharing_now import Sharing, SharingNow
-from featureloop.device.words import outcome_in_words, size_in_words
+from featureloop.device.words import moment_in_words, outcome_in_words, size_in_words
 from featureloop.images.live import LiveCounts
 
 router = APIRouter(prefix="/live")
@@ -109,8 +108,7 @@ async def frames(line: WebSocket) -> None:
     """Frames for one viewer: the newest one whenever it asks, so that a slow viewer misses some and delays nothing."""
     parts = parts_of(line)
     live: Live = parts.live
-    host = line.headers.get("Host", "")
-    if not same_host(line) or (host.rpartition(":")[0] or host) not in {*LOCAL_HOSTS, *parts.hosts}:
+    if not same_host(line) or not known_host(line, parts.hosts):
         await line.close(NOT_OURS)
         return
     await line.accept()
@@ -187,7 +185,7 @@ def _why(now: SharingNow) -> str:
     switch = now.switch
     if not switch.on:
         who = "" if switch.by is None else f" {switch.by} switched it off"
-        when = "" if switch.at is None else f" on {_moment(switch.at)}"
+        when = "" if switch.at is None else f" on {moment_in_words(switch.at)}"
         return f"Nothing is provided and nothing is sent; recognition goes on.{who}{when}{'.' if who else ''}"
     if now.forbidden:
         return f"Nothing is provided: {now.forbidden}."
@@ -218,13 +216,8 @@ def _learner(now: SharingNow) -> str:
     if uplink.error:
         times = f"{uplink.failures} time{'s' if uplink.failures > 1 else ''}"
         return f"does not answer, tried {times}; what waits is kept"
-    return "nothing was due to be sent yet" if uplink.at is None else f"answers, last on {_moment(uplink.at)}"
+    return "nothing was due to be sent yet" if uplink.at is None else f"answers, last on {moment_in_words(uplink.at)}"
 
 
 def _records(n: int) -> str:
     return f"{n:,} record{'' if n == 1 else 's'}"
-
-
-def _moment(at: float) -> str:
-    """A moment in the site's own time."""
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%d %b %Y, %H:%M")
