@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
 
 from featureloop.core.types import Frame
 from featureloop.device.feed import LiveFeed
@@ -112,3 +115,27 @@ def logged_in(here: Site, name: str) -> httpx.Client:
     assert secret, page.text
     found.headers["X-Form"] = secret.group(1)
     return found
+
+
+@contextmanager
+def browsing(browser: Browser, here: Site, *, name: str, **options: Any) -> Iterator[Page]:
+    """A page of who is logged in; an error in its scripts fails the test."""
+    errors: list[str] = []
+    context = browser.new_context(viewport={"width": 1024, "height": 700}, **options)
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.goto(here.url)
+    page.fill("[name=name]", name)
+    page.fill("[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("nav")
+    yield page
+    assert errors == []
+    context.close()
+
+
+def serious(page: Page) -> list[str]:
+    """What axe-core finds that keeps people out."""
+    found = Axe().run(page).response["violations"]
+    return [f"{v['id']}: {v['nodes'][0]['html'][:90]}" for v in found if v["impact"] in ("serious", "critical")]

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from pages_rig import PASSWORD, Site, noise, site
+from pages_rig import PASSWORD, Site, browsing, noise, serious, site
 from playwright.sync_api import Browser, Page, expect
 
 from featureloop.core.types import Frame, Recognition, Task
@@ -45,21 +44,10 @@ def here(tmp_path: Path, package: Package) -> Iterator[Site]:
 
 @contextmanager
 def looking(browser: Browser, here: Site, at: str, *, name: str = "otto", **options: Any) -> Iterator[Page]:
-    """A page of who is logged in; an error in its scripts fails the test."""
-    errors: list[str] = []
-    context = browser.new_context(viewport={"width": 1024, "height": 700}, **options)
-    page = context.new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    page.goto(here.url)
-    page.fill("[name=name]", name)
-    page.fill("[name=password]", PASSWORD)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("nav")
-    page.goto(here.url + at)
-    yield page
-    assert errors == []
-    context.close()
+    """One of the pages."""
+    with browsing(browser, here, name=name, **options) as page:
+        page.goto(here.url + at)
+        yield page
 
 
 def left_half(here: Site, i: int, *, threshold: float = 0.0) -> None:
@@ -78,12 +66,6 @@ def until(page: Page, true: str) -> None:
     while not page.evaluate(true):
         assert time.monotonic() < end, f"it took too long: {true}"
         time.sleep(0.02)
-
-
-def serious(page: Page) -> list[str]:
-    """What axe-core finds that keeps people out."""
-    found = Axe().run(page).response["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html'][:90]}" for v in found if v["impact"] in ("serious", "critical")]
 
 
 def test_frames_are_drawn_with_what_was_recognized(chromium: Browser, here: Site) -> None:

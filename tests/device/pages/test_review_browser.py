@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from pages_rig import PASSWORD, Site, noise, site
+from pages_rig import Site, browsing, noise, serious, site
 from playwright.sync_api import Browser, Page, expect
 
 from featureloop.core.types import Deep, Frame
@@ -37,21 +36,11 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Packag
 
 
 @contextmanager
-def reviewing(browser: Browser, here: Site, *, name: str = "anna", **options: Any) -> Iterator[Page]:
-    """A page of who is logged in; an error in its scripts fails the test."""
-    errors: list[str] = []
-    context = browser.new_context(viewport={"width": 1024, "height": 700}, **options)
-    page = context.new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    page.goto(here.url)
-    page.fill("[name=name]", name)
-    page.fill("[name=password]", PASSWORD)
-    page.keyboard.press("Enter")
-    expect(page.locator("#open")).to_have_text(re.compile("[0-9]+"))
-    yield page
-    assert errors == []
-    context.close()
+def reviewing(browser: Browser, here: Site, **options: Any) -> Iterator[Page]:
+    """The review, as soon as it shows how far it is."""
+    with browsing(browser, here, name="anna", **options) as page:
+        expect(page.locator("#open")).to_have_text(re.compile("[0-9]+"))
+        yield page
 
 
 def decided(page: Page, here: Site, n: int) -> None:
@@ -61,12 +50,6 @@ def decided(page: Page, here: Site, n: int) -> None:
     while here.queue.counts()[CaseState.ANSWERED] < n:
         assert time.monotonic() < until, here.queue.counts()
         time.sleep(0.02)
-
-
-def serious(page: Page) -> list[str]:
-    """What axe-core finds that keeps people out."""
-    found = Axe().run(page).response["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html'][:90]}" for v in found if v["impact"] in ("serious", "critical")]
 
 
 def test_twenty_cases_by_keys_alone(chromium: Browser, packages: Callable[[str], Package], tmp_path: Path) -> None:
