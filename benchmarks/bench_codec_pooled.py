@@ -33,7 +33,7 @@ from sklearn.metrics import roc_auc_score
 from featureloop.core.types import Bag, Float32, Frame
 from featureloop.learner.assembly import counted_form
 from featureloop.learner.founding_records import founding_records_path, load_records
-from featureloop.learner.operating_point import coarser_form
+from featureloop.learner.pooled_tables import widened
 from featureloop.model.manifest import ReleasedForm
 from featureloop.model.preprocess import resize_frame
 from featureloop.model.runtime import Runtime
@@ -48,13 +48,14 @@ SIDES = (1.0, 0.7, 0.5, 0.35, 0.25)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Images:
-    """Images under a package that did not learn from them: vectors float32 (M, C), classes int (M,)."""
+    """Images under a package that did not learn from them: vectors float32 (M, C), classes int (M,), files' bytes."""
 
     runtime: Runtime
     known: tuple[Bag, ...]
     frames: tuple[Frame, ...]
     vectors: Float32
     truths: NDArray[np.intp]
+    source: tuple[int, ...]
 
     def recognized(self, vectors: Sequence[Float32]) -> Float32:
         """Probabilities (M, K) from pooled vectors (C,) of all images."""
@@ -87,6 +88,8 @@ def main() -> None:
                 continue
             best, its = min(own, key=lambda x: x[0].bytes)
             print(f"| {row} | {kind} | {best.bytes:.0f} | {its[0]:.3f}, {its[1]:.3f} | {best.name} |", flush=True)
+        source = np.mean([size for part in parts for size in part.source])
+        print(f"| {row} | the image's file | {source:.0f} | | |", flush=True)
         points = [Point(p.kind, p.name, p.bytes, 1 - lost(whole, f)) for p, f in found]
         draw(points, 1.0, args.out / f"rate-{row}.png", quality="1 less what accuracy or AUC lose")
 
@@ -101,7 +104,8 @@ def seen(part: Part) -> Images:
     known = tuple(decoded(r.features, r.recognition or b"", None, manifest) for r in records)
     frames = tuple(f for f in folder.frames(items) if isinstance(f, Frame) and f.truth is not None)
     vectors = np.stack([release_vectors(runtime.extract(f.pixels), manifest.released)[0] for f in frames])
-    return Images(runtime, known, frames, vectors, np.array([f.truth.label for f in frames if f.truth], np.intp))
+    truths = np.array([f.truth.label for f in frames if f.truth], np.intp)
+    return Images(runtime, known, frames, vectors, truths, tuple(i.image.stat().st_size for i in items))
 
 
 def figures(parts: Sequence[Images], probabilities: Sequence[Float32]) -> tuple[float, float]:
@@ -139,9 +143,10 @@ def form_of(part: Images, k: int) -> ReleasedForm:
     released = part.runtime.package.manifest.released
     if k == 1:
         return released
-    form = coarser_form(released, k)
-    bags = [Bag(codec.quantize(codec.dequantize(b.symbols, released), form), b.recognized) for b in part.known]
-    return counted_form(form, bags, [])
+    values = np.concatenate([codec.dequantize(b.symbols, released) for b in part.known])
+    form = widened(released, k, values)
+    bags = [Bag(codec.quantize(v[None], form), b.recognized) for v, b in zip(values, part.known, strict=True)]
+    return counted_form(form, bags, [], vectors=values)
 
 
 def plain(parts: Sequence[Images]) -> Found:

@@ -50,6 +50,8 @@ def main() -> None:
     r = np.array([of_rows.rung(int(s), vectors) for s in rows])
     for name, sizes in (("features", f), ("rows", r), ("both", f + r)):
         print(line("**the codec's own**", name, sizes, area))
+    source = np.mean([item.image.stat().st_size for item in open_labelled(args.data).items])
+    print(f"\nan image's file has a mean of {source:.0f} bytes, {source / (f + r).mean():.0f} times as much")
 
 
 def plain_sizes(path: Path, data: Path) -> tuple[int, Ints, Ints, Ints]:

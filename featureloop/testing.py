@@ -27,6 +27,7 @@ from featureloop.model.manifest import (
     Lineage,
     Manifest,
     OrderTables,
+    PooledTables,
     Preprocessing,
     RecognizerSpec,
     ReleasedForm,
@@ -309,6 +310,9 @@ def _released(leaves: Form, channels: int, *, pooling: tuple[str, ...], flags: i
     n, levels, room = len(low), min(8, leaves.quantize or 8), 4 * leaves.noise * leaves.clip
     low, high = tuple(x - room for x in low), tuple(x + room for x in high)
     table = (4096 - (levels - 1) * (4096 // levels), *((4096 // levels,) * (levels - 1)))
+    middles = tuple(
+        tuple(a + (b - a) * i / (levels - 1) for i in range(levels)) for a, b in zip(low, high, strict=True)
+    )
     return ReleasedForm(
         anonymizer=str(leaves),
         channels=n,
@@ -321,6 +325,7 @@ def _released(leaves: Form, channels: int, *, pooling: tuple[str, ...], flags: i
         pooling=pooling,
         bag=None if leaves.base == POOL else flat_tables((levels,) * n, flags),
         ordered=None if leaves.base in (POOL, SET) else flat_order((levels,) * n),
+        pooled=PooledTables(middles) if leaves.base == POOL else None,
     )
 
 

@@ -27,6 +27,7 @@ from featureloop.cli.training_options import (
     Form,
     Heads,
     LearningRate,
+    PooledBits,
     Pooling,
     RecognizerEpochs,
     Release,
@@ -40,6 +41,7 @@ from featureloop.cli.training_options import (
 from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
 from featureloop.model.package import load_package
+from featureloop.model.pooling import POOLED_BITS
 from featureloop.model.score_words import AUTO
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def train(
     bits_per_vector: Annotated[
         float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
     ] = 8.0,
+    pooled_bits: PooledBits = POOLED_BITS,
     breadth: Annotated[
         float | None,
         typer.Option(
@@ -157,6 +160,7 @@ def train(
         "width": width,
         "blocks": blocks,
         "bits_per_vector": bits_per_vector,
+        "pooled_bits": pooled_bits,
         "breadth": breadth,
         "max_loss": max_loss,
         "augmentations": augmentations,
@@ -203,6 +207,7 @@ def add_task(
     heads: Heads = 0,
     augmentation: Augmentation = "auto",
     pooling: Pooling = None,
+    pooled_bits: PooledBits = POOLED_BITS,
     width: Width = 128,
     blocks: Blocks = 3,
     augmentations: Augmentations = 5,
@@ -238,6 +243,7 @@ def add_task(
         heads=heads,
         augmentation=augmentation,
         pooling=statistics(pooling),
+        pooled_bits=pooled_bits,
         width=width,
         blocks=blocks,
         augmentations=augmentations,

@@ -34,6 +34,10 @@ Pooling = Annotated[
         "--pooling", help="What the one vector is made of: 'mean', 'deviation', 'generalized-mean', with commas."
     ),
 ]
+PooledBits = Annotated[
+    float,
+    typer.Option("--pooled-bits", min=8, max=4096, help="What a pooled vector may take.", rich_help_panel=FURTHER),
+]
 Release = Annotated[
     str,
     typer.Option(

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from featureloop.core.ports import Progress
-from featureloop.core.types import Bag, Frame, Task, UInt8
+from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
 from featureloop.learner.bag_tables import bag_tables
 from featureloop.learner.founding_records import package_rows, true_part
 from featureloop.learner.order_tables import order_tables
+from featureloop.learner.pooled_tables import pooled_tables
 from featureloop.learner.references import founding_reference, steps_for_reference
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
@@ -37,13 +38,13 @@ from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.near import usually_apart, values_of
-from featureloop.sharing.payload import LEAST_SIZE
+from featureloop.sharing.payload import LEAST_SINGLE, LEAST_SIZE
 from featureloop.sharing.release import joined
 from featureloop.sharing.reliability import calibrate
 from featureloop.sharing.rows import row_kinds
 
 POOL_LEVELS = 23
-"""Of a pooled value: as many as recognition feels (docs/benchmarks.md), and a few bits of what tells frames apart."""
+"""Of a pooled value, until the recognizer says how many it needs (`learner.pooled_tables`)."""
 COUNTING = b"featureloop codec tables"
 """What is drawn to count symbols by: only the counts are kept, and the same training makes the same package."""
 NEARLY_ALL = 0.95
@@ -96,7 +97,7 @@ def plain_form(form: Form, levels: tuple[int, ...], pooling: tuple[str, ...], *,
     levels = tuple(min(n, form.quantize or n) for n in levels)
     kinds, coded = (codec.frequency_table(x) for x in (np.array([6, 1, 1]), np.zeros(256, np.intp)))
     text = str(replace(form, noise=0.0, clip=0.0))
-    return ReleasedForm(text, len(levels), low, high, levels, flat_tables(levels), kinds, coded, flags, pooling)
+    return ReleasedForm(text, len(levels), low, high, levels, codec.flat_tables(levels), kinds, coded, flags, pooling)
 
 
 def noisy_form(released: ReleasedForm, form: Form) -> ReleasedForm:
@@ -112,16 +113,25 @@ def noisy_form(released: ReleasedForm, form: Form) -> ReleasedForm:
     levels = tuple(
         int(np.clip(round((b - a) / max(s, deviation)) + 1, 2, finest)) for a, b, s in zip(low, high, step, strict=True)
     )
-    return replace(released, anonymizer=str(form), low=low, high=high, levels=levels, frequencies=flat_tables(levels))
+    return replace(
+        released, anonymizer=str(form), low=low, high=high, levels=levels, frequencies=codec.flat_tables(levels)
+    )
 
 
-def flat_tables(levels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Frequencies of channels with so many levels, as if all symbols were as frequent."""
-    return tuple(codec.frequency_table(np.zeros(n)) for n in levels)
+def counted_form(
+    form: ReleasedForm,
+    bags: Sequence[Bag],
+    doubted: Sequence[tuple[UInt8, UInt8]],
+    *,
+    vectors: Float32 | None = None,
+) -> ReleasedForm:
+    """The same with tables counted from what leaves of frames; the parameters are those of `bag_tables`.
 
-
-def counted_form(form: ReleasedForm, bags: Sequence[Bag], doubted: Sequence[tuple[UInt8, UInt8]]) -> ReleasedForm:
-    """The same with tables counted from what leaves of frames; the parameters are those of `bag_tables`."""
+    Parameters
+    ----------
+    vectors
+        Of pooled forms the frames' values before quantization, float32 (M, C); None where they aren't known.
+    """
     symbols, rows = (np.concatenate([getattr(b, name) for b in bags]) for name in ("symbols", "recognized"))
     counts = (np.bincount(symbols[:, i], minlength=n) for i, n in enumerate(form.levels))
     flags = form.flags if form.flags is not None else rows.shape[1]
@@ -133,7 +143,9 @@ def counted_form(form: ReleasedForm, bags: Sequence[Bag], doubted: Sequence[tupl
         coded_frequencies=codec.frequency_table(np.bincount(rows[kinds > 0, flags:].reshape(-1), minlength=256)),
     )
     if form.form.base == POOL:
-        return made
+        tables = pooled_tables(form, vectors)
+        made = replace(made, pooled=tables)
+        return replace(made, pooled=replace(tables, usual=_usual(made, bags, grain=1)))
     kept = [b.symbols for b in bags]
     side = codec.side_of(form, len(kept[0]))
     made = replace(
@@ -144,8 +156,8 @@ def counted_form(form: ReleasedForm, bags: Sequence[Bag], doubted: Sequence[tupl
     return made if made.bag is None else replace(made, bag=replace(made.bag, usual=_usual(made, bags)))
 
 
-def _usual(form: ReleasedForm, bags: Sequence[Bag]) -> tuple[int, int]:
-    """Bytes that hold the features, and the rows, of nearly every frame."""
+def _usual(form: ReleasedForm, bags: Sequence[Bag], *, grain: int = 4) -> tuple[int, int]:
+    """Bytes that hold the features, and the rows, of nearly every frame, in so large steps."""
     sizes = [
         (
             len(codec.encode_features(b.symbols, form, padded=False)),
@@ -153,7 +165,8 @@ def _usual(form: ReleasedForm, bags: Sequence[Bag]) -> tuple[int, int]:
         )
         for b in bags
     ]
-    features, rows = (max(LEAST_SIZE, 4 * math.ceil(s / 4)) for s in np.quantile(sizes, NEARLY_ALL, axis=0))
+    least = LEAST_SIZE if grain > 1 else LEAST_SINGLE
+    features, rows = (max(least, grain * math.ceil(s / grain)) for s in np.quantile(sizes, NEARLY_ALL, axis=0))
     return features, rows
 
 
@@ -182,9 +195,10 @@ def described(
     if form.noise and not manifest.released.form.noise:
         clipped = form if form.clip else with_clip(form, _median_norm(runtime, train[:NORM_FRAMES]))
         manifest = replace(manifest, released=noisy_form(manifest.released, clipped))
-    parts, known = [], []
+    parts, known, values = [], [], []
     for i, frame in enumerate(train):
         vectors = release_vectors(runtime.extract(frame.pixels), manifest.released)
+        values.append(vectors[:1])
         parts.append(true_part(runtime, frame, manifest=manifest, secret=COUNTING, vectors=vectors))
         known.append(steps_for_reference(vectors, manifest.released))
         progress("codec tables", i + 1, len(train))
@@ -201,7 +215,7 @@ def described(
     return replace(
         manifest,
         released=replace(
-            counted_form(manifest.released, bags, doubted),
+            counted_form(manifest.released, bags, doubted, vectors=None if form.noise else np.concatenate(values)),
             usually_apart=usually_apart([values_of(v, manifest.released) for v in maps], groups),
         ),
         calibration=calibrate(

@@ -14,6 +14,7 @@ from featureloop.core.types import Bool, ChangedBy, Float32, UInt8
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.model.fit import BagSet
 from featureloop.model.manifest import Manifest
+from featureloop.sharing import codec
 from featureloop.sharing.record import Record
 from featureloop.sharing.release import decoded
 
@@ -165,8 +166,12 @@ def training_set(bags: Bags, manifest: Manifest, *, founding_share: float, chose
     released = manifest.released
     low, high = np.array(released.low, np.float32), np.array(released.high, np.float32)
     scale = (high - low) / (np.array(released.levels, np.float32) - 1)
+    values: UInt8 | Float32 = bags.symbols[chosen]
+    if released.pooled is not None:  # A level's value is a centroid, on no even scale.
+        values = np.stack([codec.dequantize(s, released) for s in values])
+        scale, low = np.ones_like(scale), np.zeros_like(low)
     return BagSet(
-        bags.symbols[chosen],
+        values,
         bags.results[chosen],
         shares / shares.sum(),
         bags.weights[chosen],

@@ -30,9 +30,11 @@ from featureloop.learner.founding_records import (
 )
 from featureloop.learner.heads import Further, add_head, check_new, check_suits, settings_beside
 from featureloop.learner.operating_point import operating_point
+from featureloop.learner.pooled_tables import pooled_vectors, with_sensitive_levels
 from featureloop.model.backbones import DEFAULT, DEFAULT_STRIDE, Backbone
 from featureloop.model.card import OPERATING_POINT
 from featureloop.model.checkpoint import open_checkpoint
+from featureloop.model.forms import POOL
 from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
@@ -327,8 +329,13 @@ def _first(
     write_recognizer(networks.recognizer, work, form=spec.form, channels=draft.released.channels)
     write_card(draft, work)
     runtime = Runtime(seal_package(work, draft))
+    known = None
+    if form.base == POOL:
+        known = pooled_vectors(runtime, own.train)
+        draft = with_sensitive_levels(draft, networks.recognizer, known, settings)
+        runtime = Runtime(seal_package(work, draft))
     if settings.max_loss is not None:
-        point = operating_point(runtime, own.held, max_loss=settings.max_loss, progress=progress)
+        point = operating_point(runtime, own.held, max_loss=settings.max_loss, known=known, progress=progress)
         chosen = {"coarser": point.coarser, "loss": point.loss, "max_loss": settings.max_loss, "frames": len(own.held)}
         runtime = Runtime(seal_package(work, replace(draft, released=point.form, reports={OPERATING_POINT: chosen})))
     final = described(runtime, own.train, own.held, form=form, progress=progress)

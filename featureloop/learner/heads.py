@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Task, UInt8
 from featureloop.learner.assembly import described, plain_form, write_card, write_recognizer
+from featureloop.learner.pooled_tables import pooled_vectors, with_sensitive_levels
 from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
@@ -78,11 +79,18 @@ def add_head(
     fit_recognizer(recognizer, bags, task=further.task, settings=fit, held=held, around=around)
     kind, channels = draft.recognizer.form, draft.released.channels
     write_recognizer(recognizer, package.path, form=kind, channels=channels, head=head)
-    sealed = seal_package(package.path, manifest.with_task(draft))
-    view = Runtime(sealed.view(further.task))
+    view = _view(package, manifest.with_task(draft), further.task)
+    if form.base == POOL:
+        draft = with_sensitive_levels(draft, recognizer, pooled_vectors(view, further.train), settings)
+        view = _view(package, manifest.with_task(draft), further.task)
     whole = manifest.with_task(described(view, further.train, further.held, form=form, progress=around.progress))
     write_card(whole, package.path)
     return seal_package(package.path, whole)
+
+
+def _view(package: Package, whole: Manifest, task: Task) -> Runtime:
+    """One task of a package that is sealed with this manifest."""
+    return Runtime(seal_package(package.path, whole).view(task))
 
 
 def check_new(manifest: Manifest, task: Task) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from featureloop.core.ports import Progress
 from featureloop.core.types import Float32, Frame
-from featureloop.learner.assembly import flat_tables
 from featureloop.learner.founding_records import package_rows
+from featureloop.learner.pooled_tables import widened
 from featureloop.model.manifest import ReleasedForm
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import rules_of
@@ -43,13 +43,20 @@ class OperatingPoint:
 def coarser_form(form: ReleasedForm, times: float) -> ReleasedForm:
     """The same with steps so many times wider: an odd number of levels, at least 3, where the middle is kept."""
     levels = tuple(min(n, 2 * max(1, round((n - 1) / 2 / times)) + 1) for n in form.levels)
-    return replace(form, levels=levels, frequencies=flat_tables(levels))
+    return replace(form, levels=levels, frequencies=codec.flat_tables(levels))
 
 
-def operating_point(runtime: Runtime, held: Sequence[Frame], *, max_loss: float, progress: Progress) -> OperatingPoint:
+def operating_point(
+    runtime: Runtime, held: Sequence[Frame], *, max_loss: float, progress: Progress, known: Float32 | None = None
+) -> OperatingPoint:
     """The coarsest steps whose loss on held frames is at most `max_loss`, and of all finer ones tried, too.
 
     Where even the neck's own steps lose more, they are taken: there are none finer.
+
+    Parameters
+    ----------
+    known
+        Of a pooled form the founding frames' vectors, float32 (M, C): they say what a level stands for.
     """
     manifest = runtime.package.manifest
     rules, released = rules_of(manifest), manifest.released
@@ -62,7 +69,10 @@ def operating_point(runtime: Runtime, held: Sequence[Frame], *, max_loss: float,
     whole = quality(vectors)
 
     def tried(number: int, times: float) -> OperatingPoint:
-        form = released if times == 1 else coarser_form(released, times)
+        if known is not None:
+            form = widened(released, times, known)
+        else:
+            form = released if times == 1 else coarser_form(released, times)
         lost = whole - quality([codec.dequantize(codec.quantize(v, form), form) for v in vectors])
         progress("operating points", number + 1, len(COARSER))
         return OperatingPoint(form, times, lost)

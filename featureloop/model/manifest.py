@@ -112,6 +112,22 @@ class OrderTables:
 
 
 @dataclass(frozen=True, slots=True)
+class PooledTables:
+    """What the codec of one pooled vector needs beside the frequencies (codec `pool/1`).
+
+    Attributes
+    ----------
+    centroids
+        Of each channel what each level stands for: the mean of the founding frames' values there, or its middle.
+    usual
+        Bytes that hold nearly every frame's features, and row of targets: shorter payloads are padded to them.
+    """
+
+    centroids: tuple[tuple[float, ...], ...]
+    usual: tuple[int, int] = (16, 16)
+
+
+@dataclass(frozen=True, slots=True)
 class ReleasedForm:
     """In what form features leave: the anonymizer and the quantization.
 
@@ -140,6 +156,8 @@ class ReleasedForm:
         Tables of position vectors; None where one vector leaves, and in older packages.
     ordered
         Tables of what keeps an order; None where nothing does, and in older packages.
+    pooled
+        Tables of one pooled vector; None where position vectors leave, and in older packages.
     usually_apart
         Quantization steps between frames of different groups, by their median (`sharing.near`); 0 where it isn't known.
     """
@@ -156,6 +174,7 @@ class ReleasedForm:
     pooling: tuple[str, ...] = ()
     bag: BagTables | None = None
     ordered: OrderTables | None = None
+    pooled: PooledTables | None = None
     usually_apart: float = 0.0
 
     @property

@@ -15,12 +15,22 @@ from featureloop.model.pooling import check_pooling
 from featureloop.model.score_words import COMBINED, SCORES
 
 if TYPE_CHECKING:
-    from featureloop.model.manifest import BagTables, Calibration, Manifest, OrderTables, Reference, ReleasedForm
+    from featureloop.model.manifest import (
+        BagTables,
+        Calibration,
+        Manifest,
+        OrderTables,
+        PooledTables,
+        Reference,
+        ReleasedForm,
+    )
 
 MOST_MEANS, MOST_STEPS = 64, 1024.0
 """Of a reference: its kinds or usual frames, and its numbers' size."""
 MOST_BALLS, MOST_WEIGHT, MOST_NEIGHBOUR = 4096, 1 << 24, 1 << 20
 """Of an urn's parameters, of the weights in a set's score, and of a neighbour's."""
+MOST_USUAL = 1 << 20
+"""Bytes that a usual payload may have."""
 CONTEXTS, ORDER_TOTAL = 10, 1 << 16
 """Tables of a channel that keeps an order, and what each sums to (`sharing.ordered`)."""
 
@@ -82,6 +92,8 @@ def check(manifest: Manifest) -> None:
             _check_bag(view.released, view.released.bag)
         if view.released.ordered is not None:
             _check_ordered(view.released, view.released.ordered)
+        if view.released.pooled is not None:
+            _check_pooled(view.released, view.released.pooled)
         _check_calibration(view.calibration, task)
         if view.calibration.reference is not None:
             _check_reference(view.calibration.reference, view.released)
@@ -173,13 +185,26 @@ def _check_bag(released: ReleasedForm, bag: BagTables) -> None:
             len(t) == size and 1 <= min(t) <= max(t) < 4096 for t, size in flags
         ),
         "the usual sizes of features and of rows are two, whole words from 16 bytes to 1 MiB": len(bag.usual) == 2
-        and all(16 <= size <= 1 << 20 and size % 4 == 0 for size in bag.usual),
+        and all(16 <= size <= MOST_USUAL and size % 4 == 0 for size in bag.usual),
         "there must be tables for every flag of a row of targets": len(bag.flags) == len(bag.changed_flags)
         and released.flags in (None, len(bag.flags)),
     }
     for text, so in fits.items():
         if not so:
             raise PackageError(text)
+
+
+def _check_pooled(released: ReleasedForm, pooled: PooledTables) -> None:
+    if released.form.base != POOL:
+        raise PackageError(f"the form '{released.form}' has tables of one pooled vector")
+    if tuple(len(t) for t in pooled.centroids) != released.levels:
+        raise PackageError("what the levels of a pooled vector stand for doesn't fit the channels' levels")
+    for low, high, values in zip(released.low, released.high, pooled.centroids, strict=True):
+        half = (high - low) / (len(values) - 1) / 2
+        if any(abs(low + 2 * half * i - value) > half for i, value in enumerate(values)):
+            raise PackageError("a level of a pooled vector stands for a value that is another level's")
+    if len(pooled.usual) != 2 or not all(MOST_USUAL >= size > 2 for size in pooled.usual):
+        raise PackageError("the usual sizes of a pooled vector and of its row are two, from 3 bytes to 1 MiB")
 
 
 def _check_ordered(released: ReleasedForm, ordered: OrderTables) -> None:

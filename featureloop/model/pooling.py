@@ -20,6 +20,8 @@ BOUNDS = {MEAN: (-1.0, 1.0), GENERALIZED_MEAN: (-1.0, 1.0), DEVIATION: (0.0, 1.0
 """Exact bounds of each statistic of values in [-1, 1]."""
 POOLING = (MEAN, DEVIATION)
 """What is taken where nothing is said."""
+POOLED_BITS = 100.0
+"""What a pooled vector may take (docs/benchmarks.md)."""
 EXPONENT = 3
 LEAST_POWER = 1e-12
 """A generalized mean's power is at least this, so that its root has a slope everywhere."""

@@ -8,13 +8,15 @@ machine. Every payload is padded to a size of a ladder and ends in a CRC-32.
 
 The package decides on the codec. `bag/1`: a set without an order, coded as how many there are of each row
 (`sharing.multiset`), its targets by what its rows say (`sharing.rows`). `map/1`: windows and maps, which keep an order,
-by what neighbours let expect (`sharing.ordered`). `uniform/2`: channel after channel, for one pooled vector, and of
-packages made before there were these. `uniform/1` is the same without padding: it is still read, and no longer written.
+by what neighbours let expect (`sharing.ordered`). `pool/1`: one pooled vector and its row, value after value, in whole
+bytes. `uniform/2`: channel after channel, of packages made before there were these. `uniform/1` is the same without
+padding: it is still read, and no longer written.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,11 +29,20 @@ from featureloop.model.forms import NONE
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing.multiset import MultisetModel
 from featureloop.sharing.ordered import OrderModel
-from featureloop.sharing.payload import Ladder, finish, opened, seal
+from featureloop.sharing.payload import (
+    Ladder,
+    finish,
+    finish_single,
+    opened,
+    opened_single,
+    seal,
+    seal_single,
+    single_coder,
+)
 from featureloop.sharing.rows import RowsModel
 from featureloop.sharing.soft_rows import SoftRowsModel
 
-BAG, MAP, UNIFORM, PLAIN = CODECS = ("bag/1", "map/1", "uniform/2", "uniform/1")
+BAG, MAP, POOLED, UNIFORM, PLAIN = CODECS = ("bag/1", "map/1", "pool/1", "uniform/2", "uniform/1")
 FEATURES = Ladder(2**0.25)
 ROWS = Ladder(2.0, each=0.5)
 """Rows of targets are short and tell most: nearly all of a grid's are given the same size."""
@@ -45,12 +56,15 @@ BOUND_SLACK = 1e-4
 
 def codec_of(form: ReleasedForm) -> str:
     """The codec that a package's records are written in."""
+    if form.pooled is not None:
+        return POOLED
     return UNIFORM if form.bag is None else BAG if form.ordered is None else MAP
 
 
 def codecs_of(form: ReleasedForm) -> tuple[str, ...]:
     """The codecs that a package's records are read in."""
-    return (UNIFORM, PLAIN) if form.bag is None else (codec_of(form),)
+    written = codec_of(form)
+    return (UNIFORM, PLAIN) if written == UNIFORM else (written,)
 
 
 def quantize(values: Float32, form: ReleasedForm) -> UInt8:
@@ -74,7 +88,13 @@ def quantize(values: Float32, form: ReleasedForm) -> UInt8:
 
 
 def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
-    """Symbols uint8 (N, C) to the values they stand for, float32 (N, C)."""
+    """Symbols uint8 (N, C) to the values they stand for, float32 (N, C): levels' middles; of a pooled vector centroids.
+
+    The error is at most half a step, with centroids at most a step.
+    """
+    if form.pooled is not None:
+        known = _centroids(_Same(form))
+        return known[np.arange(form.channels), symbols]
     low, span, top = _bounds(form)
     values: Float32 = (low + symbols * (span / top)).astype(np.float32)
     return values
@@ -97,6 +117,9 @@ def side_of(form: ReleasedForm, n: int) -> int:
 
 def ladders_of(form: ReleasedForm) -> tuple[Ladder, Ladder]:
     """The sizes that payloads of features, and of rows of targets, are padded to."""
+    if form.pooled is not None:
+        features, rows = (Ladder(BAG_RATIO, least=size, grain=1) for size in form.pooled.usual)
+        return features, rows
     if form.bag is None:
         return FEATURES, ROWS
     features, rows = (Ladder(BAG_RATIO, least=size) for size in form.bag.usual)
@@ -109,9 +132,9 @@ def encode_features(symbols: UInt8, form: ReleasedForm, *, padded: bool = True) 
     Raises
     ------
     RecordError
-        A set's rows are not in canonical order.
+        A set's rows are not in canonical order, or a pooled form is to hold more than one vector.
     """
-    coder = constriction.stream.stack.AnsCoder()
+    coder = _coder_of(symbols, form)
     if form.ordered is not None:
         _ordered(_Same(form)).encode(coder, symbols, side_of(form, len(symbols)))
     elif form.bag is not None:
@@ -120,7 +143,7 @@ def encode_features(symbols: UInt8, form: ReleasedForm, *, padded: bool = True) 
         columns = symbols.astype(np.int32)
         for c in reversed(range(form.channels)):
             coder.encode_reverse(np.ascontiguousarray(columns[:, c]), _model(form.frequencies[c]))
-    return seal(len(symbols), coder, ladders_of(form)[0] if padded else None)
+    return _sealed(coder, form, len(symbols), ladders_of(form)[0] if padded else None)
 
 
 def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> UInt8:
@@ -131,7 +154,7 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
     RecordError
         The payload is truncated or damaged, or holds over `max_vectors` vectors.
     """
-    n, coder = opened(payload, max_vectors, ladders_of(form)[0], plain=form.bag is None)
+    n, coder = _opened(payload, form, max_vectors, ladders_of(form)[0])
     if form.ordered is not None:
         out = _ordered(_Same(form)).decode(coder, n, side_of(form, n))
     elif form.bag is not None:
@@ -140,7 +163,7 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
         out = np.empty((n, form.channels), np.uint8)
         for c in range(form.channels):
             out[:, c] = coder.decode(_model(form.frequencies[c]), n)
-    finish(coder)
+    _finish(coder, form, out)
     return out
 
 
@@ -159,9 +182,9 @@ def encode_rows(
     RecordError
         A flag is not 0 or 1.
     """
-    coder = constriction.stream.stack.AnsCoder()
+    coder = _coder_of(rows, form)
     _rows(_Same(form), rows.shape[1]).encode(coder, rows, symbols, before)
-    return seal(len(rows), coder, ladders_of(form)[1] if padded else None)
+    return _sealed(coder, form, len(rows), ladders_of(form)[1] if padded else None)
 
 
 def decode_rows(
@@ -180,19 +203,19 @@ def decode_rows(
     RecordError
         The payload is truncated or damaged, or of another number of rows than `before`.
     """
-    n, coder = opened(payload, max_vectors, ladders_of(form)[1], plain=form.bag is None)
+    n, coder = _opened(payload, form, max_vectors, ladders_of(form)[1])
     if before is not None and n != len(before):
         raise RecordError(f"{n} rows of targets are said to have been changed, {len(before)} were recognized")
     rows = _rows(_Same(form), width).decode(coder, n, symbols, before)
-    finish(coder)
+    _finish(coder, form, rows)
     return rows
 
 
 def encode_soft_rows(rows: UInt8, form: ReleasedForm, *, before: UInt8, padded: bool = True) -> bytes:
     """Rows of probabilities uint8 (N, T), 0 to 255, to a payload; for the rest see `SoftRowsModel.encode`."""
-    coder = constriction.stream.stack.AnsCoder()
+    coder = _coder_of(rows, form)
     SoftRowsModel(form, rows.shape[1]).encode(coder, rows, before)
-    return seal(len(rows), coder, ladders_of(form)[1] if padded else None)
+    return _sealed(coder, form, len(rows), ladders_of(form)[1] if padded else None)
 
 
 def decode_soft_rows(payload: bytes, form: ReleasedForm, *, before: UInt8) -> UInt8:
@@ -203,11 +226,11 @@ def decode_soft_rows(payload: bytes, form: ReleasedForm, *, before: UInt8) -> UI
     RecordError
         The payload is truncated or damaged, or of another number of rows than `before`.
     """
-    n, coder = opened(payload, len(before), ladders_of(form)[1], plain=form.bag is None)
+    n, coder = _opened(payload, form, len(before), ladders_of(form)[1])
     if n != len(before):
         raise RecordError(f"{n} rows of targets are said to have been softened, {len(before)} were recognized")
     rows = SoftRowsModel(form, before.shape[1]).decode(coder, before)
-    finish(coder)
+    _finish(coder, form, rows)
     return rows
 
 
@@ -217,6 +240,37 @@ def frequency_table(counts: np.ndarray[Any, Any]) -> tuple[int, ...]:
     table = np.maximum(1, np.floor(share * (TOTAL - len(counts))).astype(np.int64) + 1)
     table[int(table.argmax())] += TOTAL - int(table.sum())
     return tuple(int(x) for x in table)
+
+
+def flat_tables(levels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Frequencies of channels with so many levels, as if all symbols were as frequent."""
+    return tuple(frequency_table(np.zeros(n)) for n in levels)
+
+
+def _coder_of(rows: UInt8, form: ReleasedForm) -> Any:
+    """A stack coder to put rows uint8 (N, T) on."""
+    if form.pooled is None:
+        return constriction.stream.stack.AnsCoder()
+    if len(rows) != 1:
+        raise RecordError(f"a record in the form '{form.form}' holds one vector and one row, not {len(rows)}")
+    return single_coder(rows.tobytes())
+
+
+def _sealed(coder: Any, form: ReleasedForm, n: int, ladder: Ladder | None) -> bytes:
+    return seal(n, coder, ladder) if form.pooled is None else seal_single(coder, ladder)
+
+
+def _opened(payload: bytes, form: ReleasedForm, most: int, ladder: Ladder) -> tuple[int, Any]:
+    if form.pooled is None:
+        return opened(payload, most, ladder, plain=form.bag is None)
+    return 1, opened_single(payload, ladder)
+
+
+def _finish(coder: Any, form: ReleasedForm, rows: UInt8) -> None:
+    if form.pooled is None:
+        finish(coder)
+    else:
+        finish_single(coder, rows.tobytes())
 
 
 @lru_cache(maxsize=4096)
@@ -251,6 +305,17 @@ def _ordered(same: _Same) -> OrderModel:
     form = same.form
     assert form.ordered is not None  # noqa: S101 - whoever asks has looked
     return OrderModel(form.levels, form.ordered, _multiset(same))
+
+
+@lru_cache(maxsize=32)
+def _centroids(same: _Same) -> Float32:
+    """What levels stand for, float32 (C, L), L the most levels of a channel."""
+    form = same.form
+    assert form.pooled is not None  # noqa: S101 - whoever asks has looked
+    table = np.zeros((form.channels, max(form.levels, default=0)), np.float32)
+    for own, values in zip(table, form.pooled.centroids, strict=True):
+        own[: len(values)] = values
+    return table
 
 
 @lru_cache(maxsize=32)

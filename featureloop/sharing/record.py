@@ -35,7 +35,7 @@ MAX_WORDS = 128
 
 ENROLLED_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 TASKS = tuple(str(t) for t in Task)
-CODECS = ("uniform/1", "uniform/2", "bag/1", "map/1")
+CODECS = ("uniform/1", "uniform/2", "bag/1", "map/1", "pool/1")
 CHANGED_BY = tuple(str(c) for c in ChangedBy)
 
 

@@ -80,6 +80,9 @@ class RowsModel:
         self.bag = form.bag
         self._kinds = _categorical(form.target_frequencies)
         self._coded = _categorical(form.coded_frequencies) if self.flags < width else None
+        # Of a pooled vector's row the flags that don't fill a byte take their own bits alone.
+        narrow = form.pooled is not None and self.flags % 8 > 0
+        self._last = constriction.stream.model.Uniform(1 << self.flags % 8) if narrow else None
 
     def encode(self, coder: Any, rows: UInt8, symbols: UInt8 | None = None, before: UInt8 | None = None) -> None:
         """Put rows uint8 (N, T) on a stack coder.
@@ -103,7 +106,7 @@ class RowsModel:
             coder.encode_reverse(rows[kinds != NONE, self.flags :].reshape(-1).astype(np.int32), self._coded)
         both = rows[kinds == BOTH, : self.flags]
         if self.bag is None:
-            coder.encode_reverse(np.packbits(both, axis=1).reshape(-1).astype(np.int32), _BYTE)
+            self._put_bits(coder, np.packbits(both, axis=1))
             coder.encode_reverse(kinds, self._kinds)
             return
         known = None if before is None else before[kinds == BOTH, : self.flags]
@@ -119,9 +122,7 @@ class RowsModel:
         rows[kinds == ALL, :flags] = 1
         count = int((kinds == BOTH).sum())
         if self.bag is None:
-            each = -(-flags // 8)
-            bits = coder.decode(_BYTE, count * each).astype(np.uint8).reshape(count, each)
-            rows[kinds == BOTH, :flags] = np.unpackbits(bits, axis=1, count=flags)
+            rows[kinds == BOTH, :flags] = np.unpackbits(self._take_bits(coder, count), axis=1, count=flags)
         else:
             both = np.zeros((count, flags), np.uint8)
             known = None if before is None else before[kinds == BOTH, :flags]
@@ -133,6 +134,21 @@ class RowsModel:
             coded = coder.decode(self._coded, int(told.sum()) * (self.width - flags))
             rows[told, flags:] = coded.reshape(-1, self.width - flags)
         return rows
+
+    def _put_bits(self, coder: Any, bits: UInt8) -> None:
+        """Put rows' flags, eight a byte, uint8 (M, ceil(F / 8))."""
+        if self._last is not None:
+            coder.encode_reverse(bits[:, -1].astype(np.int32) >> 8 - self.flags % 8, self._last)
+            bits = bits[:, :-1]
+        coder.encode_reverse(bits.reshape(-1).astype(np.int32), _BYTE)
+
+    def _take_bits(self, coder: Any, count: int) -> UInt8:
+        each, last = -(-self.flags // 8), self._last is not None
+        bits = np.zeros((count, each), np.uint8)
+        bits[:, : each - last] = coder.decode(_BYTE, count * (each - last)).reshape(count, each - last)
+        if last:
+            bits[:, -1] = coder.decode(self._last, count) << 8 - self.flags % 8
+        return bits
 
     def _put_kinds(self, coder: Any, kinds: Int32, symbols: UInt8 | None, before: UInt8 | None) -> None:
         shares = self._kind_shares(len(kinds), symbols, before)

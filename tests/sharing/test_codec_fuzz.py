@@ -23,6 +23,7 @@ from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
 from tests.sharing.test_multiset import drawn_bag, set_form
 from tests.sharing.test_ordered import ordered_form
+from tests.sharing.test_pooled_codec import CLASSES, drawn, pooled_form
 
 MUTATIONS = int(os.environ.get("FEATURELOOP_FUZZ", "6000"))
 MOST_ROWS = 100
@@ -49,9 +50,28 @@ def targets() -> list[Target]:
         bagged = set_form(levels, flags=flags, seed=len(levels))
         for form in (bagged, replace(bagged, bag=None)):
             made += targets_of(form, flags, width)
+    made += single_targets()
     for text, levels in (("window=2", [69, 11, 9, 5, 3]), ("none", [255, 16, 2]), ("window=4", [3, 3])):
         made += targets_of(ordered_form(text, levels), 16, 16)[:1]
     return made
+
+
+def single_targets() -> list[Target]:
+    """Of one pooled vector, whose checksum is in the code stream: hardly any of them is read."""
+    form = pooled_form([3, 9, 33, 5] * 10, seed=7)
+    symbols, row = drawn(form, 7)
+
+    def features(payload: bytes) -> UInt8:
+        return codec.decode_features(payload, form, max_vectors=1)
+
+    def rows(payload: bytes) -> UInt8:
+        return codec.decode_rows(payload, form, width=CLASSES, max_vectors=1, symbols=symbols)
+
+    top = np.array([n - 1 for n in form.levels], np.uint8)
+    return [
+        Target("pool/1 features", codec.encode_features(symbols, form), features, len(form.levels), top),
+        Target("pool/1 rows", codec.encode_rows(row, form), rows, CLASSES, np.ones(CLASSES, np.uint8)),
+    ]
 
 
 def targets_of(form: ReleasedForm, flags: int, width: int) -> list[Target]:
@@ -136,7 +156,9 @@ def test_tampered_payloads_are_refused_or_of_the_declared_shape_in_bounded_time_
             found = target.read(payload)
         except RecordError as error:
             refused += 1
-            if not any(early in str(error) for early in EARLY):
+            # A single row's checksum is what is left of the stream when the row was taken.
+            single = target.name.startswith("pool/1") and "checksum" in str(error)
+            if single or not any(early in str(error) for early in EARLY):
                 decoded.add(target.name)
         else:
             read[target.name] += 1
