@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from bench_recognition import SEED, pneumonia_parts
-from bench_reliability import DEVICE, Founded, Looked, Looker, founded_on, learned_from, strangers
+from bench_recognition import SEED, open_polyps, pneumonia_parts
+from bench_reliability import DEVICE, Founded, founded_on, learned_from, polyp_runs
+from looking import Looked, Looker
 from numpy.typing import NDArray
+from other_images import strangers
 
 from featureloop.core.types import Task
-from featureloop.images.labelled import open_labelled, split
 from featureloop.learner.guarantee import NOTHING, drift, guarantee
 from featureloop.model.package import load_package
 
@@ -62,13 +63,8 @@ def main() -> None:
 
 
 def polyps(args: argparse.Namespace) -> None:
-    kvasir = open_labelled(args.data / "polyps" / "kvasir-seg", task=Task.SEGMENTATION)
-    clinic = open_labelled(args.data / "polyps" / "cvc-clinicdb", task=Task.SEGMENTATION)
-    rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
-    looker = Looker(load_package(args.polyps), args.cache)
-    founded = founded_on(looker, kvasir, rest)
-    own = results(founded, looker.look("held", kvasir.frames(held)))
-    site = results(founded, looker.look("clinicdb", clinic.frames(clinic.items)))
+    runs = polyp_runs(open_polyps(args.data, Task.SEGMENTATION), load_package(args.polyps), args.cache)
+    founded, own, site = runs.founded, results(runs.founded, runs.held), results(runs.founded, runs.clinic)
     both = Results(*(np.concatenate([getattr(own, k), getattr(site, k)]) for k in ("trust", "losses", "far", "groups")))
     bound("Kvasir-SEG, held-out 200", own, args.splits, risks=(0.1, 0.12, 0.15, 0.2), parts=(0.5,))
     bound("Kvasir-SEG's 200 and ClinicDB's 29 sequences", both, args.splits, risks=(0.1, 0.12, 0.15, 0.2), parts=(0.5,))
@@ -153,7 +149,7 @@ def others(founded: Founded, own: Results, sites: dict[str, Results], data: Path
         row(name, own, site)
     for name, frames in strangers(data).items():
         look = founded.looker.look(f"other {name}", frames(), labelled=False)
-        bare = Looked(look.vectors, look.logits, np.zeros_like(founded_truths(founded, look)), look.groups)
+        bare = Looked(look.vectors, look.logits, founded_truths(founded, look), look.groups, [])
         row(name, own, results(founded, bare))
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_reliability import Looked, Looker
+from looking import Looked, Looker
 from numpy.typing import NDArray
 
 from featureloop.core.types import Task

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """What the three tasks reach on real images, each by a founding training of its own.
 
-    benchmarks/bench_recognition.py [--rows polyp-boxes pneumonia blood-cells capsule] [--data ../shared/data]
-        [--work runs/recognition]
+    benchmarks/bench_recognition.py [--rows polyp-boxes pneumonia blood-cells capsule capsule-boxes]
+        [--data ../shared/data] [--work runs/recognition] [--quick]
 
 polyp-boxes: detection of the parts of Kvasir-SEG's masks, learned on 800 images, evaluated on the other 200 and on
 all of CVC-ClinicDB. pneumonia: PneumoniaMNIST, its official training and test images. blood-cells: white blood cells
-of one maker, five folds. capsule: capsule endoscopy with and without bleeding, five folds over source frames. Of folds,
+of one maker, five folds. capsule: capsule endoscopy with and without bleeding, five folds over source frames.
+capsule-boxes: detection of the bleedings in the same images; those without bleeding are without a box. Of folds,
 every image is recognized once, by a package that did not learn from it, and the figures are those of all images.
 
-The data are not part of the project. A row whose package is in --work already is not trained again.
+The data are not part of the project. A row whose package is in --work already is not trained again. --quick founds with
+fewer passes: such packages err more, and are a minute's work.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,9 @@ from featureloop.model.package import Package, load_package
 
 FOLDS = 5
 SEED = 1
+QUICK = {"epochs": 4.0, "recognizer_epochs": 40.0, "augmentations": 1}
 CHANGED: dict[str, Any] = {}
-"""Settings of the founding that are not its defaults; `bench_reliability.py --quick` has some."""
+"""Settings of the founding that are not its defaults: those of `QUICK`, where that is asked for."""
 
 
 def main() -> None:
@@ -48,7 +51,10 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=root / "runs" / "recognition")
+    parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if args.quick:
+        CHANGED.update(QUICK)
     args.work.mkdir(parents=True, exist_ok=True)
     print("| images | figure | value | 95% interval |\n|---|---|---|---|")
     for row in args.rows:
@@ -72,20 +78,40 @@ def trained(folder: LabelledFolder, items: Sequence[LabelledItem], out: Path, *,
     return load_package(out)
 
 
-def polyp_boxes(data: Path, work: Path) -> Result:
-    """Detection of polyps."""
-    kvasir = open_labelled(data / "polyps" / "kvasir-seg", task=Task.DETECTION)
-    clinic = open_labelled(data / "polyps" / "cvc-clinicdb", task=Task.DETECTION)
-    rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
-    package = trained(kvasir, rest, work / "P0", size=320)
-    return [
-        ("polyp boxes, Kvasir-SEG 200", evaluate(package, kvasir, held).figures),
-        ("polyp boxes, ClinicDB", evaluate(package, clinic, clinic.items).figures),
-    ]
-
-
 Part = tuple[Package, LabelledFolder, Sequence[LabelledItem]]
 """A package, and a folder's items that it did not learn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Polyps:
+    """Kvasir-SEG, of which some is founded on and the rest held out, and all of another site's ClinicDB."""
+
+    kvasir: LabelledFolder
+    rest: Sequence[LabelledItem]
+    held: Sequence[LabelledItem]
+    clinic: LabelledFolder
+
+
+def open_polyps(data: Path, task: Task) -> Polyps:
+    """The polyps' images, labelled for a task, split as founding splits them."""
+    kvasir, clinic = (open_labelled(data / "polyps" / name, task=task) for name in ("kvasir-seg", "cvc-clinicdb"))
+    rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
+    return Polyps(kvasir, rest, held, clinic)
+
+
+def polyp_box_package(polyps: Polyps, work: Path) -> Package:
+    """The package that finds polyps' boxes, founded where it is not there yet."""
+    return trained(polyps.kvasir, polyps.rest, work / "P0", size=320)
+
+
+def polyp_boxes(data: Path, work: Path) -> Result:
+    """Detection of polyps."""
+    polyps = open_polyps(data, Task.DETECTION)
+    package = polyp_box_package(polyps, work)
+    return [
+        ("polyp boxes, Kvasir-SEG 200", evaluate(package, polyps.kvasir, polyps.held).figures),
+        ("polyp boxes, ClinicDB", evaluate(package, polyps.clinic, polyps.clinic.items).figures),
+    ]
 
 
 def pneumonia_parts(data: Path, work: Path) -> Iterator[Part]:
@@ -110,22 +136,34 @@ def blood_cell_parts(data: Path, work: Path) -> Iterator[Part]:
 
 
 def capsule_parts(data: Path, work: Path) -> Iterator[Part]:
-    """Capsule endoscopy in five folds; the same number in a name is the same source frame."""
-    folder = open_labelled(data / "capsule-bleeding", task=Task.CLASSIFICATION)
+    """Capsule endoscopy with and without bleeding, in five folds."""
+    return folds(capsules(data, Task.CLASSIFICATION), work, size=224)
+
+
+def capsule_box_parts(data: Path, work: Path) -> Iterator[Part]:
+    """The bleedings' boxes in the same images, in five folds; half of the images have none."""
+    return folds(capsules(data, Task.DETECTION), work, size=224)
+
+
+def capsules(data: Path, task: Task) -> LabelledFolder:
+    """Capsule endoscopy; the same number in a name is the same source frame."""
+    folder = open_labelled(data / "capsule-bleeding", task=task)
 
     def source(item: LabelledItem) -> str:
         found = re.search(r"(\d+)", Path(item.name).stem)
         return found.group(1) if found else item.name
 
-    grouped = replace(folder, items=tuple(replace(i, group=source(i)) for i in folder.items))
-    return folds(grouped, work, size=224)
+    return replace(folder, items=tuple(replace(i, group=source(i)) for i in folder.items))
 
 
 def folds(folder: LabelledFolder, work: Path, *, size: int) -> Iterator[Part]:
-    """Every image in one part, with a package that learned from the other folds."""
+    """Every image in one part, with a package that learned from the other folds.
+
+    Each part has its share of every class; of boxes, of the images with and without one.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    labels = np.array([i.label for i in folder.items])
+    labels = np.array([bool(i.boxes(i.name)) if i.boxes else i.label for i in folder.items])
     groups = np.array([i.group for i in folder.items])
     parts = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels, groups)
     for k, (rest, held) in enumerate(parts):
@@ -134,13 +172,14 @@ def folds(folder: LabelledFolder, work: Path, *, size: int) -> Iterator[Part]:
 
 
 def together(name: str, parts: Iterator[Part]) -> Result:
-    """The figures of all parts' images, and of folds the mean of their balanced accuracies."""
+    """The figures of all parts' images, and of folds the mean of their second figure: balanced accuracy, or AP50."""
     found = [evaluate(package, folder, items) for package, folder, items in parts]
     whole = figures_of([s for e in found for s in e.seen], labels=found[0].labels, seed=SEED)
     if len(found) == 1:
         return [(name, whole)]
-    each = [next(f.value for f in e.figures if f.name == "balanced accuracy") for e in found]
-    mean = Figure("mean of the folds' balanced accuracies", float(np.mean(each)), min(each), max(each), len(each))
+    figure = "ap50" if found[0].task is Task.DETECTION else "balanced accuracy"
+    each = [next(f.value for f in e.figures if f.name == figure) for e in found]
+    mean = Figure(f"mean of the folds' {figure}", float(np.mean(each)), min(each), max(each), len(each))
     return [(name, (*whole, mean))]
 
 
@@ -149,14 +188,19 @@ PARTS: dict[str, Callable[[Path, Path], Iterator[Part]]] = {
     "blood-cells": blood_cell_parts,
     "capsule": capsule_parts,
 }
+BOX_PARTS: dict[str, Callable[[Path, Path], Iterator[Part]]] = {"capsule-boxes": capsule_box_parts}
 NAMES = {
     "pneumonia": "PneumoniaMNIST, official test",
     "blood-cells": "blood cells, five folds",
     "capsule": "capsule bleeding, five folds",
+    "capsule-boxes": "capsule bleeding, boxes, five folds",
 }
 ROWS: dict[str, Callable[[Path, Path], Result]] = {
     "polyp-boxes": polyp_boxes,
-    **{row: lambda data, work, row=row: together(NAMES[row], PARTS[row](data, work)) for row in PARTS},
+    **{
+        row: lambda data, work, row=row, parts=parts: together(NAMES[row], parts(data, work))
+        for row, parts in {**PARTS, **BOX_PARTS}.items()
+    },
 }
 
 if __name__ == "__main__":

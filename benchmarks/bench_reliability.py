@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Which score orders results best, and which frames are told to be unlike the founding ones, on real images.
 
-    benchmarks/bench_reliability.py [--rows polyps pneumonia capsule blood-cells] [--data ../shared/data]
-        [--polyps runs/polyps/P0] [--work runs/recognition] [--folds 5] [--quick] [--cache runs/reliability]
+    benchmarks/bench_reliability.py [--rows polyps polyp-boxes polyp-boxes-added pneumonia blood-cells capsule
+        capsule-boxes] [--data ../shared/data] [--polyps runs/polyps/P0] [--work runs/recognition] [--folds 5] [--quick]
+        [--cache runs/reliability] [--scores-only]
 
 For every data set the area under the risk-coverage curve (AURC, the smaller the better) of each score, of the combined
 one, and of the reliability that a package founded now would have (`auto`, with the doubt about unfamiliar frames),
-against the maximum probability alone: of a segmentation the mean over its sub-cells. Differences have 95% intervals,
-resampled by group. Then how well the distance from founding frames tells other images from held-out ones (AUC), and
-which share of them is doubtful by default.
+against the maximum probability alone: of a segmentation the mean over its sub-cells, of a detection that of the best
+box, or, where none is shown, of there being none (1 less the likeliest box's). Detections have two losses, 1 - F1 of
+the rows, which the reliability is fitted to, and 1 - F1 of the boxes, which people see. Differences have 95%
+intervals, resampled by group. Then how well the distance from founding frames tells other images from held-out ones
+(AUC), and which share of them is doubtful by default.
 
-Packages come from `bench_loop_polyps.py` and `bench_recognition.py`; scores and the reference of founding frames are
+Packages come from `bench_loop_polyps.py` and `bench_recognition.py`; that of polyp-boxes-added is --polyps with
+detection as a further task on its extractor, a few minutes' work. Scores and the reference of founding frames are
 fitted as founding does, on the founding images and the tenth of them that is held for calibration. Of capsules and
 blood cells, the first --folds folds; what is not founded in --work is founded. What networks give is kept in --cache.
 --quick founds with fewer passes: such packages err more, and are a minute's work.
@@ -21,84 +25,35 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from bench_recognition import CHANGED, PARTS, SEED
+from bench_recognition import BOX_PARTS, CHANGED, PARTS, QUICK, SEED, Polyps, open_polyps, polyp_box_package
+from looking import Looked, Looker
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from other_images import blur, changed, grey, strangers
 from sklearn.metrics import roc_auc_score
 
-from featureloop.core.errors import FeatureloopError
 from featureloop.core.intervals import risks
-from featureloop.core.types import Frame, Recognition, Skipped, Task, UInt8
-from featureloop.images.labelled import LabelledFolder, open_labelled, split
-from featureloop.images.phantom import HOSPITAL_A, HOSPITAL_B, phantom_frame
-from featureloop.images.source import open_source
+from featureloop.core.types import Frame, Recognition, Skipped, Task, Truth
+from featureloop.images.labelled import LabelledFolder, open_labelled
 from featureloop.images.truths import LabelledItem
-from featureloop.learner.founding import _calibrating
+from featureloop.learner.figures import Seen, quality_of
+from featureloop.learner.founding import _calibrating, add_task
 from featureloop.learner.references import founding_reference, steps_for_reference
+from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.package import Package, load_package
 from featureloop.model.reference import outlying
-from featureloop.model.runtime import Runtime
 from featureloop.model.score_words import AUTO, COMBINED, SCORES
-from featureloop.model.tasks import rules_of, true_rows
-from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.reliability import calibrate, raw_score, reliability
 
 RESAMPLES = 400
-QUICK = {"epochs": 4.0, "recognizer_epochs": 40.0, "augmentations": 1}
-BASELINES = ("max-probability", "mean-probability", "expected-f1")
+BASELINES = ("max-probability", "mean-probability")
 DEVICE = "reliability"
+EVERY = {**PARTS, **BOX_PARTS}
 Float64 = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Looked:
-    """What a package makes of frames: vectors float32 (M, N, C), logits (M, N, T), true rows (M, N, T) or none."""
-
-    vectors: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    truths: NDArray[np.uint8] | None
-    groups: list[str]
-
-
-class Looker:
-    """Runs one package over frames, and keeps what it made of them."""
-
-    def __init__(self, package: Package, cache: Path) -> None:
-        self.package, self.manifest, self.rules = package, package.manifest, rules_of(package.manifest)
-        self._runtime = Runtime(package)
-        self._cache = cache / package.short
-        self._cache.mkdir(parents=True, exist_ok=True)
-
-    def look(self, name: str, frames: Iterable[Frame | Skipped], *, labelled: bool = True) -> Looked:
-        """What the package makes of frames; of what was kept under this name, if there is something."""
-        kept = self._cache / f"{name}.npz"
-        if not kept.exists():
-            np.savez(kept, **self._run(frames, labelled=labelled))
-        data = np.load(kept)
-        return Looked(data["v"], data["l"], data["t"] if labelled else None, data["g"].tolist())
-
-    def _run(self, frames: Iterable[Frame | Skipped], *, labelled: bool) -> dict[str, Any]:
-        m, found = self.manifest, []
-        for frame in frames:
-            if isinstance(frame, Skipped):
-                continue
-            try:
-                vectors = release_vectors(self._runtime.extract(frame.pixels), m.released)
-                rows = self._rows(frame) if labelled else np.zeros(0, np.uint8)
-            except FeatureloopError:
-                continue
-            found.append((vectors, self._runtime.logits(vectors), rows, frame.group or frame.name))
-        v, logits, t, g = zip(*found, strict=True)
-        return {"v": np.stack(v), "l": np.stack(logits), "t": np.stack(t), "g": np.array(g)}
-
-    def _rows(self, frame: Frame) -> UInt8:
-        m = self.manifest
-        return true_rows(frame, task=Task(m.task), labels=len(m.labels), grid=m.features.grid)
 
 
 class Founded:
@@ -145,6 +100,11 @@ class Founded:
         values[DEVICE] = np.array([reliability(r, self.by[AUTO]) for r in found])
         return values, losses
 
+    def box_losses(self, looked: Looked) -> Float64:
+        """Of detections 1 - F1 of the boxes that are shown, as `model evaluate` has it."""
+        each = zip(self.recognitions(looked), looked.boxes, strict=True)
+        return np.array([1 - quality_of(Seen(r, Truth(boxes=b), None, 0.0, 0.0, "", 0, "")) for r, b in each])
+
     def doubtful(self, looked: Looked) -> float:
         """Which share of the frames is doubtful by default."""
         c = self.by[AUTO]
@@ -154,7 +114,8 @@ class Founded:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = Path(__file__).resolve().parents[1]
-    rows = {"polyps": polyps, **{name: classes(name) for name in PARTS}}
+    rows = {"polyps": polyps, "polyp-boxes": polyp_boxes, "polyp-boxes-added": polyp_boxes_added}
+    rows |= {name: folds(name) for name in EVERY}
     parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data")
     parser.add_argument("--polyps", type=Path, default=root / "runs" / "polyps" / "P0")
@@ -162,6 +123,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--cache", type=Path, default=root / "runs" / "reliability")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--scores-only", action="store_true", help="no other images")
     args = parser.parse_args()
     if args.quick:
         CHANGED.update(QUICK)
@@ -169,43 +131,70 @@ def main() -> None:
         rows[row](args)
 
 
+@dataclass(frozen=True, eq=False)
+class PolypRuns:
+    """A polyp package with its scores, and what it makes of Kvasir-SEG's held-out images and of ClinicDB."""
+
+    images: Polyps
+    founded: Founded
+    held: Looked
+    clinic: Looked
+
+
+def polyp_runs(images: Polyps, package: Package, cache: Path) -> PolypRuns:
+    looker = Looker(package, cache)
+    founded = founded_on(looker, images.kvasir, images.rest)
+    held = looker.look("held", images.kvasir.frames(images.held))
+    return PolypRuns(images, founded, held, looker.look("clinicdb", images.clinic.frames(images.clinic.items)))
+
+
 def polyps(args: argparse.Namespace) -> None:
-    kvasir = open_labelled(args.data / "polyps" / "kvasir-seg", task=Task.SEGMENTATION)
-    clinic = open_labelled(args.data / "polyps" / "cvc-clinicdb", task=Task.SEGMENTATION)
-    rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
-    looker = Looker(load_package(args.polyps), args.cache)
-    founded = founded_on(looker, kvasir, rest)
-    test = looker.look("held", kvasir.frames(held))
-    shown("Kvasir-SEG, held-out 200", [founded.scores(test)], [test.groups], [founded])
-    site = looker.look("clinicdb", clinic.frames(clinic.items))
-    shown("CVC-ClinicDB, another site", [founded.scores(site)], [site.groups], [founded])
-    stranger(founded, test, {**strangers(args.data), "CVC-ClinicDB": lambda: clinic.frames(clinic.items)}, kvasir, held)
+    both_sites(polyp_runs(open_polyps(args.data, Task.SEGMENTATION), load_package(args.polyps), args.cache), args)
 
 
-def classes(name: str) -> Callable[[argparse.Namespace], None]:
+def polyp_boxes(args: argparse.Namespace) -> None:
+    images = open_polyps(args.data, Task.DETECTION)
+    both_sites(polyp_runs(images, polyp_box_package(images, args.work / "polyp-boxes"), args.cache), args)
+
+
+def polyp_boxes_added(args: argparse.Namespace) -> None:
+    """Detection as a further task on the extractor of the segmentation's package: minutes instead of an hour."""
+    images, out = open_polyps(args.data, Task.DETECTION), args.work / "polyp-boxes-added" / "P0"
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        settings = FoundingSettings(size=320, seed=SEED)
+        add_task(load_package(args.polyps), images.kvasir, images.rest, out, settings=settings, replay_versions=0)
+    both_sites(polyp_runs(images, load_package(out).view(Task.DETECTION), args.cache), args)
+
+
+def both_sites(runs: PolypRuns, args: argparse.Namespace) -> None:
+    shown("Kvasir-SEG, held-out 200", [(runs.founded, runs.held)])
+    shown("CVC-ClinicDB, another site", [(runs.founded, runs.clinic)])
+    if args.scores_only:
+        return
+    clinic = runs.images.clinic
+    others = {**strangers(args.data), "CVC-ClinicDB": lambda: clinic.frames(clinic.items)}
+    stranger(runs.founded, runs.held, others, runs.images.kvasir, runs.images.held)
+
+
+def folds(name: str) -> Callable[[argparse.Namespace], None]:
     def row(args: argparse.Namespace) -> None:
-        scores, groups, packages = [], [], []
-        last: tuple[Founded, Looked, LabelledFolder, Sequence[LabelledItem]] | None = None
-        for k, (package, folder, held) in enumerate(PARTS[name](args.data, args.work / name)):
+        tried: list[tuple[Founded, Looked]] = []
+        first: tuple[LabelledFolder, Sequence[LabelledItem]] | None = None
+        for package, folder, held in islice(EVERY[name](args.data, args.work / name), args.folds):
             looker = Looker(package, args.cache)
-            trained = learned_from(name, args, folder, held)
-            founded = founded_on(looker, *trained)
-            test = looker.look("held", folder.frames(held))
-            scores.append(founded.scores(test))
-            groups.append(test.groups)
-            packages.append(founded)
-            last = last or (founded, test, folder, held)
-            if k + 1 == args.folds:
-                break
-        shown(f"{name}, {len(scores)} package(s)", scores, groups, packages)
-        if last is not None:
+            founded = founded_on(looker, *learned_from(name, args, folder, held))
+            tried.append((founded, looker.look("held", folder.frames(held))))
+            first = first or (folder, held)
+        shown(f"{name}, {len(tried)} package(s)", tried)
+        if first is not None and not args.scores_only:
             others = {k: v for k, v in strangers(args.data).items() if not k.startswith(OWN[name])}
-            stranger(last[0], last[1], others, last[2], last[3])
+            stranger(*tried[0], others, *first)
 
     return row
 
 
-OWN = {"pneumonia": "X-rays", "capsule": "capsule", "blood-cells": "blood"}
+OWN = {"pneumonia": "X-rays", "capsule": "capsule", "capsule-boxes": "capsule", "blood-cells": "blood"}
 
 
 def learned_from(
@@ -226,19 +215,23 @@ def founded_on(looker: Looker, folder: LabelledFolder, items: Sequence[LabelledI
     return Founded(looker, known, held)
 
 
-def shown(
-    title: str,
-    parts: Sequence[tuple[dict[str, Float64], Float64]],
-    groups: Sequence[list[str]],
-    packages: Sequence[Founded],
-) -> None:
-    """A table of the areas of all parts' frames together."""
-    losses = np.concatenate([part[1] for part in parts])
+def shown(title: str, tried: Sequence[tuple[Founded, Looked]]) -> None:
+    """Tables of the areas of all packages' frames together; of detections by either loss."""
+    parts = [founded.scores(looked) for founded, looked in tried]
     values = {w: np.concatenate([part[0][w] for part in parts]) for w in parts[0][0]}
-    owners = np.array([g for part in groups for g in part])
+    owners = np.array([g for _, looked in tried for g in looked.groups])
+    chosen = ", ".join(sorted({founded.by[AUTO].method for founded, _ in tried}))
+    losses = {"": np.concatenate([part[1] for part in parts])}
+    if tried[0][0].task is Task.DETECTION:
+        by_boxes = np.concatenate([founded.box_losses(looked) for founded, looked in tried])
+        losses = {", loss by rows": losses[""], ", loss by boxes": by_boxes}
+    for loss, each in losses.items():
+        print(f"\n**{title}{loss}**: {len(each)} frames, mean loss {each.mean():.3f}; `auto` takes {chosen}\n")
+        areas(values, each, owners)
+
+
+def areas(values: dict[str, Float64], losses: Float64, owners: NDArray[np.str_]) -> None:
     base = next(w for w in BASELINES if w in values)
-    chosen = ", ".join(sorted({p.by[AUTO].method for p in packages}))
-    print(f"\n**{title}**: {len(losses)} frames, mean loss {losses.mean():.3f}; `auto` takes {chosen}\n")
     print(f"| score | AURC | less than {base} |\n|---|---|---|")
     for word, own in values.items():
         low, high = interval(values[base], own, losses, owners)
@@ -297,66 +290,6 @@ def stranger(
         auc, by_trust = (roc_auc_score(strange, np.r_[a, b]) for a, b in ((usual, far), (-trust, -told)))
         doubt = 100 * founded.doubtful(look)
         print(f"| {name} | {len(far)} | {auc:.3f} | {by_trust:.3f} | {doubt:.0f}% |", flush=True)
-
-
-def strangers(data: Path) -> dict[str, Callable[[], Iterable[Frame | Skipped]]]:
-    """Images of other kinds, by what they are."""
-    return {
-        "cholecystectomy": lambda: open_source(data / "video" / "cholecystectomy-720p-25fps.mp4"),
-        "blood cells": lambda: open_source(data / "blood-cells" / "tecom"),
-        "X-rays of the chest": lambda: xrays(data),
-        "capsule endoscopy": lambda: open_source(data / "capsule-bleeding"),
-        "colonoscopy": lambda: open_source(data / "polyps" / "kvasir-seg" / "images"),
-        "DICOM files of many makers": lambda: open_source(data / "dicom" / "valid"),
-        "photographs of a temple and a flower": photographs,
-        "phantoms of hospital A": lambda: (phantom_frame(HOSPITAL_A, seed=i) for i in range(60)),
-        "phantoms of hospital B": lambda: (phantom_frame(HOSPITAL_B, seed=i) for i in range(60)),
-        "black, and one colour": plain,
-        "noise": noise,
-    }
-
-
-def xrays(data: Path) -> Iterator[Frame]:
-    for i, pixels in enumerate(np.load(data / "chest" / "pneumoniamnist.npz")["test_images"][:250]):
-        yield Frame(np.repeat(pixels[..., None], 3, axis=2), f"x{i}")
-
-
-def photographs() -> Iterator[Frame]:
-    from sklearn.datasets import load_sample_images
-
-    rng = np.random.default_rng(SEED)
-    for k, picture in enumerate(load_sample_images().images):
-        for i in range(40):
-            side = int(rng.integers(120, 400))
-            y, x = (int(rng.integers(0, n - side)) for n in picture.shape[:2])
-            yield Frame(np.ascontiguousarray(picture[y : y + side, x : x + side]), f"{k}-{i}", group=f"photo {k}")
-
-
-def plain() -> Iterator[Frame]:
-    rng = np.random.default_rng(SEED)
-    for i in range(30):
-        colour = rng.integers(0, 256, 3) if i >= 10 else np.full(3, i)
-        yield Frame(np.full((200, 200, 3), colour, np.uint8), f"plain{i}")
-
-
-def noise() -> Iterator[Frame]:
-    rng = np.random.default_rng(SEED)
-    for i in range(20):
-        yield Frame(rng.integers(0, 256, (288, 384, 3)).astype(np.uint8), f"noise{i}")
-
-
-def changed(frames: Iterable[Frame | Skipped], how: Callable[[UInt8], UInt8]) -> Iterator[Frame]:
-    for frame in frames:
-        if isinstance(frame, Frame):
-            yield replace(frame, pixels=how(frame.pixels))
-
-
-def blur(pixels: UInt8, share: float) -> UInt8:
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(share * max(pixels.shape))))
-
-
-def grey(pixels: UInt8) -> UInt8:
-    return np.repeat(pixels.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
 
 
 if __name__ == "__main__":

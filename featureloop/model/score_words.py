@@ -13,7 +13,7 @@ COMBINED = "combined"
 """Several of a task's scores, weighed on held-out frames."""
 SCORES: Mapping[Task, tuple[str, ...]] = {
     Task.CLASSIFICATION: ("max-probability", "margin", "entropy", "energy", "distance"),
-    Task.DETECTION: ("expected-f1", "box-score", "box-stability", "distance"),
+    Task.DETECTION: ("expected-f1", "box-score", "box-stability", "max-probability", "distance"),
     Task.MULTILABEL: ("mean-probability", "margin", "entropy", "energy", "distance"),
     Task.SEGMENTATION: ("expected-dice", "lesion-score", "max-probability", "distance"),
 }

@@ -26,6 +26,8 @@ from featureloop.sharing.score_maps import chosen_map
 Float64 = NDArray[np.float64]
 FAMILIAR = 0.9
 """Share of the calibration frames whose distance from founding frames doubts nothing."""
+UNLIKE = 0.5
+"""Below this familiarity people are told that a frame is unlike the founding ones; a few usual frames are, too."""
 
 
 def reliability(recognition: Recognition, calibration: Calibration) -> float:
@@ -49,6 +51,11 @@ def familiarity(recognition: Recognition, calibration: Calibration) -> float:
         return 1.0
     first, last = calibration.familiar
     return float(np.clip((last - recognition.outlying) / (last - first), 0.0, 1.0))
+
+
+def is_unlike(recognition: Recognition, calibration: Calibration) -> bool:
+    """Whether a frame is so unlike the founding ones that people should be told: its reliability was halved for it."""
+    return familiarity(recognition, calibration) < UNLIKE
 
 
 def calibrate(

@@ -104,6 +104,14 @@ def test_rows_that_disagree_about_the_box_are_less_stable_and_two_lesions_are_no
     assert stable(nothing) == pytest.approx(0.8)
 
 
+def test_a_frames_probability_is_its_best_boxs_or_that_of_there_being_none() -> None:
+    score = SCORE_OF[Task.DETECTION]["max-probability"]
+    assert score(boxes((0.3, 0.2))) == pytest.approx(0.9)
+    unsure = replace(boxes((0.3, 0.2)), probabilities=np.r_[[[0.3]], np.zeros((20, 1))].astype(np.float32))
+    assert score(unsure) == pytest.approx(0.7)
+    assert score(replace(unsure, probabilities=unsure.probabilities[:0])) == 1.0
+
+
 def test_the_lesions_score_is_the_mean_probability_inside_it() -> None:
     score = SCORE_OF[Task.SEGMENTATION]["lesion-score"]
     p = np.zeros((10, 16), np.float32)

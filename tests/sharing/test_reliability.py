@@ -18,7 +18,7 @@ from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.score_words import COMBINED, SCORES
 from featureloop.model.tasks import RULES
 from featureloop.model.tasks.segmentation import dice
-from featureloop.sharing.reliability import calibrate, reliability
+from featureloop.sharing.reliability import calibrate, is_unlike, reliability
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -189,6 +189,16 @@ def test_frames_unlike_the_founding_ones_are_doubtful_however_sure_the_recognize
     assert (strange < fitted.threshold).all()
     halfway = np.array(unlike(Task.SEGMENTATION, logits, fitted, sum(fitted.familiar) / 2))
     np.testing.assert_allclose(halfway, near / 2)
+
+
+def test_people_are_told_that_a_frame_is_unlike_where_that_halves_its_reliability() -> None:
+    logits, truths = distorted_masks(1.0, frames=80, seed=5)
+    far = np.random.default_rng(1).uniform(0.1, 0.3, 80).tolist()
+    fitted = calibrate(logits, truths, task=Task.SEGMENTATION, risk=0.9, outlying=far)
+    found, middle = recognized(logits[0], Task.SEGMENTATION, fitted), sum(fitted.familiar) / 2
+    said = [is_unlike(replace(found, outlying=x), fitted) for x in (None, 0.0, middle - 0.01, middle + 0.01, 1.0)]
+    assert said == [False, False, False, True, True]
+    assert not is_unlike(replace(found, outlying=1.0), replace(fitted, familiar=()))
 
 
 def test_a_package_without_a_reference_doubts_no_frame_for_being_unlike() -> None:

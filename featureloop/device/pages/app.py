@@ -121,9 +121,10 @@ def _again(request: Request, trouble: str, name: str, status: int) -> Response:
 
 @router.post("/logout")
 async def log_out(request: Request, user: Anybody) -> RedirectResponse:
-    """End the session."""
+    """End the session; no decrypted image of the review stays in memory."""
     check_form(user, (await form_of(request)).get("form", ""))
     parts_of(request).accounts.log_out(request.cookies[COOKIE])
+    request.app.state.at_hand.clear()
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE)
     return answer

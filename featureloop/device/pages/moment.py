@@ -19,7 +19,7 @@ from PIL import Image
 from featureloop.core.types import Task, UInt8
 from featureloop.device.feed import Result, Shown
 from featureloop.model.preprocess import rows_to_cells
-from featureloop.sharing.reliability import reliability
+from featureloop.sharing.reliability import is_unlike, reliability
 
 QUALITY = 85
 MOST_SIDE = 1920
@@ -88,6 +88,7 @@ def _result(result: Result, cells: list[bytes]) -> dict[str, Any]:
         "reliability": round(trust, 4),
         "threshold": round(result.threshold, 4),
         "doubtful": trust < result.threshold,
+        "unlike": is_unlike(found, manifest.calibration),
     }
     if found.task is Task.SEGMENTATION:
         map_ = rows_to_cells(found.probabilities, manifest.features.grid)

@@ -50,6 +50,11 @@ class AtHand:
         with self._lock:
             self._cases.pop(number, None)
 
+    def clear(self) -> None:
+        """Forget all cases: somebody logged out. Who still reads has theirs decrypted again."""
+        with self._lock:
+            self._cases.clear()
+
 
 def _at_hand(request: Request) -> AtHand:
     kept: AtHand = request.app.state.at_hand

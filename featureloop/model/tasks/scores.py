@@ -102,6 +102,16 @@ def box_score(found: Recognition) -> float:
     return float(p[hard].mean()) if hard.any() else 1.0 - float(p.max(initial=0.0))
 
 
+def frame_probability(found: Recognition) -> float:
+    """Detection: the probability of the best box; of no box, how improbable the likeliest is.
+
+    What is shown of a frame hangs on its best row: a box, or none. This is that decision's probability, as
+    `largest_probability` is a class's.
+    """
+    best = float(_best_label(found).max(initial=0.0))
+    return max(best, 1.0 - best)
+
+
 def box_stability(found: Recognition) -> float:
     """Detection: how well the rows agree on the width and height of what they show.
 
@@ -153,6 +163,7 @@ SCORE_OF: Mapping[Task, Mapping[str, Score]] = {
         "expected-f1": expected_f1,
         "box-score": box_score,
         "box-stability": box_stability,
+        "max-probability": frame_probability,
         "distance": nearness,
     },
     Task.MULTILABEL: {

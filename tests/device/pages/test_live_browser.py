@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,27 @@ def test_a_doubtful_result_says_so_in_words(chromium: Browser, here: Site) -> No
         )
         expect(page.locator("#results .verdict")).to_have_text("▲ doubtful")
         assert "doubtful" in str(page.locator("#canvas").get_attribute("aria-label"))
+
+
+def test_a_frame_unlike_the_founding_ones_is_said_to_be(chromium: Browser, here: Site) -> None:
+    manifest = here.setup.package.manifest
+    familiar = replace(manifest, calibration=replace(manifest.calibration, familiar=(0.2, 0.4)))
+    package = Package(here.setup.package.path, familiar, here.setup.package.digest)
+    shown = here.live.feed.showing(package, threshold=lambda _view: 0.0)
+    frame = Frame(np.zeros((96, 128, 3), np.uint8), "clip")
+    found = Recognition(Task.SEGMENTATION, np.full((16, 16), 0.1, np.float32))
+    with looking(chromium, here, "/live") as page:
+        unlike, canvas = page.locator("#results .unlike"), page.locator("#canvas")
+        shown(frame, replace(found, outlying=0.1))
+        expect(page.locator("#results .verdict")).to_have_text("✓ above the threshold")
+        expect(unlike).to_be_hidden()
+        shown(frame, replace(found, outlying=0.35))
+        expect(unlike).to_be_visible()
+        expect(unlike).to_have_text("≠ This frame is unlike the founding frames")
+        assert "unlike the founding frames" in str(canvas.get_attribute("aria-label"))
+        assert serious(page) == []
+        shown(frame, replace(found, outlying=0.1))
+        expect(unlike).to_be_hidden()
 
 
 def test_it_keeps_up_with_a_source_and_misses_frames_when_it_can_not(chromium: Browser, here: Site) -> None:

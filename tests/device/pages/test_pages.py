@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from PIL import Image
 
 from featureloop.core.types import ChangedBy, Deep, Frame
 from featureloop.device.pages.guard import HEADERS, Patience
+from featureloop.device.review.cases import Case
 from featureloop.model.package import Package
 from featureloop.testing import tiny_package
 
@@ -100,6 +104,35 @@ def test_patience_grows_and_ends() -> None:
 def test_a_login_form_is_bounded(here: Site) -> None:
     assert client(here).post("/login", data={"name": "a" * 9000}).status_code == 413
     assert client(here).post("/login", json={"name": "anna"}).status_code == 415
+
+
+def test_no_decrypted_image_is_in_memory_after_logging_out(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another reader's case is decrypted anew."""
+    images: list[weakref.ref[np.ndarray]] = []
+    opened, fetched = here.queue.next, here.queue.case
+
+    def watched(name: str, *, after: int | None = None) -> Case | None:
+        case = opened(name, after=after)
+        images.extend([] if case is None else [weakref.ref(case.asked.frame.pixels)])
+        return case
+
+    decrypted: list[int] = []
+    monkeypatch.setattr(here.queue, "next", watched)
+    monkeypatch.setattr(here.queue, "case", lambda number: decrypted.append(number) or fetched(number))
+    anna, bert = logged_in(here, "anna"), logged_in(here, "bert")
+    first, second = (some.get("/review/next").json()["number"] for some in (anna, bert))
+    assert anna.get(f"/review/cases/{first}/image").status_code == 200
+    assert decrypted == []
+    gc.collect()
+    assert any(image() is not None for image in images)
+    assert anna.post("/logout", data={"form": anna.headers["X-Form"]}).status_code == 303
+    end = time.monotonic() + 5.0
+    while any(image() is not None for image in images) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.02)  # A worker thread lets go of its last answer a moment later.
+    assert all(image() is None for image in images)
+    assert bert.get(f"/review/cases/{second}/image").status_code == 200
+    assert decrypted == [second]
 
 
 def test_a_case_goes_from_the_queue_to_its_record(here: Site) -> None:

@@ -7,6 +7,7 @@ const el = (id) => document.getElementById(id);
 const canvas = el('canvas'), context = canvas.getContext('2d', { alpha: false });
 const WORDS_EVERY_MS = 200, RATE_MS = 2000, AGAIN_MS = [500, 1000, 2000, 5000];
 const SURE = '#3ce678', UNSURE = '#ffb648', DARK = 'rgb(0 0 0 / .55)';
+const UNLIKE = 'unlike the founding frames';
 const CLOSED = { 4401: () => window.location.assign('/login'), 4429: () => nothing('Too many pages look at this source. Close one of them.') };
 const decoder = new TextDecoder();
 let line = null, waits = null, last = null, tries = 0, wordsAt = -WORDS_EVERY_MS, wordsDue = null, asked = false;
@@ -134,7 +135,7 @@ function say(found) {
   el('drawn').textContent = span > 0 ? ((1000 * (drawnAt.length - 1)) / span).toFixed(0) : '–';
   el('late').textContent = found.total_ms === undefined ? '–' : Math.round(found.total_ms);
   el('dropped').textContent = found.dropped === undefined ? '–' : found.dropped.toLocaleString('en');
-  const words = found.results.map((result) => `${result.words}, reliability ${result.reliability.toFixed(2)}${result.doubtful ? ', doubtful' : ''}`);
+  const words = found.results.map((result) => `${result.words}, reliability ${result.reliability.toFixed(2)}${result.doubtful ? ', doubtful' : ''}${result.unlike ? `, ${UNLIKE}` : ''}`);
   canvas.setAttribute('aria-label', `Unverified: ${words.join('; ')}`);
   const list = el('results');
   if (list.dataset.tasks !== found.results.map(({ task }) => task).join()) makeResults(found.results);
@@ -156,7 +157,7 @@ function makeResults(results) {
     bar.setAttribute('aria-valuemin', '0'); bar.setAttribute('aria-valuemax', '1');
     bar.append(made('i', 'fill'), made('i', 'tick'));
     trust.append(made('b', 'value'), made('span', 'verdict'));
-    block.append(made('small', 'task'), made('p', 'words'), trust, bar, made('small', 'limit'), made('div', 'labels'));
+    block.append(made('small', 'task'), made('p', 'words'), trust, bar, made('small', 'limit'), made('p', 'unlike', `≠ This frame is ${UNLIKE}`), made('div', 'labels'));
     return block;
   }));
 }
@@ -173,6 +174,7 @@ function sayResult(block, result, several) {
   part('fill').style.width = `${100 * result.reliability}%`;
   part('tick').style.left = `${100 * result.threshold}%`;
   part('limit').textContent = `Reliability; doubtful below ${result.threshold.toFixed(2)}`;
+  part('unlike').hidden = !result.unlike;
   const labels = part('labels');
   labels.replaceChildren(...(result.labels ?? []).slice().sort((a, b) => b[1] - a[1]).slice(0, 5).map(([name, p]) => {
     const row = made('div', 'label-row'), track = made('i', 'track'), share = made('i', 'share');
