@@ -2,9 +2,10 @@
 """Rate against quality for one pooled vector a frame (classification): the codec, plain numbers, and pictures.
 
     benchmarks/bench_codec_pooled.py [--rows pneumonia blood-cells capsule] [--data ../shared/data]
-        [--work runs/recognition] [--out runs/codec]
+        [--work runs/recognition] [--out runs/codec] [--folds 5] [--quick]
 
-Packages, images and folds are those of bench_recognition.py in --work (trained where they are missing). Every
+Packages, images and folds are those of bench_recognition.py in --work (trained where they are missing; --quick trains
+with fewer passes, in a minute or two each), of folds the first --folds. Every
 image is recognized by a package that did not learn from it, from its pooled vector as float32, as the codec gives it
 back with the package's own steps and with coarser ones (tables of the founding records), as float16 or int8 under
 Zstandard; and by the whole network from the frame as JPEG, WebP, JPEG XL and AVIF at several sizes, of each the
@@ -20,13 +21,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 from bench_codec import LOSS, NAMES, PICTURES, Point, check_lossy, coarsest_pictures, draw, resized
-from bench_recognition import PARTS, Part
+from bench_recognition import CHANGED, PARTS, QUICK, Part
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -41,7 +43,7 @@ from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.release import decoded
 
-COARSER = (1, 2, 4, 8, 16, 32)
+COARSER = (1, 1.5, 2, 3, 4, 6)
 SIDES = (1.0, 0.7, 0.5, 0.35, 0.25)
 """Of a smaller picture, of the network's own size; and the images' own size, where that is less."""
 
@@ -73,11 +75,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=root / "runs" / "recognition")
     parser.add_argument("--out", type=Path, default=root / "runs" / "codec")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if args.quick:
+        CHANGED.update(QUICK)
     args.out.mkdir(parents=True, exist_ok=True)
     print("| images | coding | fewest bytes within 0.5 points | accuracy, AUC | setting |\n|---|---|---|---|---|")
     for row in args.rows:
-        parts = [seen(part) for part in PARTS[row](args.data, args.work / row)]
+        parts = [seen(part) for part in islice(PARTS[row](args.data, args.work / row), args.folds)]
         whole = figures(parts, [p.recognized(list(p.vectors)) for p in parts])
         print(f"| {row} | float32 | {4 * parts[0].vectors.shape[1]} | {whole[0]:.3f}, {whole[1]:.3f} | |", flush=True)
         found = [*ours(parts), *plain(parts), *pictures(parts, whole)]
@@ -139,7 +145,7 @@ def ours(parts: Sequence[Images]) -> Found:
         yield Point(NAMES[0], name, float(np.mean(sizes)), 0.0), figures(parts, probabilities)
 
 
-def form_of(part: Images, k: int) -> ReleasedForm:
+def form_of(part: Images, k: float) -> ReleasedForm:
     released = part.runtime.package.manifest.released
     if k == 1:
         return released

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from featureloop.model.charts import ACCENT, COLOURS, SOFT
+from featureloop.model.pooling import POOLED_BITS
 from featureloop.sharing.privacy import RULES
 
 DEEP = 0.016
@@ -70,7 +71,7 @@ def main() -> None:
     }
     points = [
         Point(
-            "pool, 48 x 23 levels" if n == "as founded" else f"pool, {n}",
+            f"pool, {POOLED_BITS:g} bits" if n == "as founded" else f"pool, {n}",
             tuple(f["linkage"]["linkage.top1"]),
             f["decoded"][1],
             n == "as founded",
