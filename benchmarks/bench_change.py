@@ -2,13 +2,17 @@
 """Doubtful frames of films: how many a consensus and a second opinion settle, and how right those results are.
 
     benchmarks/bench_change.py --package P [--images FOLDER] [--video FILE] [--neighbours 1 2 4] [--thresholds 0.8 0.9]
+        [--founded-on FOLDER]
 
 Every frame is recognized and, where its reliability is below the threshold, goes through one step of the policy
 at a time, as on a device. The mean quality (Dice) against the truth of the first results and of the step's, over
 all doubtful frames that the step has a result for, and over those that it settles: whose new reliability reaches
 the threshold. Gains have a 95% interval, resampled by sequence. The quality of what was not doubtful is what
-settled results should reach. `--video`: a film whose frame n is the folder's image n; its cuts are not marked.
-Default images: CVC-ClinicDB of ../shared/data, which is not part of the project. About three minutes on one core.
+settled results should reach, and what they promise is their mean reliability. `--video`: a film whose frame n is the
+folder's image n; its cuts are not marked. `--founded-on`: the images that the package was founded on; on the tenth of
+them that is held for calibration a map for means of views is fitted, as founding fits it, and the second opinion is
+measured with and without it. Default images: CVC-ClinicDB of ../shared/data, which is not part of the project. About
+five minutes on one core.
 """
 
 from __future__ import annotations
@@ -21,13 +25,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featureloop.core.types import Frame, Opinion, Skipped, UInt8
+from featureloop.core.types import Frame, Opinion, Skipped, Task, UInt8
 from featureloop.device.advice import advisers_on
 from featureloop.device.neighbours import Recognized, Surrounded, Window
 from featureloop.device.second_opinion import Another, Otherwise
-from featureloop.images.labelled import open_labelled
+from featureloop.images.labelled import open_labelled, split
 from featureloop.images.video import video_frames
+from featureloop.learner.founding import _calibrating
 from featureloop.learner.gate import bootstrap_means
+from featureloop.learner.means import calibrated_means
 from featureloop.model.package import load_package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import rules_of, true_rows
@@ -54,6 +60,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path, required=True)
     parser.add_argument("--images", type=Path, default=data / "polyps" / "cvc-clinicdb")
     parser.add_argument("--video", type=Path)
+    parser.add_argument("--founded-on", type=Path, help="default: without a map for means")
     parser.add_argument("--another", type=Path, help="a package for second opinions")
     parser.add_argument("--neighbours", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--thresholds", type=float, nargs="+", default=[], help="beside the package's own")
@@ -64,15 +71,19 @@ def main() -> None:
     steps: dict[str, Callable[[Seen], Opinion | None]] = {
         f"consensus, {n} on either side": consensus(runtime, frames, n) for n in args.neighbours
     }
-    steps["turned and mirrored"] = remembered(
-        lambda seen: Otherwise(runtime).look_again(seen.result.frame, seen.result.recognition)
-    )
+    runtimes = {"turned and mirrored": with_means(runtime, None)}
+    if args.founded_on is not None:
+        runtimes["the same, by a map for means"] = with_means(runtime, args.founded_on)
+    for name, one in runtimes.items():
+        steps[name] = remembered(
+            lambda seen, one=one: Otherwise(one).look_again(seen.result.frame, seen.result.recognition)
+        )
     if args.another is not None:
         other = Another(Runtime(load_package(args.another), threads=1))
         steps["another package"] = remembered(lambda seen: other.look_again(seen.result.frame, seen.result.recognition))
     print(f"{len(frames)} frames of {len({s.sequence for s in frames})} sequences")
-    print("| threshold, not doubtful | step | has a result | first, its | settled | first, its | gain |")
-    print(f"|{'---|' * 7}")
+    print("| threshold, not doubtful | step | has a result | first, its | settled | first, its | promised | gain |")
+    print(f"|{'---|' * 8}")
     for threshold in [own, *args.thresholds]:
         for name, step in steps.items():
             print(line(runtime, frames, threshold, name, step), flush=True)
@@ -97,6 +108,19 @@ def all_frames(runtime: Runtime, images: Path, video: Path | None) -> list[Seen]
         sequence = frame.group or frame.name
         out.append(Seen(result, rows, sequence, trust, rules_of(manifest).quality(found, rows)))
     return out
+
+
+def with_means(runtime: Runtime, founded_on: Path | None) -> Runtime:
+    """The package with a map for means of views that is fitted as founding fits it; without one where None."""
+    package = runtime.package
+    calibration = replace(package.manifest.calibration, of_mean=None)
+    if founded_on is not None:
+        folder, lineage = open_labelled(founded_on, task=Task(package.manifest.task)), package.manifest.lineage
+        rest, _ = split(folder.items, hold_out=lineage.hold_out or 0.0, seed=lineage.seed or 1)
+        calibrating = _calibrating([rest], seed=lineage.seed or 1)
+        items = [item for item in rest if item.group in calibrating]
+        calibration = calibrated_means(runtime, folder.frames(items), calibration, number=len(items))
+    return Runtime(replace(package, manifest=replace(package.manifest, calibration=calibration)), threads=1)
 
 
 def consensus(runtime: Runtime, frames: Sequence[Seen], count: int) -> Callable[[Seen], Opinion | None]:
@@ -139,6 +163,8 @@ def line(
     settled = np.array([opinion.reliability >= threshold for _, opinion in opinions], np.bool_)
     cells = [f"{threshold:.3f}, {sure:.3f}", name, f"{len(opinions)} of {len(doubtful)}", means(before, after)]
     cells += [f"{settled.sum()} ({settled.sum() / max(1, len(doubtful)):.0%})", means(before[settled], after[settled])]
+    promised = np.array([opinion.reliability for _, opinion in opinions])[settled]
+    cells.append(f"{promised.mean():.3f}" if settled.any() else "")
     sequences = np.array([seen.sequence for seen, _ in opinions])[settled]
     cells.append(gain(after[settled] - before[settled], sequences) if settled.any() else "")
     return f"| {' | '.join(cells)} |"

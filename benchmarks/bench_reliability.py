@@ -41,13 +41,13 @@ from featureloop.images.labelled import LabelledFolder, open_labelled
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.figures import Seen, quality_of
 from featureloop.learner.founding import _calibrating, add_task
-from featureloop.learner.references import founding_reference, steps_for_reference
+from featureloop.learner.references import crossed_distances, founding_reference, steps_for_reference
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.package import Package, load_package
 from featureloop.model.reference import outlying
 from featureloop.model.score_words import AUTO, COMBINED, SCORES
-from featureloop.sharing.reliability import calibrate, raw_score, reliability
+from featureloop.sharing.reliability import calibrate, familiar_range, raw_score, reliability
 
 RESAMPLES = 400
 BASELINES = ("max-probability", "mean-probability")
@@ -66,6 +66,7 @@ class Founded:
         steps = [steps_for_reference(v, m.released) for v in known.vectors]
         self.reference = founding_reference(steps, known.groups)
         far = self.far(held)
+        familiar = familiar_range([*far.tolist(), *crossed_distances(steps, known.groups)]) if self.reference else ()
         self.by: dict[str, Calibration] = {}
         for word in (*SCORES[self.task], COMBINED, AUTO):
             self.by[word] = calibrate(
@@ -75,7 +76,9 @@ class Founded:
                 risk=looker.rules.risk,
                 outlying=far.tolist(),
                 groups=held.groups,
-                base=replace(uncalibrated(looker.rules.method, score=word), reference=self.reference),
+                base=replace(
+                    uncalibrated(looker.rules.method, score=word), reference=self.reference, familiar=familiar
+                ),
             )
 
     def far(self, looked: Looked) -> Float64:

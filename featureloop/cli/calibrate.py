@@ -39,12 +39,15 @@ def calibrate(
     On labelled images that no network of the package learned from, of patients like those that it will see: with the
     stated confidence, results above the threshold then have a mean loss (1 - Dice, the error, 1 - F1 of boxes) of at
     most the stated risk, every patient counting once. Where nothing can be guaranteed, every result is doubtful.
-    With --score, a third of the patients is for fitting that score, and the others are for the threshold.
+    Second opinions by the same package get a map of their own, on these images too. With --score, a third of the
+    patients is for fitting that score, and the others are for the threshold.
     """
     from featureloop.learner.evaluation import evaluate
     from featureloop.learner.evaluation_report import write_report
     from featureloop.learner.guaranteed import rescored, with_guarantee
     from featureloop.learner.keys import load_key
+    from featureloop.learner.means import calibrated_means
+    from featureloop.model.runtime import Runtime
 
     loaded = load_package(package)
     view = loaded.view(task or Task(loaded.manifest.task))
@@ -59,9 +62,12 @@ def calibrate(
     with progress_bars() as progress:
         found = evaluate(view, folder, items, seed=seed, progress=progress)
     tell_skipped(found.skipped)
-    calibration = None
+    calibration = view.manifest.calibration
     if score is not None:
         calibration, found = rescored(view, found, score=score, seed=seed)
+    with progress_bars() as progress:
+        frames = folder.frames(items)
+        calibration = calibrated_means(Runtime(view), frames, calibration, number=len(items), progress=progress)
     made, of = with_guarantee(view, found, risk=risk, confidence=confidence, key=secret, calibration=calibration)
     if out is not None:
         tell(f"report: {write_report(replace(found, guarantee=of), made.view(wanted), folder, out)}")

@@ -11,54 +11,15 @@ from PIL import Image
 from featureloop.core.boxes import code_distances, decode_distances, positions
 from featureloop.core.errors import PackageError, PolicyError
 from featureloop.core.ports import SecondOpinion
-from featureloop.core.types import Float32, Frame, Opinion, Recognition, Task, UInt8
+from featureloop.core.types import Frame, Opinion, Recognition, Task
 from featureloop.model.package import load_package
-from featureloop.model.preprocess import SUBCELLS, resize_frame, rows_to_cells
+from featureloop.model.preprocess import SUBCELLS, rows_to_cells
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import RULES
 from featureloop.sharing.anonymize import release_vectors
-from featureloop.sharing.consensus import combined
 from featureloop.sharing.policy import Policy
-from featureloop.sharing.reliability import reliability
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A way to see a square frame: mirrored left for right or not, then turned so many quarters to the left."""
-
-    mirrored: bool
-    quarters: int
-
-    def of(self, pixels: UInt8) -> UInt8:
-        """Pixels uint8 (S, S, 3), seen so."""
-        seen = pixels[:, ::-1] if self.mirrored else pixels
-        return np.ascontiguousarray(np.rot90(seen, self.quarters))
-
-    def undone(self, found: Recognition) -> Recognition:
-        """A result for the frame seen so, as one for the frame itself."""
-        if _form(found) != "set":
-            return found
-        grid = math.isqrt(len(found.probabilities))
-        if found.task is Task.SEGMENTATION:
-            cells = self._back(rows_to_cells(found.probabilities, grid))
-            return replace(found, probabilities=_cells_to_rows(cells, grid))
-        rows = self._back(found.probabilities.reshape(grid, grid, -1)).reshape(grid * grid, -1)
-        if found.distances is None:
-            return replace(found, probabilities=rows)
-        # Left, top, right, bottom: a turn to the right makes the left side the upper one.
-        sides = np.roll(self._back(found.distances.reshape(grid, grid, 4)).reshape(-1, 4), self.quarters, axis=1)
-        sides = sides[:, [2, 1, 0, 3]] if self.mirrored else sides
-        return replace(found, probabilities=rows, distances=np.ascontiguousarray(sides))
-
-    def _back(self, grid: Float32) -> Float32:
-        turned = np.rot90(grid, -self.quarters)
-        return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
-
-
-FREE = (View(True, 0), View(True, 2), View(False, 1), View(False, 3))
-"""Of frames in colour, in which no direction is up: mirrored either way, and turned either way."""
-UPRIGHT = (View(True, 0),)
-"""Of grey frames, which show a patient whose direction is known: mirrored, as recognizers of them learn."""
+from featureloop.sharing.reliability import mean_reliability, reliability
+from featureloop.sharing.views import cells_to_rows, mean_of_views
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,17 +29,11 @@ class Otherwise:
     runtime: Runtime
 
     def look_again(self, frame: Frame, recognition: Recognition) -> Opinion | None:
-        """The mean result, with the reliability that the package's calibration gives it."""
+        """The mean result, with the reliability that the package's calibration gives such means."""
         head = next(h for h in self.runtime.heads if h.package.manifest.task == recognition.task)
-        manifest = head.package.manifest
-        # Turned after it is made square, so that a wide frame stays squeezed along its own width.
-        square = resize_frame(frame.pixels, manifest.preprocessing.size)
-        found = [recognition]
-        for view in views_for(frame.pixels):
-            vectors = release_vectors(self.runtime.extract(view.of(square)), manifest.released)
-            found.append(view.undone(head.recognize(vectors)))
-        mean = combined(found)
-        return Opinion(mean, reliability(mean, manifest.calibration))
+        calibration = head.package.manifest.calibration
+        mean = mean_of_views(head, frame.pixels, recognition, calibration)
+        return Opinion(mean, mean_reliability(mean, calibration))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,22 +89,16 @@ def second_opinion_for(policy: Policy, runtime: Runtime, *, threads: int = 0) ->
     return Another(Runtime(other, threads=threads))
 
 
-def views_for(pixels: UInt8) -> tuple[View, ...]:
-    """The ways to see a frame uint8 (H, W, 3) that show what is in it as well."""
-    grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
-    return UPRIGHT if grey else FREE
-
-
 def _on_grid(found: Recognition, grid: int) -> Recognition:
     """A result of a row for every position on a grid of another size; any other as it is."""
     other = math.isqrt(len(found.probabilities))
-    if _form(found) != "set" or other == grid:
+    if RULES[found.task].form != "set" or other == grid:
         return found
     if found.task is Task.SEGMENTATION:
         cells = Image.fromarray(np.ascontiguousarray(rows_to_cells(found.probabilities, other), np.float32))
         side = SUBCELLS * grid
         resized = np.asarray(cells.resize((side, side), Image.Resampling.BILINEAR), np.float32)
-        return replace(found, probabilities=_cells_to_rows(np.clip(resized, 0, 1), grid))
+        return replace(found, probabilities=cells_to_rows(np.clip(resized, 0, 1), grid))
     # Of each position the nearest one, and the distances from where it stands itself.
     at = np.minimum((positions(grid) * other).astype(np.intp), other - 1)
     nearest = at[:, 1] * other + at[:, 0]
@@ -160,12 +109,3 @@ def _on_grid(found: Recognition, grid: int) -> Recognition:
     return replace(
         found, probabilities=found.probabilities[nearest], distances=code_distances(sides).astype(np.float32)
     )
-
-
-def _cells_to_rows(cells: Float32, grid: int) -> Float32:
-    s = SUBCELLS
-    return np.ascontiguousarray(cells.reshape(grid, s, grid, s).transpose(0, 2, 1, 3).reshape(grid * grid, s * s))
-
-
-def _form(found: Recognition) -> str:
-    return RULES[found.task].form

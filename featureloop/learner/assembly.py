@@ -16,9 +16,10 @@ from featureloop.core.ports import Progress
 from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
 from featureloop.learner.bag_tables import bag_tables
 from featureloop.learner.founding_records import package_rows, true_part
+from featureloop.learner.means import calibrated_means
 from featureloop.learner.order_tables import order_tables
 from featureloop.learner.pooled_tables import pooled_tables
-from featureloop.learner.references import founding_reference, steps_for_reference
+from featureloop.learner.references import crossed_distances, founding_reference, steps_for_reference
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
 from featureloop.model.forms import POOL, Form, with_clip
@@ -40,7 +41,7 @@ from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.near import usually_apart, values_of
 from featureloop.sharing.payload import LEAST_SINGLE, LEAST_SIZE
 from featureloop.sharing.release import joined
-from featureloop.sharing.reliability import calibrate
+from featureloop.sharing.reliability import calibrate, familiar_range
 from featureloop.sharing.rows import row_kinds
 
 POOL_LEVELS = 23
@@ -202,7 +203,8 @@ def described(
         parts.append(true_part(runtime, frame, manifest=manifest, secret=COUNTING, vectors=vectors))
         known.append(steps_for_reference(vectors, manifest.released))
         progress("codec tables", i + 1, len(train))
-    reference = founding_reference(known, [f.group or f.name for f in train])
+    owners = [f.group or f.name for f in train]
+    reference = founding_reference(known, owners)
     each = manifest.released.form.mix
     bags = [
         joined(parts[i : i + each], released=manifest.released, grid=manifest.features.grid)
@@ -212,19 +214,22 @@ def described(
     logits, truths = [runtime.logits(v) for v in maps], [package_rows(f, manifest) for f in held]
     doubted = [(runtime.recognize(v).targets(), t) for v, t in zip(maps, truths, strict=True)]
     groups = [f.group or f.name for f in held]
+    far = [] if reference is None else [outlying(v, reference, manifest.released) for v in maps]
+    familiar = familiar_range([*far, *crossed_distances(known, owners)]) if far else ()
+    calibration = calibrate(
+        logits,
+        truths,
+        task=Task(manifest.task),
+        risk=manifest.calibration.threshold_risk,
+        outlying=far,
+        groups=groups,
+        base=replace(manifest.calibration, reference=reference, familiar=familiar),
+    )
     return replace(
         manifest,
         released=replace(
             counted_form(manifest.released, bags, doubted, vectors=None if form.noise else np.concatenate(values)),
             usually_apart=usually_apart([values_of(v, manifest.released) for v in maps], groups),
         ),
-        calibration=calibrate(
-            logits,
-            truths,
-            task=Task(manifest.task),
-            risk=manifest.calibration.threshold_risk,
-            outlying=[] if reference is None else [outlying(v, reference, manifest.released) for v in maps],
-            groups=groups,
-            base=replace(manifest.calibration, reference=reference, familiar=()),
-        ),
+        calibration=calibrated_means(runtime, held, calibration, number=len(held), progress=progress),
     )

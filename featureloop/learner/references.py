@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from featureloop.core.types import Float32
 from featureloop.model.manifest import Reference, ReleasedForm
-from featureloop.model.reference import shares_of, steps_of
+from featureloop.model.reference import shares_of, steps_apart, steps_of
+from featureloop.sharing.score_maps import folds
 
 Float64 = NDArray[np.float64]
 Owners = NDArray[np.intp]
@@ -61,6 +62,28 @@ def founding_reference(frames: Sequence[NDArray[np.uint8]], groups: Sequence[str
     shares = np.stack([shares_of(x, kinds) for x in scaled])
     usual, members = _means(np.sqrt(shares), owners, _usual(count))
     return _reference(kinds, usual**2 / (usual**2).sum(axis=1, keepdims=True), scale, members, owners)
+
+
+def crossed_distances(frames: Sequence[NDArray[np.uint8]], groups: Sequence[str]) -> list[float]:
+    """How far each founding frame is from a reference of the other patients' frames, made of four fifths of them.
+
+    The frames held for calibration are a tenth of the founding ones; where these are few, the ends of a handful of
+    distances say little of how far a usual frame may be. Parameters as in `founding_reference`.
+
+    Returns
+    -------
+    list[float]
+        Of at most `MOST_FRAMES` frames; none where a reference can't be made.
+    """
+    every = max(1, -(-len(frames) // MOST_FRAMES))
+    chosen, owners = frames[::every], list(groups)[::every]
+    found: list[float] = []
+    for rest, held in folds(owners):
+        reference = founding_reference([chosen[i] for i in rest], [owners[i] for i in rest])
+        if reference is None:
+            return []
+        found += [steps_apart(chosen[i].astype(np.float64), reference) for i in held]
+    return found
 
 
 def _usual(groups: int) -> int:

@@ -260,6 +260,22 @@ class Guarantee:
 
 
 @dataclass(frozen=True, slots=True)
+class MeanMap:
+    """From the raw score of a mean of several results to its reliability: a mean is less sure than a single one.
+
+    Attributes
+    ----------
+    raw, reliability, mapped, samples
+        As in `Calibration`, fitted on the same frames seen several ways (`sharing.views`).
+    """
+
+    raw: tuple[float, ...]
+    reliability: tuple[float, ...]
+    mapped: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """From recognition to reliability, fitted on held-out groups.
 
@@ -291,6 +307,8 @@ class Calibration:
         What founding frames' features are like; None in packages made before there was one.
     familiar
         Up to the first distance from them the reliability stays as it is, and falls to 0 at the second; or empty.
+    of_mean
+        The map of a second opinion by the same package; None where there is none, and means count as single results.
     """
 
     temperature: float
@@ -308,6 +326,7 @@ class Calibration:
     mapped: str = ISOTONIC
     reference: Reference | None = None
     familiar: tuple[float, ...] = ()
+    of_mean: MeanMap | None = None
 
 
 def uncalibrated(

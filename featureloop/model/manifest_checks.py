@@ -268,10 +268,9 @@ def _check_reference(reference: Reference, released: ReleasedForm) -> None:
 
 
 def _check_calibration(calibration: Calibration, task: Task) -> None:
-    if len(calibration.raw) != len(calibration.reliability) or not calibration.raw:
-        raise PackageError("the calibration has no knots, or not as many raw scores as reliabilities")
-    if any(a > b for a, b in pairwise(calibration.raw)):
-        raise PackageError("the calibration's raw scores don't rise")
+    for knots in (calibration, calibration.of_mean):
+        if knots is not None:
+            _check_knots(knots.raw, knots.reliability)
     if calibration.temperature <= 0:
         raise PackageError(f"the calibration's temperature is {calibration.temperature}; it must be positive")
     if calibration.method not in (COMBINED, *SCORES[task]):
@@ -293,3 +292,10 @@ def _check_calibration(calibration: Calibration, task: Task) -> None:
         and all(len(point) == 3 for point in found.curve)
     ):
         raise PackageError("its threshold's guarantee is none: its risk, confidence, curve or patients are missing")
+
+
+def _check_knots(raw: tuple[float, ...], reliability: tuple[float, ...]) -> None:
+    if len(raw) != len(reliability) or not raw:
+        raise PackageError("the calibration has no knots, or not as many raw scores as reliabilities")
+    if any(a > b for a, b in pairwise(raw)):
+        raise PackageError("the calibration's raw scores don't rise")

@@ -38,7 +38,12 @@ def outlying(vectors: Float32, reference: Reference, released: ReleasedForm) -> 
     vectors
         float32 (N, C), what recognition works on (`sharing.anonymize.release_vectors`), in any order.
     """
-    scaled = steps_of(vectors, released) / np.array(reference.scale)
+    return steps_apart(steps_of(vectors, released), reference)
+
+
+def steps_apart(steps: Float64, reference: Reference) -> float:
+    """The same of a frame's values in quantization steps, float64 (N, C)."""
+    scaled = steps / np.array(reference.scale)
     usual = np.array(reference.usual)
     if not reference.kinds:
         far = float(np.sqrt(((scaled[0] - usual) ** 2).mean(axis=1).min()))

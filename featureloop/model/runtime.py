@@ -12,6 +12,7 @@ import onnxruntime
 
 from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Float32, Recognition, UInt8
+from featureloop.model.manifest import Calibration
 from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package
 from featureloop.model.preprocess import to_input
 from featureloop.model.reference import outlying
@@ -105,10 +106,16 @@ class Runtime:
         out: Float32 = self._recognizer.run(None, {self._vectors: vectors[None]})[0][0]
         return out
 
-    def recognize(self, vectors: Float32) -> Recognition:
-        """What the recognizer finds in released vectors float32 (N, C), as calibrated probabilities."""
+    def recognize(self, vectors: Float32, calibration: Calibration | None = None) -> Recognition:
+        """What the recognizer finds in released vectors float32 (N, C), as probabilities.
+
+        Parameters
+        ----------
+        calibration
+            None takes the package's.
+        """
         manifest = self.package.manifest
-        calibration = manifest.calibration
+        calibration = calibration or manifest.calibration
         found = rules_of(manifest).recognition(self.logits(vectors), calibration)
         if calibration.reference is None:
             return found

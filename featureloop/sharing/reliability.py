@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Recognition, Task, UInt8
-from featureloop.model.manifest import Calibration, uncalibrated
+from featureloop.model.manifest import Calibration, MeanMap, uncalibrated
 from featureloop.model.score_words import AUTO, COMBINED, SCORES, check_score
 from featureloop.model.tasks import RULES
 from featureloop.model.tasks.scores import SCORE_OF
@@ -34,6 +34,14 @@ def reliability(recognition: Recognition, calibration: Calibration) -> float:
     """The calibrated reliability in [0, 1]."""
     value = np.interp(raw_score(recognition, calibration), calibration.raw, calibration.reliability)
     return float(np.clip(value * familiarity(recognition, calibration), 0.0, 1.0))
+
+
+def mean_reliability(mean: Recognition, calibration: Calibration) -> float:
+    """The same of the mean of several views' results (`sharing.views`): by its own map, where there is one."""
+    known = calibration.of_mean
+    if known is None:
+        return reliability(mean, calibration)
+    return reliability(mean, replace(calibration, raw=known.raw, reliability=known.reliability))
 
 
 def raw_score(recognition: Recognition, calibration: Calibration) -> float:
@@ -123,7 +131,7 @@ def fit_reliability(
     owners = list(groups) or [str(i) for i in range(len(found))]
     check_score(task, base.score)
     scores = {w: np.array([SCORE_OF[task][w](r) for r in found]) for w in SCORES[task] if _is_known(w, found)}
-    fitted = replace(base, method=SCORES[task][0], parts=(), intercept=0.0, guarantee=None)
+    fitted = replace(base, method=SCORES[task][0], parts=(), intercept=0.0, guarantee=None, of_mean=None)
     if base.score == COMBINED or (base.score == AUTO and wins(scores, qualities, owners)):
         parts, intercept = fit_combination(scores, qualities)
         fitted = replace(fitted, method=COMBINED, parts=parts, intercept=intercept)
@@ -133,7 +141,7 @@ def fit_reliability(
         fitted = replace(fitted, method=base.score)
     raw_scores = np.array([raw_score(r, fitted) for r in found])
     (raw, mapped), kind = chosen_map(raw_scores, qualities, owners)
-    familiar = base.familiar or _familiar([r.outlying for r in found if r.outlying is not None])
+    familiar = base.familiar or familiar_range([r.outlying for r in found if r.outlying is not None])
     fitted = replace(
         fitted,
         raw=tuple(float(x) for x in raw),
@@ -148,6 +156,24 @@ def fit_reliability(
     return replace(fitted, threshold=_threshold(values, 1.0 - qualities, risk, usual=usual))
 
 
+def with_mean_map(
+    calibration: Calibration, means: Sequence[Recognition], qualities: Float64, *, groups: Sequence[str]
+) -> Calibration:
+    """A calibration with a map of its own for means of several views, fitted on held-out frames.
+
+    Parameters
+    ----------
+    means
+        Of each frame what all its views say together (`sharing.views`).
+    qualities
+        Of each mean, float64 (M,) in [0, 1].
+    """
+    raw_scores = np.array([raw_score(r, calibration) for r in means])
+    (raw, mapped), kind = chosen_map(raw_scores, qualities, groups)
+    knots = tuple(float(x) for x in raw), tuple(float(x) for x in mapped)
+    return replace(calibration, of_mean=MeanMap(*knots, kind, len(means)))
+
+
 def _is_known(word: str, found: Sequence[Recognition]) -> bool:
     """Whether the frames have what a score is calculated from."""
     if word == "distance":
@@ -155,8 +181,14 @@ def _is_known(word: str, found: Sequence[Recognition]) -> bool:
     return word != "energy" or all(r.energy is not None for r in found)
 
 
-def _familiar(distances: Sequence[float]) -> tuple[float, ...]:
-    """Up to which distance frames are familiar, and from which on they are strange: as far again as from the median."""
+def familiar_range(distances: Sequence[float]) -> tuple[float, ...]:
+    """Up to which distance frames are familiar, and from which on they are strange: as far again as from the median.
+
+    Parameters
+    ----------
+    distances
+        Of usual frames from a reference that they have no part in.
+    """
     if not distances:
         return ()
     middle, first = np.quantile(distances, [0.5, FAMILIAR], method="higher")

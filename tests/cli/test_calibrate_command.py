@@ -35,6 +35,9 @@ def test_the_threshold_and_its_guarantee_stand_in_the_package(labelled: Path, tm
     assert done.data["package"] == found.digest.hex() != package.digest.hex()
     assert (made.risk, made.confidence, made.frames, made.groups) == (0.99, 0.95, 60, 60)
     assert made.accepted > 0
+    means = found.manifest.calibration.of_mean
+    assert means is not None
+    assert means.samples == 60
     assert found.manifest.calibration.threshold == made.threshold < 1
     assert "at most 0.99 with a confidence of 0.95" in (package.path / "docs" / "README.md").read_text()
     assert "at most 0.99 with a confidence of 0.95" in (out / "report.html").read_text()

@@ -13,19 +13,13 @@ import pytest
 from featureloop.core.boxes import Box, boxes_to_rows
 from featureloop.core.errors import PackageError, PolicyError
 from featureloop.core.types import Frame, Recognition, Task, UInt8
-from featureloop.device.second_opinion import (
-    FREE,
-    UPRIGHT,
-    Another,
-    Otherwise,
-    View,
-    _on_grid,
-    second_opinion_for,
-    views_for,
-)
+from featureloop.device.second_opinion import Another, Otherwise, _on_grid, second_opinion_for
+from featureloop.model.manifest import MeanMap
 from featureloop.model.preprocess import mask_to_targets
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.policy import Policy, Share
+from featureloop.sharing.reliability import reliability
+from featureloop.sharing.views import FREE, UPRIGHT, View, views_for
 from featureloop.testing import tiny_package, tiny_package_of
 
 GRID, SIZE = 6, 96
@@ -88,6 +82,21 @@ def test_of_the_same_package_it_is_the_mean_over_the_views(task: Task, tmp_path:
     mean = np.mean([r.probabilities for r in every], axis=0)
     np.testing.assert_allclose(opinion.recognition.probabilities, mean, atol=1e-6)
     assert 0 <= opinion.reliability <= 1
+
+
+def test_means_are_judged_by_their_own_map_where_there_is_one(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "package")
+    frame = Frame(np.random.default_rng(4).integers(0, 256, (64, 64, 3)).astype(np.uint8), "frame")
+    trusts = []
+    for of_mean in (None, MeanMap((0.0, 1.0), (0.25, 0.25), "isotonic", 9)):
+        calibration = replace(package.manifest.calibration, of_mean=of_mean)
+        runtime = Runtime(replace(package, manifest=replace(package.manifest, calibration=calibration)), threads=1)
+        own = runtime.recognize(runtime.extract(frame.pixels))
+        opinion = Otherwise(runtime).look_again(frame, own)
+        assert opinion is not None
+        trusts.append(opinion.reliability)
+    assert trusts[0] == reliability(opinion.recognition, package.manifest.calibration)
+    assert trusts[1] == 0.25 != trusts[0]
 
 
 @pytest.mark.parametrize("task", [Task.SEGMENTATION, Task.DETECTION])

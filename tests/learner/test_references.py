@@ -12,9 +12,17 @@ from sklearn.metrics import roc_auc_score
 
 from featureloop.core.errors import PackageError
 from featureloop.core.types import Float32
-from featureloop.learner.references import KINDS, LEAST_GROUPS, USUAL, founding_reference, steps_for_reference
+from featureloop.learner.references import (
+    KINDS,
+    LEAST_GROUPS,
+    USUAL,
+    crossed_distances,
+    founding_reference,
+    steps_for_reference,
+)
 from featureloop.model.manifest import Manifest, Reference, ReleasedForm
 from featureloop.model.reference import outlying
+from featureloop.sharing.reliability import familiar_range
 from featureloop.testing import tiny_package
 
 
@@ -51,6 +59,25 @@ def reference() -> Reference:
     found = founding_reference(frames, [f"p{i // 2}" for i in range(120)])
     assert found is not None
     return found
+
+
+def test_founding_frames_tell_how_far_a_usual_one_may_be_where_few_are_held(reference: Reference) -> None:
+    """Hardly more than one in ten new frames is doubted, though only 12 were held, and foreign ones are strange."""
+    rng = np.random.default_rng(1)
+    frames = [steps_for_reference(tissue(rng), SET) for _ in range(120)]
+    crossed = crossed_distances(frames, [f"p{i // 2}" for i in range(120)])
+    assert len(crossed) == 120
+    few, new = ([outlying(tissue(rng), reference, SET) for _ in range(n)] for n in (12, 400))
+    first, last = familiar_range([*few, *crossed])
+    assert np.mean(np.array(new) <= first) > 0.85
+    assert np.mean(np.array(new) < last) > 0.97
+    assert np.mean([outlying(foreign(rng), reference, SET) > last for _ in range(100)]) > 0.9
+
+
+def test_a_handful_of_patients_tells_nothing_of_how_far_a_usual_frame_may_be() -> None:
+    rng = np.random.default_rng(1)
+    frames = [steps_for_reference(tissue(rng), SET) for _ in range(20)]
+    assert crossed_distances(frames, [f"p{i % LEAST_GROUPS}" for i in range(20)]) == []
 
 
 def test_foreign_frames_are_farther_than_new_ones_of_the_same_sort(reference: Reference) -> None:

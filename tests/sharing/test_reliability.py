@@ -18,7 +18,7 @@ from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.score_words import COMBINED, SCORES
 from featureloop.model.tasks import RULES
 from featureloop.model.tasks.segmentation import dice
-from featureloop.sharing.reliability import calibrate, is_unlike, reliability
+from featureloop.sharing.reliability import calibrate, is_unlike, mean_reliability, reliability, with_mean_map
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -199,6 +199,23 @@ def test_people_are_told_that_a_frame_is_unlike_where_that_halves_its_reliabilit
     said = [is_unlike(replace(found, outlying=x), fitted) for x in (None, 0.0, middle - 0.01, middle + 0.01, 1.0)]
     assert said == [False, False, False, True, True]
     assert not is_unlike(replace(found, outlying=1.0), replace(fitted, familiar=()))
+
+
+def test_a_mean_of_results_is_trusted_by_what_such_means_were_worth() -> None:
+    """Blurred masks are less sure of themselves than sharp ones that are as right."""
+    logits, truths = distorted_masks(1.0, frames=80, seed=5)
+    single = calibrate(logits, truths, task=Task.SEGMENTATION, risk=0.3)
+    found = [recognized(x, Task.SEGMENTATION, single) for x in logits]
+    means = [replace(r, probabilities=(0.25 + 0.5 * r.probabilities).astype(np.float32)) for r in found]
+    qualities = np.array([quality(r, t) for r, t in zip(means, truths, strict=True)])
+    assert mean_reliability(means[0], single) == reliability(means[0], single)
+    fitted = with_mean_map(single, means, qualities, groups=[str(i) for i in range(80)])
+    before, after = (np.array([f(m, fitted) for m in means]) for f in (reliability, mean_reliability))
+    assert abs(before.mean() - qualities.mean()) > 0.1
+    assert abs(after.mean() - qualities.mean()) < 0.02
+    assert [reliability(r, fitted) for r in found] == [reliability(r, single) for r in found]
+    # Whoever calibrates other results anew, a learner without images, has no such map.
+    assert calibrate(logits, truths, task=Task.SEGMENTATION, risk=0.3, base=fitted).of_mean is None
 
 
 def test_a_package_without_a_reference_doubts_no_frame_for_being_unlike() -> None:
