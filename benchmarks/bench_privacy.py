@@ -92,6 +92,7 @@ ARMS: Mapping[str, Arm] = {
     "set subset=4,balanced": Arm(release="set subset=4,balanced"),
     "set subset=16,balanced, 3 bits": Arm({"bits_per_vector": 3.0}, release="set subset=16,balanced"),
     "set, 16 bits": Arm({"bits_per_vector": 16.0}),
+    "set, trained at 0.5": Arm({"adversary": 0.5}),
     "set, 2 channels": Arm({"channels": 2}),
     "set mix=4": Arm(release="set mix=4"),
     "set noise=0.1": Arm(release="set noise=0.1"),

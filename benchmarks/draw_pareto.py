@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Draw leak against quality over released forms, from what bench_privacy.py and bench_privacy_pooled.py measured.
 
-    benchmarks/draw_pareto.py [--masks runs/privacy] [--classes runs/privacy-pooled] [--out docs/pareto.png]
+    benchmarks/draw_pareto.py [--masks runs/privacy] [--classes runs/privacy-pooled] [--raw runs/raw-map/less.json]
+        [--out docs/pareto.png]
 
-Forms that no other beats in both are coloured and joined; the default is a star; the black line is the default policy's
-limit. Records that mix patients share one by chance more often; that is taken off. Bars are 95% intervals over
-sequences of what is linked. Dice and AUC have intervals too, of several points, but all forms are judged on the same
-images, so their differences are surer than that.
+Forms that no other beats in both are coloured and joined; the default is a star, a diamond a neck that was trained
+against attackers, a square noise; the black line is the default policy's limit. With --raw (of compare_raw_map.py) a
+dotted line stands a point below what the raw map is recognized at. Records that mix patients share one by chance more
+often; that is taken off. Bars are 95% intervals over sequences of what is linked. Dice and AUC have intervals too, of
+several points, but all forms are judged on the same images, so their differences are surer than that.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from featureloop.sharing.privacy import RULES
 
 DEEP = 0.016
 """Forms so far below the median are drawn at the edge, with their quality beside them."""
+PRICE = 0.01
+"""What a form may cost against the raw map."""
 ALONE = "top-1 by recognition alone on baseline"
 
 
@@ -49,6 +53,7 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--masks", type=Path, default=root / "runs" / "privacy")
     parser.add_argument("--classes", type=Path, default=root / "runs" / "privacy-pooled")
+    parser.add_argument("--raw", type=Path, default=root / "runs" / "raw-map" / "less.json")
     parser.add_argument("--out", type=Path, default=root / "docs" / "pareto.png")
     args = parser.parse_args()
     masks = {n: json.loads(p.read_text()) for n in ARMS if (p := args.masks / f"{slug(n)}.json").exists()}
@@ -61,6 +66,9 @@ def main() -> None:
         if "linkage.top1" in f
     ]
     panel(left, points, "masks: Dice at the new site", figure)
+    if args.raw.exists():
+        (lost, *_) = json.loads(args.raw.read_text()).values()
+        left.axhline(masks[DEFAULT]["dice"][1][0] - lost["ClinicDB"] - PRICE, color="black", lw=1, ls=":")
     left.axvspan(alone[1], alone[2], color=COLOURS[1], alpha=0.12, lw=0)
     left.axvline(alone[0], color=COLOURS[1], lw=1, ls="--")
     left.text(
@@ -119,7 +127,7 @@ def panel(axes: Any, points: Sequence[Point], title: str, figure: Figure) -> Non
             p.leak[0],
             p.quality,
             s=190 if p.default else 34,
-            marker="*" if p.default else "v" if p.quality == floor else "o",
+            marker="*" if p.default else "v" if p.quality == floor else marker(p.name),
             color=COLOURS[1] if p.default else colour,
             zorder=3,
         )
@@ -129,6 +137,11 @@ def panel(axes: Any, points: Sequence[Point], title: str, figure: Figure) -> Non
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     axes.text(limit - 0.012, axes.get_ylim()[1], f"limit {limit:g}", rotation=90, ha="right", va="top", fontsize=8)
     label(axes, points, figure)
+
+
+def marker(name: str) -> str:
+    """What kind of form it is."""
+    return "D" if "trained" in name else "s" if "noise" in name else "o"
 
 
 def label(axes: Any, points: Sequence[Point], figure: Figure) -> None:

@@ -1,7 +1,7 @@
 """Attack 6: was a frame in the recognizer's training? A likelihood ratio with shadow recognizers.
 
 Attacked is the package's own recognizer where its founding records tell who was in its training, else recognizers that
-the same training made of halves of the attacker's frames.
+the same training made of halves of the attacker's frames. The package's means of founding frames are asked, too.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from featureloop.audit.probes import area_of
 from featureloop.audit.shadows import Shadows, confidence_of, fitted, losses_of, package_losses, trained_shadows
 from featureloop.core.intervals import Float64, Statistic, figure_maker
 from featureloop.core.types import Bool
+from featureloop.model.reference import outlying
 
 FALSE_POSITIVES = 1e-3
 FINE = 1000
 """Outsiders below which the score that one in a thousand exceeds can't be read from them."""
 TAIL = 3.09
 """Deviations that one in a thousand of a normal distribution exceeds."""
+MEANS = "nearness to the package's means of founding frames"
 CANARIES, CANARY_ROWS = 16, 64
 """Of the positive control: bags with wrong labels that are learned by heart, and rows of each."""
 CANARY_STEPS, POOLED_CANARY_STEPS = 400, 2000
@@ -88,6 +90,10 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
             "loss alone": said,
         }.items():
             measures += _figures(scores, asked.members, asked.groups, arm="release", by=by, seed=lab.seed)
+        reference, released = lab.package.manifest.calibration.reference, lab.package.manifest.released
+        if reference is not None:
+            near = -np.array([outlying(v, reference, released) for v in asked.values])
+            measures += _figures(near, asked.members, asked.groups, arm="release", by=MEANS, seed=lab.seed)
     measures += _in_turn(among, asked.groups, seed=lab.seed)
     controls = _controls(lab, asked, among, rng)
     target = [m for m in measures if m.figure == "TPR at 1e-3 FPR" and (path is None or "in turn" not in m.by)]

@@ -7,12 +7,14 @@ import pytest
 
 from featureloop.audit.material import Lab, party
 from featureloop.audit.members import founding_pool, own_pool, records_beside
-from featureloop.audit.membership import MembershipSettings, above_all, attack_membership, found_at
+from featureloop.audit.membership import MEANS, MembershipSettings, above_all, attack_membership, found_at
 from featureloop.audit.run import fingerprint
 from featureloop.audit.shadows import Shadows
 from featureloop.core.errors import RecordError
 from featureloop.learner.founding_records import founding_records, save_records
 from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.manifest import Reference
+from featureloop.model.reference import shares_of, steps_of
 from tests.audit.scenes import frames_of, lab_of
 
 QUICK = MembershipSettings(shadows=4, steps=20, candidates=24, own=12)
@@ -48,6 +50,23 @@ def test_the_package_s_own_recognizer_is_attacked_where_its_founding_records_are
     assert found.controls
     assert found.headline["membership.tpr"].chance == 1e-3
     assert any("20 outsiders" in n for n in found.notes)
+
+
+def test_a_package_that_keeps_founding_frames_instead_of_means_of_them_gives_them_away(tmp_path):
+    plain = able(lab_of(tmp_path))
+    founded(plain)
+    manifest = plain.package.manifest
+    assert manifest.calibration.reference is None
+    assert not any(m.by == MEANS for m in attack_membership(plain, QUICK).measures)
+    pool = founding_pool(plain.package, plain.package.path.with_name("p.founding.arrow"))
+    rows = [steps_of(v, manifest.released) for v in pool.values]
+    kinds = np.unique(np.concatenate(rows), axis=0)[::7]
+    usual = [shares_of(r, kinds) for r, m in zip(rows, pool.members, strict=True) if m]
+    kept = Reference(tuple(map(tuple, kinds)), tuple(map(tuple, usual)), (1.0,) * len(kinds[0]), 1, 1)
+    telling = replace(manifest, calibration=replace(manifest.calibration, reference=kept))
+    lab = Lab(replace(plain.package, manifest=telling), plain.attacker, plain.victims, seed=1)
+    area = next(m for m in attack_membership(lab, QUICK).measures if m.by == MEANS and m.figure == "AUC")
+    assert area.value == 1
 
 
 def test_outsiders_that_are_given_are_asked_about_besides_the_held_records(tmp_path):
