@@ -34,11 +34,12 @@ from featureloop.images.video import video_frames
 from featureloop.learner.founding import _calibrating
 from featureloop.learner.gate import bootstrap_means
 from featureloop.learner.means import calibrated_means
-from featureloop.model.package import load_package
+from featureloop.model.manifest import Calibration
+from featureloop.model.package import Package, load_package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import rules_of, true_rows
 from featureloop.sharing.anonymize import release_vectors
-from featureloop.sharing.reliability import reliability
+from featureloop.sharing.reliability import mean_reliability, reliability
 
 Float64 = NDArray[np.float64]
 
@@ -65,19 +66,23 @@ def main() -> None:
     parser.add_argument("--neighbours", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--thresholds", type=float, nargs="+", default=[], help="beside the package's own")
     args = parser.parse_args()
-    runtime = Runtime(load_package(args.package), threads=1)
+    runtime = Runtime(without_means(load_package(args.package)), threads=1)
     frames = all_frames(runtime, args.images, args.video)
     own = runtime.package.manifest.calibration.threshold
     steps: dict[str, Callable[[Seen], Opinion | None]] = {
         f"consensus, {n} on either side": consensus(runtime, frames, n) for n in args.neighbours
     }
-    runtimes = {"turned and mirrored": with_means(runtime, None)}
+    turned = remembered(lambda seen: Otherwise(runtime).look_again(seen.result.frame, seen.result.recognition))
+    steps["turned and mirrored"] = turned
     if args.founded_on is not None:
-        runtimes["the same, by a map for means"] = with_means(runtime, args.founded_on)
-    for name, one in runtimes.items():
-        steps[name] = remembered(
-            lambda seen, one=one: Otherwise(one).look_again(seen.result.frame, seen.result.recognition)
-        )
+        calibration = calibration_of_means(runtime, args.founded_on)
+
+        def judged(seen: Seen) -> Opinion | None:
+            opinion = turned(seen)
+            trust = None if opinion is None else mean_reliability(opinion.recognition, calibration)
+            return None if opinion is None or trust is None else replace(opinion, reliability=trust)
+
+        steps["the same, by a map for means"] = judged
     if args.another is not None:
         other = Another(Runtime(load_package(args.another), threads=1))
         steps["another package"] = remembered(lambda seen: other.look_again(seen.result.frame, seen.result.recognition))
@@ -110,17 +115,21 @@ def all_frames(runtime: Runtime, images: Path, video: Path | None) -> list[Seen]
     return out
 
 
-def with_means(runtime: Runtime, founded_on: Path | None) -> Runtime:
-    """The package with a map for means of views that is fitted as founding fits it; without one where None."""
-    package = runtime.package
-    calibration = replace(package.manifest.calibration, of_mean=None)
-    if founded_on is not None:
-        folder, lineage = open_labelled(founded_on, task=Task(package.manifest.task)), package.manifest.lineage
-        rest, _ = split(folder.items, hold_out=lineage.hold_out or 0.0, seed=lineage.seed or 1)
-        calibrating = _calibrating([rest], seed=lineage.seed or 1)
-        items = [item for item in rest if item.group in calibrating]
-        calibration = calibrated_means(runtime, folder.frames(items), calibration, number=len(items))
-    return Runtime(replace(package, manifest=replace(package.manifest, calibration=calibration)), threads=1)
+def without_means(package: Package) -> Package:
+    """The package without a map for means of views."""
+    return replace(
+        package, manifest=replace(package.manifest, calibration=replace(package.manifest.calibration, of_mean=None))
+    )
+
+
+def calibration_of_means(runtime: Runtime, founded_on: Path) -> Calibration:
+    """The package's calibration with a map for means of views that is fitted as founding fits it."""
+    m = runtime.package.manifest
+    folder = open_labelled(founded_on, task=Task(m.task))
+    rest, _ = split(folder.items, hold_out=m.lineage.hold_out or 0.0, seed=m.lineage.seed or 1)
+    calibrating = _calibrating([rest], seed=m.lineage.seed or 1)
+    items = [item for item in rest if item.group in calibrating]
+    return calibrated_means(runtime, folder.frames(items), m.calibration, number=len(items))
 
 
 def consensus(runtime: Runtime, frames: Sequence[Seen], count: int) -> Callable[[Seen], Opinion | None]:
