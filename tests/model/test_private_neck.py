@@ -62,22 +62,42 @@ def trained(settings: FoundingSettings, takes: Takes) -> PrivateNeck:
     )
 
 
-def test_it_unlearns_place_within_its_bits() -> None:
-    # Of linkage nothing is asserted: on 64 unseen frames a trained neck tells no less than before (as ADR 10 finds).
-    takes, unseen = telling(), telling(seed=9)
-    made = trained(SETTINGS, takes)
-    kept = starting_neck(plain(), plain(), hidden=0, seed=1)
+@pytest.fixture(scope="module")
+def unlearned() -> PrivateNeck:
+    """A neck that was trained against telling."""
+    return trained(SETTINGS, telling())
 
-    def told(neck: PrivateNeck) -> Leak:
-        return fresh_leak(
-            neck.neck, neck.levels, takes, unseen, SPEC, settings=SETTINGS, around=ALONE, name="fresh adversaries"
-        )
 
-    before, after = told(PrivateNeck(kept, plain().levels, 0.0)), told(made)
+def told(neck: PrivateNeck | None, *, count: int = 16) -> Leak:
+    """What a neck, or None for one that lets everything through, tells of so many unseen frames."""
+    of = neck or PrivateNeck(starting_neck(plain(), plain(), hidden=0, seed=1), plain().levels, 0.0)
+    return fresh_leak(
+        of.neck,
+        of.levels,
+        telling(),
+        telling(count, seed=9),
+        SPEC,
+        settings=SETTINGS,
+        around=ALONE,
+        name="fresh adversaries",
+    )
+
+
+def test_it_unlearns_place_and_keeps_to_its_bits(unlearned: PrivateNeck) -> None:
+    before, after = told(None), told(unlearned)
     assert before.position > 0.3
     assert before.linkage > 0.4
-    assert after.position < before.position * 0.7
-    assert made.bits <= SETTINGS.bits_per_vector
+    assert after.position < before.position / 2
+    assert unlearned.bits <= SETTINGS.bits_per_vector
+
+
+@pytest.mark.xfail(
+    strict=False,
+    reason="16 unseen frames decide by chance, and by the processor's rounding; on 64 linkage doesn't fall: from 0.30 "
+    "to 0.46 and 0.31 for two seeds, as ADR 10 finds of real frames",
+)
+def test_it_unlearns_the_frame(unlearned: PrivateNeck) -> None:
+    assert told(unlearned, count=64).linkage < 0.75 * told(None, count=64).linkage
 
 
 def test_the_same_seed_gives_the_same_neck() -> None:
