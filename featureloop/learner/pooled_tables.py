@@ -20,7 +20,7 @@ from torch import nn
 from featureloop.core.types import Float32, Frame, Task
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Manifest, PooledTables, ReleasedForm
-from featureloop.model.neck import MAX_LEVELS
+from featureloop.model.neck import MAX_LEVELS, symbol_entropies
 from featureloop.model.pooling import pooled_bounds
 from featureloop.model.runtime import Runtime
 from featureloop.model.sensitivity import felt_by_value
@@ -76,7 +76,7 @@ def sensitive_levels(
     low, high = 1e-3, 1e3
     for _ in range(40):
         middle = (low * high) ** 0.5
-        if _bits(vectors, stepped(form, middle * steps, vectors)) > bits:
+        if symbol_entropies(codec.quantize(vectors, stepped(form, middle * steps, vectors))).sum() > bits:
             low = middle
         else:
             high = middle
@@ -148,13 +148,3 @@ def pooled_tables(form: ReleasedForm, vectors: Float32 | None) -> PooledTables:
     Payloads have no usual size yet.
     """
     return PooledTables(centroids(form, np.zeros((0, form.channels), np.float32) if vectors is None else vectors))
-
-
-def _bits(vectors: Float32, form: ReleasedForm) -> float:
-    """The sum of the values' entropies."""
-    symbols = codec.quantize(vectors, form)
-    total = 0.0
-    for c, n in enumerate(form.levels):
-        p = np.bincount(symbols[:, c], minlength=n) / len(symbols)
-        total -= float((p[p > 0] * np.log2(p[p > 0])).sum())
-    return total

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,9 +179,13 @@ def _step(z: Float32, budget: float) -> float:
 
 def entropies(z: Float32, step: float) -> Float64:
     """Entropy in bits of each channel of float32 (M, C), quantized uniformly."""
-    symbols = np.rint(z / step).astype(np.int64)
-    out = np.empty(z.shape[1])
-    for c in range(z.shape[1]):
+    return symbol_entropies(np.rint(z / step).astype(np.int64))
+
+
+def symbol_entropies(symbols: NDArray[np.integer[Any]]) -> Float64:
+    """Entropy in bits of each column of whole numbers (M, C)."""
+    out = np.empty(symbols.shape[1])
+    for c in range(symbols.shape[1]):
         _, counts = np.unique(symbols[:, c], return_counts=True)
         p = counts / counts.sum()
         out[c] = -(p * np.log2(p)).sum()

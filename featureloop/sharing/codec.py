@@ -180,7 +180,7 @@ def encode_rows(
     Raises
     ------
     RecordError
-        A flag is not 0 or 1.
+        A flag is not 0 or 1, or there is not one row where the form is pooled.
     """
     coder = _coder_of(rows, form)
     _rows(_Same(form), rows.shape[1]).encode(coder, rows, symbols, before)
@@ -248,7 +248,13 @@ def flat_tables(levels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def _coder_of(rows: UInt8, form: ReleasedForm) -> Any:
-    """A stack coder to put rows uint8 (N, T) on."""
+    """A stack coder to put rows uint8 (N, T) on.
+
+    Raises
+    ------
+    RecordError
+        There is more than one row, or none, and the codec is for one.
+    """
     if form.pooled is None:
         return constriction.stream.stack.AnsCoder()
     if len(rows) != 1:
