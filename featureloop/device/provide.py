@@ -18,7 +18,7 @@ from featureloop.device.advice import advisers_on
 from featureloop.device.neighbours import Recognized
 from featureloop.device.seen import Seen
 from featureloop.device.state import frame_key, pseudonym, release_secret, turn_of
-from featureloop.model.forms import allows
+from featureloop.model.forms import POOL, allows
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import Package
 from featureloop.sharing.change import ASKED, Decision, answered, contents, decide
@@ -234,7 +234,8 @@ class Provider:
             secret=release_secret(self.site_key),
         )
         newness = self._seen.newness(look, group, manifest, name=key)
-        priority = priority_of(decision, reliability=result.reliability, newness=newness)
+        base = self.policy.limits.base_first and form.base == POOL
+        priority = priority_of(decision, reliability=result.reliability, newness=newness, base=base)
         mine = _Ready(part, decision, result.reliability, frame.group, key, priority)
         if form.mix == 1:
             size = self._put([mine], manifest)
@@ -300,18 +301,21 @@ def _check_rows(targets: UInt8, recognition: Recognition) -> None:
         )
 
 
-def priority_of(decision: Decision, *, reliability: float, newness: float) -> float:
-    """How soon a record leaves where a day's bytes don't suffice for all, from 0 to 2: the larger, the sooner.
+def priority_of(decision: Decision, *, reliability: float, newness: float, base: bool = False) -> float:
+    """How soon a record leaves where a day's bytes don't suffice for all, from 0 to 4: the larger, the sooner.
 
-    How unsure the recognizer was times how new the frame is; before that, all that a person changed or confirmed.
+    All that a person changed or confirmed; then base layers, a tenth of the bytes of what they are the base of; within
+    either, how unsure the recognizer was times how new the frame is.
 
     Parameters
     ----------
     newness
         In [0, 1], as `Seen.newness`.
+    base
+        Whether it is a frame's base layer, and the policy lets these go first.
     """
     verified = decision.change is not None and decision.change.by.verified
-    return (1.0 - reliability) * newness + verified
+    return (1.0 - reliability) * newness + base + 2.0 * verified
 
 
 def effective_threshold(package: Package, policy: Policy) -> float:

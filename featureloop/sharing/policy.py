@@ -130,11 +130,15 @@ class Limits:
         Payload bytes that may wait on the disk.
     retention_days
         Undelivered records expire after it.
+    base_first
+        Where a day's bytes don't suffice for all, a frame's base layer, the one pooled vector of a task of whole
+        frames, leaves before the sets and maps of its other tasks.
     """
 
     bytes_per_day: int = 0
     outbox_bytes: int = 1_000_000_000
     retention_days: int = 30
+    base_first: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 
 from featureloop.core.types import Change, ChangedBy, Float32, Frame, Recognition, Task
-from featureloop.device.outbox import Outbox, State
+from featureloop.device.outbox import Outbox, State, payload_bytes
+from featureloop.device.pipeline import run_pipeline
 from featureloop.device.provide import Provider, priority_of
 from featureloop.device.rounds import most_informative
-from featureloop.model.package import Package
+from featureloop.model.package import Package, seal_package
+from featureloop.model.runtime import Runtime
 from featureloop.sharing.change import Decision
 from featureloop.sharing.near import NearDuplicates, look_of, steps_apart
 from featureloop.sharing.policy import Limits, Policy, Sending, Share
 from featureloop.sharing.record import Record, to_wire
-from featureloop.testing import FakeClock, FakeReviewer, make_record, tiny_package
+from featureloop.testing import FakeClock, FakeReviewer, make_record, tiny_package, tiny_package_of
 
 DAY = 86_400.0
 
@@ -160,7 +162,10 @@ def test_a_priority_is_uncertainty_times_newness_after_what_people_changed() -> 
         for by in (None, *ChangedBy)
         if not by or not by.verified
     ]
-    assert min(people) >= max(others)
+    bases = [priority_of(decision(None), reliability=x, newness=1.0, base=True) for x in (0.0, 0.5, 1.0)]
+    assert min(people) >= max(bases)
+    assert bases == sorted(bases, reverse=True)
+    assert min(bases) >= max(others)
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +218,36 @@ def test_new_and_doubtful_frames_and_what_a_person_changed_leave_before_the_othe
     assert again == 0
     assert first == new > 0
     assert changed >= 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_where_a_day_s_bytes_are_few_base_layers_leave_and_sets_wait(tmp_path: Path, *, first: bool) -> None:
+    """Of a package of both tasks every frame leaves a pooled vector and a set, which takes the more bytes.
+
+    Classes are recognized so surely here that by what is informative they would leave last.
+    """
+    package = tiny_package_of(tmp_path / "package", "segmentation", "classification")
+    (head,) = package.manifest.heads
+    sure = replace(head, calibration=replace(head.calibration, reliability=(1.0, 1.0)))
+    package = seal_package(package.path, replace(package.manifest, heads=(sure,)))
+    share, clock, pixels = Share(threshold=0.0), FakeClock(), np.random.default_rng(1)
+    with Outbox(tmp_path / "all.sqlite", clock=clock) as every:
+        frames = [Frame(pixels.integers(0, 255, (64, 64, 3), np.uint8), f"f{i}", 0, f"g{i}") for i in range(6)]
+        run_pipeline(frames, runtime=Runtime(package, threads=1), provider=provider(package, every, Policy(share)))
+        records = every.lease(limit=128, seconds=60)
+    pooled = sum(payload_bytes(r) for r in records if r.task == "classification")
+    largest = max(payload_bytes(r) for r in records if r.task == "segmentation")
+    policy = Policy(share, Limits(bytes_per_day=pooled + largest, base_first=first))
+    with Outbox(tmp_path / "few.sqlite", clock=clock, byte_budget=policy.limits.bytes_per_day) as few:
+        run_pipeline(frames, runtime=Runtime(package, threads=1), provider=provider(package, few, policy))
+        assert few.counts()[State.PENDING] == 12
+        today = Counter(r.task for r in few.lease(limit=128, seconds=60))
+    assert (today["classification"] == 6) is first
+    assert (today["segmentation"] == 1) is first
+
+
+def provider(package: Package, outbox: Outbox, policy: Policy) -> Provider:
+    return Provider(
+        site="site-a", device="tower-1", site_key=bytes(32), package=package, policy=policy, keeper=outbox,
+        reviewer=None, clock=FakeClock(),
+    )  # fmt: skip

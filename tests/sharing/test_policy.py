@@ -54,8 +54,10 @@ def test_every_setting_of_sending_is_read(tmp_path: Path) -> None:
 
 
 def test_every_setting_of_limits_is_read(tmp_path: Path) -> None:
-    text = "[limits]\nbytes_per_day = 50_000_000\noutbox_bytes = 7\nretention_days = 1\n"
-    assert load_policy(written(tmp_path, text)) == Policy(Share(), Limits(50_000_000, 7, 1))
+    text = "[limits]\nbytes_per_day = 50_000_000\nbase_first = false\noutbox_bytes = 7\nretention_days = 1\n"
+    assert load_policy(written(tmp_path, text)) == Policy(
+        Share(), Limits(50_000_000, base_first=False, outbox_bytes=7, retention_days=1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_every_setting_of_limits_is_read(tmp_path: Path) -> None:
     [
         ("[share]\nprovid = 'nothing'\n", "provid", "provide, below_threshold, content"),
         ("[share]\nthresholds = 0.5\n", "thresholds", "threshold"),
-        ("[limits]\nbytes_a_day = 1\n", "bytes_a_day", "bytes_per_day, outbox_bytes, retention_days"),
+        ("[limits]\nbytes_a_day = 1\n", "bytes_a_day", "bytes_per_day, outbox_bytes, retention_days, base_first"),
         ("[shares]\n", "shares", "share, limits"),
         ("provide = 'nothing'\n", "provide", "share, limits"),
         ("[share]\nprovide = 'none'\n", "none", "all, below-threshold, changed, nothing"),
@@ -100,6 +102,7 @@ def test_a_typing_error_is_refused_with_what_is_known(tmp_path: Path, text: str,
         ("share", "threshold = nan"),
         ("share", "groups = 1"),
         ("share", "groups = 'no'"),
+        ("limits", "base_first = 1"),
         *[
             ("limits", f"{name} = {value}")
             for name in ("bytes_per_day", "outbox_bytes", "retention_days")
