@@ -1,67 +1,27 @@
-"""From one recognized frame to what leaves of it: decide, anonymize, compress, put into the outbox."""
+"""From one recognized frame to what becomes of it: it leaves, is asked about, or stays."""
 
 from __future__ import annotations
 
-import secrets
-import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Protocol
 
 import numpy as np
 
 from featureloop.core.errors import PackageError, PolicyError, RecordError
 from featureloop.core.ports import AskLater, Clock, Reviewer, SecondOpinion
-from featureloop.core.types import Asked, Bag, Change, ChangedBy, Float32, Frame, Recognition, UInt8
+from featureloop.core.types import Asked, Change, Float32, Frame, Recognition, UInt8
 from featureloop.device.advice import advisers_on
 from featureloop.device.neighbours import Recognized
+from featureloop.device.recording import Recorder, RecordKeeper
 from featureloop.device.seen import Seen
-from featureloop.device.state import frame_key, pseudonym, release_secret, turn_of
-from featureloop.model.forms import POOL, allows
-from featureloop.model.manifest import Manifest
+from featureloop.device.state import frame_key
+from featureloop.model.forms import allows
 from featureloop.model.package import Package
-from featureloop.sharing.change import ASKED, Decision, answered, contents, decide
-from featureloop.sharing.codec import codec_of
-from featureloop.sharing.mixing import Mixer
+from featureloop.sharing.change import ASKED, Decision, answered, decide
 from featureloop.sharing.near import Look
 from featureloop.sharing.policy import Policy
 from featureloop.sharing.privacy import check_privacy
-from featureloop.sharing.record import Record, quarter_of
-from featureloop.sharing.release import coded, joined, part_of
 from featureloop.sharing.reliability import reliability
-from featureloop.sharing.view import positions_in_view
-
-
-class RecordKeeper(Protocol):
-    """Where records wait: the outbox, or a test's list."""
-
-    def put(
-        self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
-    ) -> bool:
-        """Keep a record and mark its frames as done, in one transaction; False if it was known, or all were done."""
-        ...
-
-    def mark_done(self, frame_key: bytes, outcome: str) -> None:
-        """Mark a frame from which nothing leaves (yet) as done; only the outcome `asked` is followed by another."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """What of a frame can leave, alone or with others."""
-
-    part: Bag
-    decision: Decision
-    trust: float
-    group: str | None
-    key: bytes | None
-    priority: float
-
-    @property
-    def changed_by(self) -> str | None:
-        """Who changed it: only frames of which the same can be said share a record."""
-        return None if self.decision.change is None else str(self.decision.change.by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +64,27 @@ class Provider:
     group_key: bytes | None = None
     later: AskLater | None = None
     second_opinion: SecondOpinion | None = None
-    _mixers: dict[tuple[str, str | None], Mixer[_Ready]] = field(default_factory=dict, init=False, repr=False)
+    _recorder: Recorder = field(init=False, repr=False, compare=False)
     _seen: Seen = field(init=False, repr=False, compare=False)
-    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        recorder = Recorder(
+            site=self.site,
+            device=self.device,
+            site_key=self.site_key,
+            group_key=self.site_key if self.group_key is None else self.group_key,
+            package=self.package,
+            policy=self.policy,
+            keeper=self.keeper,
+            clock=self.clock,
+        )
+        object.__setattr__(self, "_recorder", recorder)
         object.__setattr__(self, "_seen", Seen(self.policy))
+
+    @property
+    def waiting(self) -> int:
+        """Results that wait for others of other groups to share a record with; none is marked as done."""
+        return self._recorder.waiting
 
     def keys_of(self, frame: Frame) -> tuple[bytes, ...]:
         """The keyed names of a frame's results under this extractor, so that a restart provides none twice.
@@ -217,80 +192,12 @@ class Provider:
         return decision, self._leave(asked, decision, look)
 
     def _leave(self, result: Asked, decision: Decision, look: Look | None) -> int:
-        """From a decision that a result leaves to its record in the outbox; the payload bytes that leave now."""
-        frame, vectors, recognition, key = result.frame, result.vectors, result.recognition, result.key or None
-        manifest = self.package.view(recognition.task).manifest
-        group = frame.group or frame.name
-        changed = None if decision.change is None else decision.change.targets
-        grid, form = manifest.features.grid, manifest.released.form
-        part = part_of(
-            vectors,
-            recognition.targets(),
-            changed,
-            released=manifest.released,
-            grid=grid,
-            soft=decision.change is not None and decision.change.by is ChangedBy.SOFTENED,
-            view=positions_in_view(frame.pixels, grid) if form.subset else None,
-            secret=release_secret(self.site_key),
-        )
-        newness = self._seen.newness(look, group, manifest, name=key)
-        base = self.policy.limits.base_first and form.base == POOL
-        priority = priority_of(decision, reliability=result.reliability, newness=newness, base=base)
-        mine = _Ready(part, decision, result.reliability, frame.group, key, priority)
-        if form.mix == 1:
-            size = self._put([mine], manifest)
-        else:
-            with self._lock:
-                mixer = self._mixers.setdefault((manifest.task, mine.changed_by), Mixer(form.mix))
-                together = mixer.put(key or secrets.token_bytes(), mine, group=group)
-                size = self._put(list(together.values()), manifest) if together else 0
-                mixer.drop(together)
+        """Put what leaves into the outbox, and remember the frame; the payload bytes that leave now."""
+        manifest, key = self.package.view(result.recognition.task).manifest, result.key or None
+        group = result.frame.group or result.frame.name
+        size = self._recorder.leave(result, decision, newness=self._seen.newness(look, group, manifest, name=key))
         self._seen.keep(look, group, manifest, name=key)
         return size
-
-    @property
-    def waiting(self) -> int:
-        """Results that wait for others of other groups to share a record with; none is marked as done."""
-        with self._lock:
-            return sum(len(mixer) for mixer in self._mixers.values())
-
-    def _put(self, ready: Sequence[_Ready], manifest: Manifest) -> int:
-        """One record of what is ready, into the outbox; its payload bytes."""
-        record = self._record(ready, manifest)
-        keys = [one.key for one in ready if one.key is not None]
-        first, priority = keys[0] if keys else None, max(one.priority for one in ready)
-        new = self.keeper.put(record, frame_key=first, others=keys[1:], priority=priority)
-        if not new:
-            return 0
-        return len(record.features) + len(record.recognition or b"") + len(record.changed or b"")
-
-    def _record(self, ready: Sequence[_Ready], manifest: Manifest) -> Record:
-        share, released, one = self.policy.share, manifest.released, ready[0]
-        bag = joined([r.part for r in ready], released=released, grid=manifest.features.grid)
-        payload, group = coded(bag, released), one.group if len(ready) == 1 else None
-        key = self.site_key if self.group_key is None else self.group_key
-        now = quarter_of(datetime.fromtimestamp(self.clock(), UTC).date())
-        goes = contents(changed=bag.changed is not None, content=share.content)
-        return Record(
-            site=self.site,
-            device=self.device,
-            package=self.package.digest,
-            extractor=self.package.extractor_digest,
-            task=manifest.task,
-            anonymizer=released.anonymizer,
-            vectors=len(bag.symbols),
-            channels=released.channels,
-            codec=codec_of(released),
-            features=payload.features,
-            recognition=payload.recognition if goes.recognition else None,
-            reliability=min(r.trust for r in ready) if goes.reliability else None,
-            reliability_method=manifest.calibration.method if goes.reliability else None,
-            changed=payload.changed,
-            changed_by=one.changed_by,
-            changed_when=None if bag.changed is None else now,
-            group=pseudonym(key, group, turn_of(now, share.rotation)) if share.groups and group else None,
-            period=now,
-        )
 
 
 def _check_rows(targets: UInt8, recognition: Recognition) -> None:
@@ -299,23 +206,6 @@ def _check_rows(targets: UInt8, recognition: Recognition) -> None:
         raise RecordError(
             f"an answer has targets uint8 {expected.shape}, as the recognition, not {targets.dtype} {targets.shape}"
         )
-
-
-def priority_of(decision: Decision, *, reliability: float, newness: float, base: bool = False) -> float:
-    """How soon a record leaves where a day's bytes don't suffice for all, from 0 to 4: the larger, the sooner.
-
-    All that a person changed or confirmed; then base layers, a tenth of the bytes of what they are the base of; within
-    either, how unsure the recognizer was times how new the frame is.
-
-    Parameters
-    ----------
-    newness
-        In [0, 1], as `Seen.newness`.
-    base
-        Whether it is a frame's base layer, and the policy lets these go first.
-    """
-    verified = decision.change is not None and decision.change.by.verified
-    return (1.0 - reliability) * newness + base + 2.0 * verified
 
 
 def effective_threshold(package: Package, policy: Policy) -> float:

@@ -120,7 +120,7 @@ def test_what_somebody_changed_is_mixed_with_what_was_changed_too(package: Packa
         runtime = Runtime(package)
         run_pipeline([frame(i, f"g{i}") for i in range(2)], runtime=runtime, provider=owner)
         confident = replace(owner, policy=Policy(sure))
-        object.__setattr__(confident, "_mixers", owner._mixers)
+        object.__setattr__(confident._recorder, "_mixers", owner._recorder._mixers)
         run_pipeline([frame(5, "g5")], runtime=runtime, provider=confident)
         assert not records_of(outbox)  # three patients wait, but not of three frames of the same kind
         run_pipeline([frame(2, "g2")], runtime=runtime, provider=owner)

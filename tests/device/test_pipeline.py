@@ -56,7 +56,7 @@ class _Keeper:
     def put(
         self, record: Record, *, frame_key: bytes | None, others: Collection[bytes] = (), priority: float = 0.0
     ) -> bool:
-        assert 0 <= priority <= 2
+        assert 0 <= priority <= 4
         self._write()
         new = record.id not in self.records
         self.records[record.id] = record

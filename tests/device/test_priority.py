@@ -15,7 +15,8 @@ import pytest
 from featureloop.core.types import Change, ChangedBy, Float32, Frame, Recognition, Task
 from featureloop.device.outbox import Outbox, State, payload_bytes
 from featureloop.device.pipeline import run_pipeline
-from featureloop.device.provide import Provider, priority_of
+from featureloop.device.provide import Provider
+from featureloop.device.recording import priority_of
 from featureloop.device.rounds import most_informative
 from featureloop.model.package import Package, seal_package
 from featureloop.model.runtime import Runtime
