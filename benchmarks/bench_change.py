@@ -33,7 +33,7 @@ from featureloop.images.labelled import open_labelled, split
 from featureloop.images.video import video_frames
 from featureloop.learner.founding import _calibrating
 from featureloop.learner.gate import bootstrap_means
-from featureloop.learner.means import calibrated_means
+from featureloop.learner.means import calibrated_means, see_otherwise
 from featureloop.model.manifest import Calibration
 from featureloop.model.package import Package, load_package
 from featureloop.model.runtime import Runtime
@@ -129,7 +129,9 @@ def calibration_of_means(runtime: Runtime, founded_on: Path) -> Calibration:
     rest, _ = split(folder.items, hold_out=m.lineage.hold_out or 0.0, seed=m.lineage.seed or 1)
     calibrating = _calibrating([rest], seed=m.lineage.seed or 1)
     items = [item for item in rest if item.group in calibrating]
-    return calibrated_means(runtime, folder.frames(items), m.calibration, number=len(items))
+    return calibrated_means(
+        see_otherwise(runtime, folder.frames(items), m.calibration, number=len(items)), m.calibration
+    )
 
 
 def consensus(runtime: Runtime, frames: Sequence[Seen], count: int) -> Callable[[Seen], Opinion | None]:

@@ -13,6 +13,8 @@ the rows, which the reliability is fitted to, and 1 - F1 of the boxes, which peo
 intervals, resampled by group. Then how well the distance from founding frames tells other images from held-out ones
 (AUC), and which share of them is doubtful by default.
 
+`agreement` is by the package's own temperature.
+
 Packages come from `bench_loop_polyps.py` and `bench_recognition.py`; that of polyp-boxes-added is --polyps with
 detection as a further task on its extractor, a few minutes' work. Scores and the reference of founding frames are
 fitted as founding does, on the founding images and the tenth of them that is held for calibration. Of capsules and
@@ -47,7 +49,7 @@ from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.package import Package, load_package
 from featureloop.model.reference import outlying
 from featureloop.model.score_words import AUTO, COMBINED, SCORES
-from featureloop.sharing.reliability import calibrate, familiar_range, raw_score, reliability
+from featureloop.sharing.reliability import calibrate, familiar_range, fit_reliability, raw_score, reliability
 
 RESAMPLES = 400
 BASELINES = ("max-probability", "mean-probability")
@@ -67,18 +69,22 @@ class Founded:
         self.reference = founding_reference(steps, known.groups)
         far = self.far(held)
         familiar = familiar_range([*far.tolist(), *crossed_distances(steps, known.groups)]) if self.reference else ()
-        self.by: dict[str, Calibration] = {}
+        truths = [] if held.truths is None else list(held.truths)
+        first = calibrate(
+            list(held.logits),
+            truths,
+            task=self.task,
+            risk=looker.rules.risk,
+            outlying=far.tolist(),
+            groups=held.groups,
+            base=replace(uncalibrated(looker.rules.method), reference=self.reference, familiar=familiar),
+        )
+        self.by: dict[str, Calibration] = {AUTO: first}
+        found = self.recognitions(held)
+        qualities = np.array([looker.rules.quality(r, t) for r, t in zip(found, truths, strict=True)])
         for word in (*SCORES[self.task], COMBINED, AUTO):
-            self.by[word] = calibrate(
-                list(held.logits),
-                [] if held.truths is None else list(held.truths),
-                task=self.task,
-                risk=looker.rules.risk,
-                outlying=far.tolist(),
-                groups=held.groups,
-                base=replace(
-                    uncalibrated(looker.rules.method, score=word), reference=self.reference, familiar=familiar
-                ),
+            self.by[word] = fit_reliability(
+                found, qualities, groups=held.groups, base=replace(first, score=word), risk=looker.rules.risk
             )
 
     def far(self, looked: Looked) -> Float64:
@@ -92,7 +98,8 @@ class Founded:
         calibration = self.by[AUTO]
         far = self.far(looked)
         found = (self.looker.rules.recognition(x, calibration) for x in looked.logits)
-        return [replace(r, outlying=float(d)) for r, d in zip(found, far, strict=True)]
+        each = zip(found, far, looked.agreement, strict=True)
+        return [replace(r, outlying=float(d), agreement=float(a)) for r, d, a in each]
 
     def scores(self, looked: Looked) -> tuple[dict[str, Float64], Float64]:
         """Of each score its values, and the losses."""

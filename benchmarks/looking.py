@@ -17,6 +17,7 @@ from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import rules_of, true_rows
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.views import seen_otherwise
 
 Float64 = NDArray[np.float64]
 
@@ -25,7 +26,8 @@ Float64 = NDArray[np.float64]
 class Looked:
     """What a package makes of frames: vectors float32 (M, N, C), logits (M, N, T), true rows (M, N, T) or none.
 
-    Of detections also each frame's true boxes.
+    Of detections also each frame's true boxes. `agreement` is how far the frames' other views agree under the package's
+    own calibration, float64 (M,).
     """
 
     vectors: NDArray[np.float32]
@@ -33,6 +35,7 @@ class Looked:
     truths: NDArray[np.uint8] | None
     groups: list[str]
     boxes: list[tuple[Box, ...]]
+    agreement: Float64
 
 
 class Looker:
@@ -51,7 +54,8 @@ class Looker:
             np.savez(kept, **self._run(frames, labelled=labelled))
         data = np.load(kept)
         boxes = [boxes_of(each) for each in data["b"]] if "b" in data else []
-        return Looked(data["v"], data["l"], data["t"] if labelled else None, data["g"].tolist(), boxes)
+        truths = data["t"] if labelled else None
+        return Looked(data["v"], data["l"], truths, data["g"].tolist(), boxes, data["a"])
 
     def _run(self, frames: Iterable[Frame | Skipped], *, labelled: bool) -> dict[str, Any]:
         m, found, boxes = self.manifest, [], []
@@ -63,10 +67,12 @@ class Looker:
                 rows = self._rows(frame) if labelled else np.zeros(0, np.uint8)
             except FeatureloopError:
                 continue
-            found.append((vectors, self._runtime.logits(vectors), rows, frame.group or frame.name))
+            own = seen_otherwise(self._runtime, frame.pixels, self._runtime.recognize(vectors), m.calibration)
+            found.append((vectors, self._runtime.logits(vectors), rows, frame.group or frame.name, own.agreement))
             boxes.append(() if frame.truth is None else frame.truth.boxes or ())
-        v, logits, t, g = zip(*found, strict=True)
-        return {"v": np.stack(v), "l": np.stack(logits), "t": np.stack(t), "g": np.array(g), "b": table_of(boxes)}
+        v, logits, t, g, a = zip(*found, strict=True)
+        known = {"v": np.stack(v), "l": np.stack(logits), "t": np.stack(t), "g": np.array(g), "a": np.array(a)}
+        return known | {"b": table_of(boxes)}
 
     def _rows(self, frame: Frame) -> UInt8:
         m = self.manifest

@@ -15,7 +15,7 @@ from featureloop.core.types import Task
 from featureloop.images.several import folders_for
 from featureloop.model.package import load_package
 from featureloop.model.reseal import check_resealable
-from featureloop.model.score_words import check_score
+from featureloop.model.score_words import AGREEMENT, check_score
 
 
 def calibrate(
@@ -46,7 +46,7 @@ def calibrate(
     from featureloop.learner.evaluation_report import write_report
     from featureloop.learner.guaranteed import rescored, with_guarantee
     from featureloop.learner.keys import load_key
-    from featureloop.learner.means import calibrated_means
+    from featureloop.learner.means import calibrated_means, see_otherwise
     from featureloop.model.runtime import Runtime
 
     loaded = load_package(package)
@@ -60,14 +60,15 @@ def calibrate(
     tell_notes([folder])
     items = part_of(folder.items, part, hold_out=hold_out, seed=seed)
     with progress_bars() as progress:
-        found = evaluate(view, folder, items, seed=seed, progress=progress)
+        found = evaluate(view, folder, items, seed=seed, views=score == AGREEMENT, progress=progress)
     tell_skipped(found.skipped)
     calibration = view.manifest.calibration
     if score is not None:
         calibration, found = rescored(view, found, score=score, seed=seed)
     with progress_bars() as progress:
         frames = folder.frames(items)
-        calibration = calibrated_means(Runtime(view), frames, calibration, number=len(items), progress=progress)
+        seen = see_otherwise(Runtime(view), frames, calibration, number=len(items), progress=progress)
+    calibration = calibrated_means(seen, calibration)
     made, of = with_guarantee(view, found, risk=risk, confidence=confidence, key=secret, calibration=calibration)
     if out is not None:
         tell(f"report: {write_report(replace(found, guarantee=of), made.view(wanted), folder, out)}")

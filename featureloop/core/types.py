@@ -138,6 +138,9 @@ class Recognition:
     outlying
         How far the frame's features are from those of founding frames, in [0, 1] (`model.reference`); None where
         the package has nothing to compare with.
+    agreement
+        How good the hard result is expected to be by what is found in the frame turned and mirrored, too, in [0, 1]
+        (`sharing.views`); None where it was not looked at so.
     """
 
     task: Task
@@ -145,6 +148,7 @@ class Recognition:
     distances: Float32 | None = None
     energy: float | None = None
     outlying: float | None = None
+    agreement: float | None = None
 
     def boxes(self) -> tuple[Box, ...]:
         """The boxes of a detection whose rows stand in the map's order, the best first."""

@@ -22,6 +22,7 @@ from featureloop.device.neighbours import Recognized, Surrounded, Window
 from featureloop.device.provide import Provider
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.views import recognized
 
 AHEAD = 4
 SHARE_BEHIND = 32
@@ -122,9 +123,9 @@ def run_pipeline(
             return []
         try:
             features = runtime.extract(item.pixels)  # extract, once for all tasks
+            return [_recognize(item, features, head, key) for head, key in zip(runtime.heads, keys, strict=True)]
         except InputError as error:
             return Skipped(item.name, str(error))
-        return [_recognize(item, features, head, key) for head, key in zip(runtime.heads, keys, strict=True)]
 
     try:
         with closing(work_ahead(source, work, at_once=runtime.at_once, ahead=ahead)) as results:  # decode
@@ -146,7 +147,7 @@ def run_pipeline(
 
 def _recognize(frame: Frame, features: Float32, head: Runtime, key: bytes | None) -> Recognized:
     vectors = release_vectors(features, head.package.manifest.released)
-    return Recognized(frame, vectors, head.recognize(vectors), key)
+    return Recognized(frame, vectors, recognized(head, frame.pixels, vectors), key)
 
 
 def _to_do(provider: Provider, frame: Frame, is_done: Callable[[bytes], bool]) -> tuple[bytes | None, ...]:

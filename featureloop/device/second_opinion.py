@@ -19,7 +19,7 @@ from featureloop.model.tasks import RULES
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.policy import Policy
 from featureloop.sharing.reliability import mean_reliability, reliability
-from featureloop.sharing.views import cells_to_rows, mean_of_views
+from featureloop.sharing.views import cells_to_rows, mean_of_views, recognized
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,8 @@ class Another:
         if head is None:
             return None
         manifest = head.package.manifest
-        found = head.recognize(release_vectors(self.runtime.extract(frame.pixels), manifest.released))
+        vectors = release_vectors(self.runtime.extract(frame.pixels), manifest.released)
+        found = recognized(head, frame.pixels, vectors)
         trust = reliability(found, manifest.calibration)
         return Opinion(_on_grid(found, math.isqrt(len(recognition.probabilities))), trust)
 

@@ -16,7 +16,7 @@ from featureloop.core.ports import Progress
 from featureloop.core.types import Bag, Float32, Frame, Task, UInt8
 from featureloop.learner.bag_tables import bag_tables
 from featureloop.learner.founding_records import package_rows, true_part
-from featureloop.learner.means import calibrated_means
+from featureloop.learner.means import calibrated_agreement, calibrated_means, see_otherwise
 from featureloop.learner.order_tables import order_tables
 from featureloop.learner.pooled_tables import pooled_tables
 from featureloop.learner.references import crossed_distances, founding_reference, steps_for_reference
@@ -36,6 +36,7 @@ from featureloop.model.package import (
 from featureloop.model.pooling import pooled_bounds
 from featureloop.model.reference import outlying
 from featureloop.model.runtime import Runtime
+from featureloop.model.score_words import AGREEMENT
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.near import usually_apart, values_of
@@ -225,11 +226,14 @@ def described(
         groups=groups,
         base=replace(manifest.calibration, reference=reference, familiar=familiar),
     )
+    seen = see_otherwise(runtime, held, calibration, number=len(held), progress=progress)
+    if calibration.score == AGREEMENT:
+        calibration = calibrated_agreement(seen, calibration)
     return replace(
         manifest,
         released=replace(
             counted_form(manifest.released, bags, doubted, vectors=None if form.noise else np.concatenate(values)),
             usually_apart=usually_apart([values_of(v, manifest.released) for v in maps], groups),
         ),
-        calibration=calibrated_means(runtime, held, calibration, number=len(held), progress=progress),
+        calibration=calibrated_means(seen, calibration),
     )

@@ -25,6 +25,7 @@ from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import true_rows
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.reliability import reliability
+from featureloop.sharing.views import recognized, seen_otherwise
 
 DRIFTED = 0.05
 """Below this p-value, a site's frames are not like the guarantee's."""
@@ -152,9 +153,15 @@ def evaluate(
     items: Sequence[LabelledItem],
     *,
     seed: int = 1,
+    views: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Run a package over labelled items and compare with their truth.
+
+    Parameters
+    ----------
+    views
+        Look at every frame turned and mirrored, though the package's own score doesn't need it.
 
     Raises
     ------
@@ -183,7 +190,9 @@ def evaluate(
         except InputError as error:
             skipped.append(Skipped(item.name, str(error)))
             continue
-        found = runtime.recognize(vectors)
+        found = recognized(runtime, item.pixels, vectors)
+        if views and found.agreement is None:
+            found = seen_otherwise(runtime, item.pixels, found, manifest.calibration)
         trust = reliability(found, manifest.calibration)
         seen.append(see(item, found, reliability=trust, rows=rows, grid=manifest.features.grid))
     if not seen:

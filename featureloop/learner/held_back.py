@@ -23,7 +23,11 @@ from featureloop.sharing.reliability import calibrate
 
 
 def calibrated_by(bags: Bags, runtime: Runtime) -> Calibration:
-    """Calibrate on what is held back and verified: results that nobody looked at would confirm themselves."""
+    """Calibrate on what is held back and verified: results that nobody looked at would confirm themselves.
+
+    How far other views of a frame agree isn't known here: a learner has no images. Until somebody calibrates with some,
+    the score is another one.
+    """
     manifest = runtime.package.manifest
     task = Task(manifest.task)
     at = np.flatnonzero(bags.held & bags.verified)

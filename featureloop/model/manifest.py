@@ -11,7 +11,7 @@ from featureloop.core.types import Task
 from featureloop.model.forms import POOL, Form, parse_form
 from featureloop.model.manifest_checks import build, check
 from featureloop.model.pooling import POOLING
-from featureloop.model.score_words import AUTO
+from featureloop.model.score_words import AGREEMENT, AUTO
 
 FORMAT = 1
 ISOTONIC, LOGISTIC = "isotonic", "logistic"
@@ -327,6 +327,11 @@ class Calibration:
     reference: Reference | None = None
     familiar: tuple[float, ...] = ()
     of_mean: MeanMap | None = None
+
+    @property
+    def asks_views(self) -> bool:
+        """Whether a reliability needs the frame turned and mirrored, too."""
+        return self.method == AGREEMENT
 
 
 def uncalibrated(

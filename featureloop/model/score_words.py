@@ -11,11 +11,13 @@ AUTO = "auto"
 """No score of its own: what is best on held-out frames."""
 COMBINED = "combined"
 """Several of a task's scores, weighed on held-out frames."""
+AGREEMENT = "agreement"
+"""The one score for which a frame is looked at more than once: turned and mirrored, as `sharing.views` has it."""
 SCORES: Mapping[Task, tuple[str, ...]] = {
-    Task.CLASSIFICATION: ("max-probability", "margin", "entropy", "energy", "distance"),
-    Task.DETECTION: ("expected-f1", "box-score", "box-stability", "max-probability", "distance"),
-    Task.MULTILABEL: ("mean-probability", "margin", "entropy", "energy", "distance"),
-    Task.SEGMENTATION: ("expected-dice", "lesion-score", "max-probability", "distance"),
+    Task.CLASSIFICATION: ("max-probability", "margin", "entropy", "energy", "distance", AGREEMENT),
+    Task.DETECTION: ("expected-f1", "box-score", "box-stability", "max-probability", "distance", AGREEMENT),
+    Task.MULTILABEL: ("mean-probability", "margin", "entropy", "energy", "distance", AGREEMENT),
+    Task.SEGMENTATION: ("expected-dice", "lesion-score", "max-probability", "distance", AGREEMENT),
 }
 METHODS = tuple(sorted({COMBINED, *(word for words in SCORES.values() for word in words)}))
 

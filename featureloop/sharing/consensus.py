@@ -9,6 +9,7 @@ import numpy as np
 
 from featureloop.core.boxes import code_distances, decode_distances
 from featureloop.core.types import Float32, Recognition
+from featureloop.model.tasks.scores import expected_quality
 
 
 def combined(found: Sequence[Recognition]) -> Recognition:
@@ -34,6 +35,8 @@ def combined(found: Sequence[Recognition]) -> Recognition:
         energy=None if None in energies else float(np.mean(np.array(energies, np.float64))),
         outlying=max(outlying, default=None),
     )
+    # The mean is what all say already: how far it can be trusted follows from its own probabilities.
+    one = replace(one, agreement=expected_quality(one, one))
     if not sides:
         return one
     weights = every.max(axis=2, keepdims=True) + 1e-9

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Recognition, Task, UInt8
 from featureloop.model.manifest import Calibration, MeanMap, uncalibrated
-from featureloop.model.score_words import AUTO, COMBINED, SCORES, check_score
+from featureloop.model.score_words import AGREEMENT, AUTO, COMBINED, SCORES, check_score
 from featureloop.model.tasks import RULES
 from featureloop.model.tasks.scores import SCORE_OF
 from featureloop.sharing.combining import combined, fit_combination, wins
@@ -122,6 +122,8 @@ def fit_reliability(
 ) -> Calibration:
     """Fit score, its map and the threshold on recognitions of held-out frames; parameters as in `calibrate`.
 
+    Where `agreement` is asked for and the frames were not seen otherwise, it is the task's own score.
+
     Parameters
     ----------
     qualities
@@ -131,11 +133,13 @@ def fit_reliability(
     owners = list(groups) or [str(i) for i in range(len(found))]
     check_score(task, base.score)
     scores = {w: np.array([SCORE_OF[task][w](r) for r in found]) for w in SCORES[task] if _is_known(w, found)}
+    # What takes more looks at a frame than one is taken where it is asked for.
+    single = {w: x for w, x in scores.items() if w != AGREEMENT}
     fitted = replace(base, method=SCORES[task][0], parts=(), intercept=0.0, guarantee=None, of_mean=None)
-    if base.score == COMBINED or (base.score == AUTO and wins(scores, qualities, owners)):
-        parts, intercept = fit_combination(scores, qualities)
+    if base.score == COMBINED or (base.score == AUTO and wins(single, qualities, owners)):
+        parts, intercept = fit_combination(single, qualities)
         fitted = replace(fitted, method=COMBINED, parts=parts, intercept=intercept)
-    elif base.score != AUTO:
+    elif base.score != AUTO and (base.score != AGREEMENT or AGREEMENT in scores):
         if base.score not in scores:
             raise InputError(f"the package can't tell the score '{base.score}': it has nothing to compare frames with")
         fitted = replace(fitted, method=base.score)
@@ -178,6 +182,8 @@ def _is_known(word: str, found: Sequence[Recognition]) -> bool:
     """Whether the frames have what a score is calculated from."""
     if word == "distance":
         return all(r.outlying is not None for r in found)
+    if word == AGREEMENT:
+        return all(r.agreement is not None for r in found)
     return word != "energy" or all(r.energy is not None for r in found)
 
 

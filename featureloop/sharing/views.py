@@ -12,6 +12,7 @@ from featureloop.model.manifest import Calibration
 from featureloop.model.preprocess import SUBCELLS, resize_frame, rows_to_cells
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import RULES
+from featureloop.model.tasks.scores import expected_quality
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.consensus import combined
 
@@ -81,6 +82,37 @@ def mean_of_views(runtime: Runtime, pixels: UInt8, recognition: Recognition, cal
         vectors = release_vectors(runtime.extract(view.of(square)), manifest.released)
         found.append(view.undone(runtime.recognize(vectors, calibration)))
     return combined(found)
+
+
+def recognized(runtime: Runtime, pixels: UInt8, vectors: Float32) -> Recognition:
+    """What a package finds in a frame, looked at turned and mirrored where its reliability needs that.
+
+    Parameters
+    ----------
+    runtime
+        Runs a package's one task, or a head of it.
+    pixels
+        The frame, uint8 (H, W, 3).
+    vectors
+        Released ones of it, float32 (N, C).
+
+    Raises
+    ------
+    InputError
+        The extractor gives NaN or infinity for the frame seen otherwise.
+    """
+    found, calibration = runtime.recognize(vectors), runtime.package.manifest.calibration
+    return seen_otherwise(runtime, pixels, found, calibration) if calibration.asks_views else found
+
+
+def seen_otherwise(runtime: Runtime, pixels: UInt8, recognition: Recognition, calibration: Calibration) -> Recognition:
+    """A result that says how far the frame's other views agree with it; parameters as in `mean_of_views`."""
+    return agreeing(recognition, mean_of_views(runtime, pixels, recognition, calibration))
+
+
+def agreeing(recognition: Recognition, mean: Recognition) -> Recognition:
+    """A result that says how far a mean of it and others agrees with it."""
+    return replace(recognition, agreement=expected_quality(recognition, mean))
 
 
 def cells_to_rows(cells: Float32, grid: int) -> Float32:

@@ -96,6 +96,21 @@ def test_another_score_is_fitted_on_other_patients_than_its_threshold(labelled: 
     assert "lesion-score" in (package.path / "docs" / "README.md").read_text()
 
 
+def test_a_package_whose_frames_are_to_be_seen_otherwise_says_so_and_is_evaluated_so(
+    labelled: Path, tmp_path: Path
+) -> None:
+    package = tiny_package(tmp_path / "P")
+    options = ("--images", labelled, "--risk", "0.99", "--score", "agreement", "--json")
+    done = featureloop("model", "calibrate", package.path, *options)
+    assert done.code == 0, done.said
+    found = load_package(package.path).manifest.calibration
+    assert (found.method, found.score, found.samples) == ("agreement", "agreement", 20)
+    assert found.of_mean is not None
+    assert "agreement" in (package.path / "docs" / "README.md").read_text()
+    again = featureloop("model", "evaluate", package.path, "--images", labelled, "--json")
+    assert again.data["guarantee"]["holds"] is True
+
+
 def test_a_score_of_another_task_is_told_before_anything_is_read(labelled: Path, tmp_path: Path) -> None:
     package = tiny_package(tmp_path / "P")
     done = featureloop("model", "calibrate", package.path, "--images", labelled, "--score", "margin")

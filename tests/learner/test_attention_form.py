@@ -17,6 +17,7 @@ from featureloop.learner.bags import load_bags
 from featureloop.learner.checks import check_declared
 from featureloop.learner.founding import found_package
 from featureloop.learner.founding_records import load_records
+from featureloop.learner.held_back import calibrated_by
 from featureloop.model.founding import recognizer_spec
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.runtime import Runtime
@@ -25,7 +26,15 @@ from featureloop.sharing.anonymize import canonical_order
 
 SIZE = 64
 TINY = FoundingSettings(
-    size=SIZE, channels=8, epochs=1, recognizer_epochs=1, augmentations=0, width=16, blocks=1, form="attention"
+    size=SIZE,
+    channels=8,
+    epochs=1,
+    recognizer_epochs=1,
+    augmentations=0,
+    width=16,
+    blocks=1,
+    form="attention",
+    score="agreement",
 )
 
 
@@ -40,6 +49,7 @@ def test_a_package_recognizes_classes_from_a_set_and_its_records_are_sound(tmp_p
     founded = found_package(folder, folder.items, tmp_path / "P0", settings=TINY, replay_versions=0)
     manifest = founded.package.manifest
     assert (manifest.recognizer.form, manifest.released.anonymizer) == ("attention", "set")
+    assert (manifest.calibration.method, manifest.calibration.score) == ("agreement", "agreement")
 
     runtime = Runtime(founded.package)
     vectors = runtime.extract(phantom_frame(HOSPITAL_A, seed=99, size=(SIZE, SIZE)).pixels)
@@ -61,6 +71,9 @@ def test_a_package_recognizes_classes_from_a_set_and_its_records_are_sound(tmp_p
     assert bags.unreadable == 0
     assert bags.symbols.shape[1:] == (16, manifest.released.channels)
     assert bags.results.shape[1:] == (1, len(folder.classes))
+    # Records are no images: until somebody calibrates with some, a learner's calibration is by another score.
+    calibration = calibrated_by(bags, runtime)
+    assert (calibration.method, calibration.score) == ("max-probability", "agreement")
     two = codec.encode_rows(np.repeat(found.targets(), 2, axis=0), manifest.released)
     with pytest.raises(RecordError, match="2 rows"):
         check_declared(replace(records[0], recognition=two), manifest)

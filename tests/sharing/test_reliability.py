@@ -15,7 +15,7 @@ from featureloop.core.errors import InputError
 from featureloop.core.intervals import calibration_error
 from featureloop.core.types import Float32, Recognition, Task, UInt8
 from featureloop.model.manifest import Calibration, uncalibrated
-from featureloop.model.score_words import COMBINED, SCORES
+from featureloop.model.score_words import AGREEMENT, COMBINED, SCORES
 from featureloop.model.tasks import RULES
 from featureloop.model.tasks.segmentation import dice
 from featureloop.sharing.reliability import calibrate, is_unlike, mean_reliability, reliability, with_mean_map
@@ -225,7 +225,9 @@ def test_a_package_without_a_reference_doubts_no_frame_for_being_unlike() -> Non
     assert unlike(Task.SEGMENTATION, logits[:1], fitted, 1.0) == unlike(Task.SEGMENTATION, logits[:1], fitted, 0.0)
 
 
-@pytest.mark.parametrize("word", [w for w in SCORES[Task.CLASSIFICATION] if w != "distance"] + [COMBINED])
+@pytest.mark.parametrize(
+    "word", [w for w in SCORES[Task.CLASSIFICATION] if w not in {"distance", AGREEMENT}] + [COMBINED]
+)
 def test_every_score_can_be_asked_for_and_is_calibrated(word: str) -> None:
     base = uncalibrated("max-probability", score=word)
     logits, truths = distorted_classes(2.0, frames=2000, seed=7)

@@ -88,6 +88,7 @@ def pack(asked: Asked) -> bytes:
         "package": asked.package.hex(),
         "energy": found.energy,
         "outlying": found.outlying,
+        "agreement": found.agreement,
     }
     arrays: dict[str, Any] = {
         "image": np.frombuffer(png(frame.pixels), np.uint8),
@@ -111,7 +112,14 @@ def unpack(data: bytes, *, key: bytes) -> Asked:
         head = json.loads(arrays["head"].tobytes())
         pixels = np.asarray(Image.open(io.BytesIO(arrays["image"].tobytes())))
         distances = arrays.get("distances")
-        found = Recognition(Task(head["task"]), arrays["probabilities"], distances, head["energy"], head["outlying"])
+        found = Recognition(
+            Task(head["task"]),
+            arrays["probabilities"],
+            distances,
+            head["energy"],
+            head["outlying"],
+            head.get("agreement"),
+        )
         deep = None
         if "deep" in arrays:
             inflated = zlib.decompress(arrays["deep"].tobytes())

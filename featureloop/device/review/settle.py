@@ -19,6 +19,7 @@ from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.change import ASKED
 from featureloop.sharing.reliability import reliability
+from featureloop.sharing.views import recognized
 
 UNDO_S = 20.0
 """So long an answer can be taken back."""
@@ -118,7 +119,7 @@ def _of_package(asked: Asked, runtime: Runtime) -> Asked:
         return asked
     head = next(h for h in runtime.heads if h.package.manifest.task == asked.recognition.task)
     vectors = release_vectors(runtime.extract(asked.frame.pixels), head.package.manifest.released)
-    found = head.recognize(vectors)
+    found = recognized(head, asked.frame.pixels, vectors)
     return replace(
         asked,
         vectors=vectors,

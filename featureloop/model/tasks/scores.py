@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featureloop.core.boxes import decode_distances
 from featureloop.core.types import Recognition, Task
+from featureloop.model.score_words import AGREEMENT
 
 Float64 = NDArray[np.float64]
 Score = Callable[[Recognition], float]
@@ -25,9 +26,10 @@ COMPARED = 256
 """Rows of a detection that are compared with each other, the best."""
 
 
-def largest_probability(found: Recognition) -> float:
+def largest_probability(found: Recognition, told: Recognition | None = None) -> float:
     """Classification: the largest probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)."""
-    return float(found.probabilities.max())
+    at = int(found.probabilities[0].argmax())
+    return float(_by(found, told)[0, at])
 
 
 def margin(found: Recognition) -> float:
@@ -52,10 +54,10 @@ def energy(found: Recognition) -> float:
     return 0.5 + 0.5 * found.energy / (1.0 + abs(found.energy))
 
 
-def mean_probability(found: Recognition) -> float:
+def mean_probability(found: Recognition, told: Recognition | None = None) -> float:
     """Several labels: the expected share of them that is told rightly."""
-    p = found.probabilities.astype(np.float64)
-    return float(np.maximum(p, 1 - p).mean())
+    p = _by(found, told)
+    return float(np.where(found.probabilities >= SHOWN, p, 1 - p).mean())
 
 
 def least_margin(found: Recognition) -> float:
@@ -68,10 +70,10 @@ def label_certainty(found: Recognition) -> float:
     return 1.0 - float(_two_sided(found.probabilities).mean())
 
 
-def expected_dice(found: Recognition) -> float:
+def expected_dice(found: Recognition, told: Recognition | None = None) -> float:
     """Segmentation: the expected Dice under the probabilities."""
-    p = found.probabilities.astype(np.float64)
-    hard = p >= SHOWN
+    p = _by(found, told)
+    hard = found.probabilities >= SHOWN
     return float((2 * p[hard].sum() + EMPTY_CELLS) / (p.sum() + hard.sum() + EMPTY_CELLS))
 
 
@@ -88,10 +90,10 @@ def cell_probability(found: Recognition) -> float:
     return float(np.maximum(p, 1 - p).mean()) if p.size else 1.0
 
 
-def expected_f1(found: Recognition) -> float:
+def expected_f1(found: Recognition, told: Recognition | None = None) -> float:
     """Detection: the expected F1 of the rows under the probabilities."""
-    p = _best_label(found)
-    hard = p >= SHOWN
+    p = _best_label(told or found)
+    hard = _best_label(found) >= SHOWN
     return float((2 * p[hard].sum() + EMPTY_ROWS) / (p.sum() + hard.sum() + EMPTY_ROWS))
 
 
@@ -138,6 +140,28 @@ def nearness(found: Recognition) -> float:
     return 0.0 if found.outlying is None else 1.0 - found.outlying
 
 
+def agreement(found: Recognition) -> float:
+    """How good the result is expected to be by the frame seen otherwise, too; `expected_quality` by all views' mean."""
+    return 0.0 if found.agreement is None else found.agreement
+
+
+def expected_quality(found: Recognition, told: Recognition) -> float:
+    """How good a hard result is expected to be under the probabilities of another one: the task's own score by them.
+
+    Parameters
+    ----------
+    found
+        What is shown.
+    told
+        Of the same task, its rows those of the same positions. `found` itself gives its own score.
+    """
+    return _OWN[found.task](found, told)
+
+
+def _by(found: Recognition, told: Recognition | None) -> Float64:
+    return (found if told is None else told).probabilities.astype(np.float64)
+
+
 def _best_label(found: Recognition) -> Float64:
     return np.asarray(found.probabilities.max(axis=1, initial=0.0), np.float64)
 
@@ -158,6 +182,7 @@ SCORE_OF: Mapping[Task, Mapping[str, Score]] = {
         "entropy": certainty,
         "energy": energy,
         "distance": nearness,
+        AGREEMENT: agreement,
     },
     Task.DETECTION: {
         "expected-f1": expected_f1,
@@ -165,6 +190,7 @@ SCORE_OF: Mapping[Task, Mapping[str, Score]] = {
         "box-stability": box_stability,
         "max-probability": frame_probability,
         "distance": nearness,
+        AGREEMENT: agreement,
     },
     Task.MULTILABEL: {
         "mean-probability": mean_probability,
@@ -172,12 +198,21 @@ SCORE_OF: Mapping[Task, Mapping[str, Score]] = {
         "entropy": label_certainty,
         "energy": energy,
         "distance": nearness,
+        AGREEMENT: agreement,
     },
     Task.SEGMENTATION: {
         "expected-dice": expected_dice,
         "lesion-score": lesion_score,
         "max-probability": cell_probability,
         "distance": nearness,
+        AGREEMENT: agreement,
     },
 }
 """Of each task its scores by their words (`model.score_words`)."""
+_OWN: Mapping[Task, Callable[[Recognition, Recognition], float]] = {
+    Task.CLASSIFICATION: largest_probability,
+    Task.DETECTION: expected_f1,
+    Task.MULTILABEL: mean_probability,
+    Task.SEGMENTATION: expected_dice,
+}
+"""The task's own score: of what is found, under the probabilities of what is told."""
