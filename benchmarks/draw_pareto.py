@@ -2,13 +2,18 @@
 """Draw leak against quality over released forms, from what bench_privacy.py and bench_privacy_pooled.py measured.
 
     benchmarks/draw_pareto.py [--masks runs/privacy] [--classes runs/privacy-pooled] [--raw runs/raw-map/less.json]
-        [--out docs/pareto.png]
+        [--points docs/pareto.json] [--out docs/pareto.png]
+
+A form with its neck and attacks takes a quarter of an hour of a core, so that not all are measured under every
+founding. --points keeps every form's newest figures, each with what the default of its own founding reached: what was
+measured now is added, and all of it is drawn, as points lost or won against that default. Forms under another founding
+than the newest one are hollow.
 
 Forms that no other beats in both are coloured and joined; the default is a star, a diamond a neck that was trained
 against attackers, a square noise; the black line is the default policy's limit. With --raw (of compare_raw_map.py) a
 dotted line stands a point below what the raw map is recognized at. Records that mix patients share one by chance more
 often; that is taken off. Bars are 95% intervals over sequences of what is linked. Dice and AUC have intervals too, of
-several points, but all forms are judged on the same images, so their differences are surer than that.
+several points, but all forms of a founding are judged on the same images, so their differences are surer than that.
 """
 
 from __future__ import annotations
@@ -31,8 +36,8 @@ from featureloop.model.charts import ACCENT, COLOURS, SOFT
 from featureloop.model.pooling import POOLED_BITS
 from featureloop.sharing.privacy import RULES
 
-DEEP = 0.016
-"""Forms so far below the median are drawn at the edge, with their quality beside them."""
+DEEP = 1.6
+"""Forms so many points below the median are drawn at the edge, with their quality beside them."""
 PRICE = 0.01
 """What a form may cost against the raw map."""
 ALONE = "top-1 by recognition alone on baseline"
@@ -40,12 +45,13 @@ ALONE = "top-1 by recognition alone on baseline"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A form: what is linked, with its interval, and how well is recognized from it."""
+    """A form: what is linked, with its interval, and how much better it is recognized from than from the default."""
 
     name: str
     leak: tuple[float, float, float]
     quality: float
-    default: bool
+    default: bool = False
+    earlier: bool = False
 
 
 def main() -> None:
@@ -54,44 +60,98 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, default=root / "runs" / "privacy")
     parser.add_argument("--classes", type=Path, default=root / "runs" / "privacy-pooled")
     parser.add_argument("--raw", type=Path, default=root / "runs" / "raw-map" / "less.json")
+    parser.add_argument("--points", type=Path, default=root / "docs" / "pareto.json")
     parser.add_argument("--out", type=Path, default=root / "docs" / "pareto.png")
     args = parser.parse_args()
-    masks = {n: json.loads(p.read_text()) for n in ARMS if (p := args.masks / f"{slug(n)}.json").exists()}
-    figure = Figure(figsize=(11, 5.4), dpi=100, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    alone = masks[DEFAULT]["all of linkage"][ALONE]
-    points = [
-        Point(n, above_guessing(n, f["linkage.top1"]), f["dice"][1][0], n == DEFAULT)
-        for n, f in masks.items()
-        if "linkage.top1" in f
-    ]
-    panel(left, points, "masks: Dice at the new site", figure)
+    kept: dict[str, Any] = json.loads(args.points.read_text())
+    kept["masks"] = merged(kept["masks"], measured_masks(args.masks))
+    kept["classes"] = merged(kept["classes"], measured_classes(args.classes))
+    if (args.masks / f"{slug(DEFAULT)}.json").exists():
+        kept["alone"] = json.loads((args.masks / f"{slug(DEFAULT)}.json").read_text())["all of linkage"][ALONE]
     if args.raw.exists():
         (lost, *_) = json.loads(args.raw.read_text()).values()
-        left.axhline(masks[DEFAULT]["dice"][1][0] - lost["ClinicDB"] - PRICE, color="black", lw=1, ls=":")
+        kept["raw"] = -lost["ClinicDB"]
+    args.points.write_text(json.dumps(kept, indent=1) + "\n")
+    figure = Figure(figsize=(11, 5.4), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    panel(left, points_of(kept["masks"]), "masks: points of Dice at the new site, against the default", figure)
+    if "raw" in kept:
+        left.axhline(100 * (kept["raw"] - PRICE), color="black", lw=1, ls=":")
+    alone = kept["alone"]
     left.axvspan(alone[1], alone[2], color=COLOURS[1], alpha=0.12, lw=0)
     left.axvline(alone[0], color=COLOURS[1], lw=1, ls="--")
     left.text(
         alone[2] + 0.01, left.get_ylim()[0], " the recognized masks alone", color=COLOURS[1], fontsize=8, va="bottom"
     )
-    classes = {
-        n: json.loads(p.read_text()) for n in POOLED if (p := args.classes / f"{n.replace(' ', '-')}.json").exists()
-    }
-    points = [
-        Point(
-            f"pool, {POOLED_BITS:g} bits" if n == "as founded" else f"pool, {n}",
-            tuple(f["linkage"]["linkage.top1"]),
-            f["decoded"][1],
-            n == "as founded",
-        )
-        for n, f in classes.items()
-        if "passes" not in n and "deviations" not in n
-    ]
-    panel(right, points, "classes (PneumoniaMNIST): AUC from what leaves", figure)
+    panel(right, points_of(kept["classes"]), "classes (X-rays): points of AUC", figure)
     figure.suptitle(
         "What links records of one patient, against what is recognized (ClinicDB's sequences, top-1)", fontsize=11
     )
     figure.savefig(args.out)
+
+
+Kept = dict[str, Any]
+"""A form's figures: `leak` with its interval, `quality`, and `against`, that of the same founding's default."""
+
+
+def measured_masks(folder: Path) -> list[Kept]:
+    """What bench_privacy.py measured of forms for masks: Dice at the new site."""
+    found = {n: json.loads(p.read_text()) for n in ARMS if (p := folder / f"{slug(n)}.json").exists()}
+    if DEFAULT not in found:
+        return []
+    base = found[DEFAULT]["dice"]
+    founding = f"{base[0][0]:.4f}, {base[1][0]:.4f}"
+    return [
+        {
+            "form": n,
+            "leak": above_guessing(n, f["linkage.top1"]),
+            "quality": f["dice"][1][0],
+            "against": base[1][0],
+            "founding": founding,
+        }
+        for n, f in found.items()
+        if "linkage.top1" in f
+    ]
+
+
+def measured_classes(folder: Path) -> list[Kept]:
+    """What bench_privacy_pooled.py measured: AUC from what leaves, against the device's by the default's founding."""
+    found = {n: json.loads(p.read_text()) for n in POOLED if (p := folder / f"{n.replace(' ', '-')}.json").exists()}
+    if "as founded" not in found:
+        return []
+    base = found["as founded"]["figures"]["AUC"]
+    return [
+        {
+            "form": f"pool, {POOLED_BITS:g} bits" if n == "as founded" else f"pool, {n}",
+            "leak": f["linkage"]["linkage.top1"],
+            "quality": f["decoded"][1],
+            "against": base,
+            "founding": f"{base:.4f}",
+        }
+        for n, f in found.items()
+        if "passes" not in n and "deviations" not in n
+    ]
+
+
+def merged(kept: Sequence[Kept], new: Sequence[Kept]) -> list[Kept]:
+    """The newest figures of every form, those of this time first."""
+    names = {one["form"] for one in new}
+    return [*new, *(one for one in kept if one["form"] not in names)]
+
+
+def points_of(kept: Sequence[Kept]) -> list[Point]:
+    """What is drawn of forms: the first one's founding is the newest."""
+    defaults = {DEFAULT, f"pool, {POOLED_BITS:g} bits"}
+    return [
+        Point(
+            one["form"],
+            tuple(one["leak"][:3]),
+            100 * (one["quality"] - one["against"]),
+            one["form"] in defaults,
+            one["founding"] != kept[0]["founding"],
+        )
+        for one in kept
+    ]
 
 
 def above_guessing(name: str, found: Sequence[Any]) -> tuple[float, float, float]:
@@ -113,7 +173,7 @@ def panel(axes: Any, points: Sequence[Point], title: str, figure: Figure) -> Non
     """One task's forms."""
     axes.set_xlim(0, 1)
     floor = float(np.median([p.quality for p in points])) - DEEP
-    points = [replace(p, name=f"{p.name}: {p.quality:.2f}", quality=floor) if p.quality < floor else p for p in points]
+    points = [replace(p, name=f"{p.name}: {p.quality:+.1f}", quality=floor) if p.quality < floor else p for p in points]
     axes.set_xlabel("records of one patient put together at the first guess", fontsize=9)
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
@@ -128,7 +188,8 @@ def panel(axes: Any, points: Sequence[Point], title: str, figure: Figure) -> Non
             p.quality,
             s=190 if p.default else 34,
             marker="*" if p.default else "v" if p.quality == floor else marker(p.name),
-            color=COLOURS[1] if p.default else colour,
+            facecolor="white" if p.earlier else COLOURS[1] if p.default else colour,
+            edgecolor=COLOURS[1] if p.default else colour,
             zorder=3,
         )
     limit = RULES["linkage.top1"].limit or 0.0
