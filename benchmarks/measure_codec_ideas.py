@@ -225,7 +225,7 @@ Line = tuple[str, float, float, str]
 
 def lines_of_rdo() -> list[Line]:
     wider = [(f"steps x {k:g}", k, 0.0, "") for k in WIDTHS]
-    chosen = [(f"rdo {price:g}{how}", 1.0, price, how) for how in ("", ROW, DEVICE) for price in PRICES]
+    chosen = [(f"rdo {price:g}{how}", 1.0, price, how) for how in ("", ROW, DEVICE, DEVICE + ROW) for price in PRICES]
     return [*wider, *chosen, ("rdo 0.2, steps x 1.35", 1.35, 0.2, ""), ("rdo 0.2, steps x 2", 2.0, 0.2, "")]
 
 
@@ -245,8 +245,8 @@ def rate_distortion(seen: Seen, known: Seen, *, steps: int, seeds: int, lines: S
     )
     print("| taught so, founding's site | the other | gained, in points |\n" + "|---" * 9 + "|")
     for name, times, price, how in lines_of_rdo():
-        start, feel = (released if times == 1 else wider_form(released, times)), felt if how == ROW else None
-        learned, kept, form = chosen(known, seen, start, price, feel, quick=how == DEVICE)
+        start, feel = (released if times == 1 else wider_form(released, times)), felt if ROW in how else None
+        learned, kept, form = chosen(known, seen, start, price, feel, quick=DEVICE in how)
         size = np.mean([bare(sorted_bag(s, r.targets()), form) for s, r in zip(kept, whole, strict=True)])
         values = np.stack([codec.dequantize(s, form) for s in kept])
         error = (((values - seen.maps) * wide) ** 2).sum(axis=2).mean()
@@ -296,7 +296,9 @@ def chosen(
 
     def of(maps: Float32, feel: NDArray[Any] | None) -> UInt8:
         if quick:
-            return np.stack([quickly_optimized(m, tables, price, balls) for m in maps])
+            feels = [None] * len(maps) if feel is None else feel
+            found = [quickly_optimized(m, tables, price, balls, felt=f) for m, f in zip(maps, feels, strict=True)]
+            return np.stack(found)
         return optimized(maps, tables, price, felt=feel)
 
     learned = plain
