@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What three ideas of the codec's design could bring at best, before any of them is built.
+"""What ideas of the codec's design could bring at best, before any of them is built.
 
     benchmarks/measure_codec_ideas.py --package runs/polyps/P0 [--founding DIR] [--images DIR] [--frames 200]
-        [--steps 400] [--seeds 2] [--ideas frame-before base background]
+        [--steps 400] [--seeds 2] [--ideas frame-before base background rdo] [--lines NAME ...]
 
 - the frame before: each split's urn gets balls by the counts of the same sequence's frame before, weighed by one
   number for all frames, and by the best one of each frame as nobody can know it. Bytes by urns alone, of all
@@ -13,6 +13,11 @@
   tables fitted anew; what rows of each kind cost by themselves), Dice of what is recognized from the decoded values,
   and, but for `--steps 0`, of recognizers taught by half of both sites' decoded records and their true targets (a
   lesion that the package misses is background to the codec), on the other halves' unchanged values.
+- rdo: rate-distortion optimized quantization (`rate_distortion.py`) at several prices of a bit, of the package's own
+  steps and of wider ones, all rows alike and by what the recognition feels of each row, beside wider steps alone.
+  Bytes, squared errors in the package's steps, the recognized probabilities' divergence from those of float32, and
+  Dice as above, less that of the package's own steps with its interval over the other site's sequences. `--lines`
+  trains recognizers for some lines alone.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ import numpy as np
 import torch
 from bench_codec import Seen, bag_of, frames_of, look
 from numpy.typing import NDArray
+from rate_distortion import fitted_balls, optimized, quickly_optimized
 from scipy.special import betaln
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -37,6 +43,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from featureloop.core.intervals import figure_maker, mean_of
 from featureloop.core.types import Bag, Float32, Task, UInt8
 from featureloop.learner.assembly import counted_form, plain_form
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
@@ -58,7 +65,12 @@ WIDER = (
     ("all rows, x 2", 2, True),
     ("background, x 4", 4, False),
 )
-IDEAS = ("frame-before", "base", "background")
+IDEAS = ("frame-before", "base", "background", "rdo")
+WIDTHS = (1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
+PRICES = (0.05, 0.1, 0.2, 0.4, 0.8)
+ROW, DEVICE = ", by row", ", as a device could"
+FLAT = 0.1
+"""Share of a row's sensitivity that all rows have alike."""
 WEIGHTS = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 BATCH = 16
 Nodes = dict[tuple[Any, ...], tuple[int, int]]
@@ -74,6 +86,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="of each recognizer's training; 0: none")
     parser.add_argument("--seeds", type=int, default=2, help="recognizers trained for each line")
     parser.add_argument("--ideas", nargs="+", choices=IDEAS, default=list(IDEAS))
+    parser.add_argument(
+        "--lines", nargs="*", help="of `rdo`, those for which recognizers are trained; all, if not given"
+    )
     args = parser.parse_args()
     package = load_package(args.package)
     seen, known = look(package, frames_of(args.images, 612)), look(package, frames_of(args.founding, 2 * args.frames))
@@ -84,6 +99,9 @@ def main() -> None:
     if "background" in args.ideas:
         few = some_of(seen, list(range(len(seen.frames)))[:: max(1, len(seen.frames) // args.frames)])
         background(few, known, steps=args.steps, seeds=args.seeds)
+    if "rdo" in args.ideas:
+        few = some_of(seen, list(range(len(seen.frames)))[:: max(1, len(seen.frames) // args.frames)])
+        rate_distortion(few, known, steps=args.steps, seeds=args.seeds, lines=args.lines)
 
 
 def some_of(seen: Seen, at: Sequence[int]) -> Seen:
@@ -138,24 +156,42 @@ def bare(bag: Bag, form: ReleasedForm) -> int:
 def taught(
     known: Seen, learned: Sequence[UInt8], seen: Seen, kept: Sequence[UInt8], *, steps: int, seed: int
 ) -> tuple[float, float]:
-    """Quality at both sites of a new recognizer taught by half of each one's decoded records and their true targets.
+    """The means of `taught_frames`, of symbols on the package's own steps."""
+    form = seen.package.manifest.released
+    first, second = taught_frames(known, learned, seen, kept, form, steps=steps, seed=seed)
+    return float(first.mean()), float(second.mean())
+
+
+def taught_frames(
+    known: Seen,
+    learned: Sequence[UInt8],
+    seen: Seen,
+    kept: Sequence[UInt8],
+    form: ReleasedForm,
+    *,
+    steps: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Quality of frames of both sites of a new recognizer taught by half of each one's records and their true targets.
 
     Tested is the other half: every other frame of the founding's, every other sequence of the other site's, from
-    unchanged quantized values.
+    unchanged values on the package's own steps.
+
+    Parameters
+    ----------
+    form
+        Of the steps that the symbols are on.
     """
     manifest = seen.package.manifest
-    released = manifest.released
-    top = np.array(released.levels, np.float32) - 1
-    groups = [f.group or f.name for f in seen.frames]
-    odd = set(sorted(set(groups))[1::2])
-    sites = [(known, learned, [i % 2 == 1 for i in range(len(learned))]), (seen, kept, [g in odd for g in groups])]
+    levels, low, high = (np.array(x, np.float32) for x in (form.levels, form.low, form.high))
+    sites = [(known, learned, [i % 2 == 1 for i in range(len(learned))]), (seen, kept, held_back(seen))]
     symbols = [s for _, own, held in sites for s, h in zip(own, held, strict=True) if not h]
     truths = [t for of, _, held in sites for t, h in zip(of.truths, held, strict=True) if not h]
     shares = np.concatenate([np.full(held.count(False), 0.5 / held.count(False)) for *_, held in sites])
     bags = BagSet(np.stack(symbols), np.stack(truths), shares, np.ones(len(symbols), np.float32),
-                  2 / top, -np.ones_like(top))  # fmt: skip
+                  (high - low) / (levels - 1), low)  # fmt: skip
     torch.manual_seed(seed)
-    network = build_recognizer(manifest.recognizer, channels=released.channels)
+    network = build_recognizer(manifest.recognizer, channels=form.channels)
     settings = FitSettings(epochs=steps * BATCH / len(symbols), seed=seed)
     fit_recognizer(network, bags, task=Task.SEGMENTATION, settings=settings)
     network.eval()
@@ -165,7 +201,14 @@ def taught(
     return first, second
 
 
-def quality_by(network: torch.nn.Module, seen: Seen) -> float:
+def held_back(seen: Seen) -> list[bool]:
+    """Frames of every other sequence."""
+    groups = [f.group or f.name for f in seen.frames]
+    odd = set(sorted(set(groups))[1::2])
+    return [g in odd for g in groups]
+
+
+def quality_by(network: torch.nn.Module, seen: Seen) -> NDArray[np.float64]:
     released, rules = seen.package.manifest.released, rules_of(seen.package.manifest)
     found = []
     with torch.no_grad():
@@ -173,7 +216,108 @@ def quality_by(network: torch.nn.Module, seen: Seen) -> float:
             values = codec.dequantize(codec.quantize(m, released), released)
             told = torch.sigmoid(network(torch.from_numpy(values)[None])[0]).numpy()
             found.append(rules.quality(replace(seen.runtime.recognize(m), probabilities=told), t))
-    return float(np.mean(found))
+    return np.array(found)
+
+
+Line = tuple[str, float, float, str]
+"""A name, how much wider the steps are, the price of a bit, and how levels are chosen."""
+
+
+def lines_of_rdo() -> list[Line]:
+    wider = [(f"steps x {k:g}", k, 0.0, "") for k in WIDTHS]
+    chosen = [(f"rdo {price:g}{how}", 1.0, price, how) for how in ("", ROW, DEVICE, DEVICE + ROW) for price in PRICES]
+    return [*wider, *chosen, ("rdo 0.2, steps x 1.35", 1.35, 0.2, ""), ("rdo 0.2, steps x 2", 2.0, 0.2, "")]
+
+
+def rate_distortion(seen: Seen, known: Seen, *, steps: int, seeds: int, lines: Sequence[str] | None) -> None:
+    """The fourth table."""
+    released, rules = seen.package.manifest.released, rules_of(seen.package.manifest)
+    whole = [seen.runtime.recognize(m) for m in seen.maps]
+    groups = np.array([f.group or f.name for f in seen.frames])
+    held = groups[held_back(seen)]
+    felt = [felt_of(of) for of in (known, seen)]
+    felt = [FLAT + (1 - FLAT) * f / felt[0].mean() for f in felt]
+    wide = (np.array(released.levels) - 1) / 2
+    first: tuple[NDArray[Any], list[NDArray[Any]]] | None = None
+    print(
+        "\n| quantized | bytes of features | squared error | divergence, 1e-3 | Dice, decoded | gained, in points",
+        end=" ",
+    )
+    print("| taught so, founding's site | the other | gained, in points |\n" + "|---" * 9 + "|")
+    for name, times, price, how in lines_of_rdo():
+        start, feel = (released if times == 1 else wider_form(released, times)), felt if ROW in how else None
+        learned, kept, form = chosen(known, seen, start, price, feel, quick=DEVICE in how)
+        size = np.mean([bare(sorted_bag(s, r.targets()), form) for s, r in zip(kept, whole, strict=True)])
+        values = np.stack([codec.dequantize(s, form) for s in kept])
+        error = (((values - seen.maps) * wide) ** 2).sum(axis=2).mean()
+        found = [seen.runtime.recognize(v) for v in values]
+        far = np.mean([divergence(a.probabilities, b.probabilities) for a, b in zip(whole, found, strict=True)])
+        dice = np.array([rules.quality(r, t) for r, t in zip(found, seen.truths, strict=True)])
+        taught_by = range(seeds if steps and (lines is None or name in lines) else 0)
+        each = [taught_frames(known, learned, seen, kept, form, steps=steps, seed=1 + k) for k in taught_by]
+        own = [np.mean(x, axis=0) for x in zip(*each, strict=True)]
+        first = first or (dice, own)
+        told = "- | - | -"
+        if own:
+            seeds_told = ", ".join(f"{x.mean():.4f}" for _, x in each)
+            gained = apart(own[1], first[1][1], held) if first[1] else "-"
+            told = f"{own[0].mean():.4f} | {own[1].mean():.4f} ({seeds_told}) | {gained}"
+        print(f"| {name} | {size:.1f} | {error:.3f} | {1e3 * far:.3f} | {dice.mean():.4f}", end=" ")
+        print(f"| {apart(dice, first[0], groups)} | {told} |", flush=True)
+
+
+def wider_form(form: ReleasedForm, times: float) -> ReleasedForm:
+    """The form with steps exactly so many times wider, of any number; the bounds are moved outwards to whole steps."""
+    step = times * 2 / (np.array(form.levels) - 1.0)
+    half = np.maximum(np.ceil(1 / step - 1e-9), 1)
+    reach, levels = tuple((half * step).tolist()), tuple((2 * half + 1).astype(int).tolist())
+    return replace(plain_form(form.form, levels, (), flags=form.flags), low=tuple(-x for x in reach), high=reach)
+
+
+def apart(a: NDArray[Any], b: NDArray[Any], groups: NDArray[np.str_]) -> str:
+    """Mean difference of frames' values in points, and its interval over groups."""
+    if not (a - b).any():
+        return "-"
+    f = figure_maker(groups, seed=1)("difference", mean_of(100 * (a - b)), most=100.0)
+    return f"{f.value:+.2f} ({f.low:+.2f} to {f.high:+.2f})"
+
+
+def chosen(
+    known: Seen, seen: Seen, form: ReleasedForm, price: float, felt: Sequence[NDArray[Any]] | None, *, quick: bool
+) -> tuple[UInt8, UInt8, ReleasedForm]:
+    """Both sites' symbols, and the form with tables that were fitted to the founding's, twice."""
+    plain = np.stack([codec.quantize(m, form) for m in known.maps])
+
+    def fitted(symbols: UInt8) -> ReleasedForm:
+        return counted_form(form, [sorted_bag(s, r) for s, r in zip(symbols, known.truths, strict=True)], [])
+
+    tables = fitted(plain)
+    balls = fitted_balls(plain, tables)
+
+    def of(maps: Float32, feel: NDArray[Any] | None) -> UInt8:
+        if quick:
+            feels = [None] * len(maps) if feel is None else feel
+            found = [quickly_optimized(m, tables, price, balls, felt=f) for m, f in zip(maps, feels, strict=True)]
+            return np.stack(found)
+        return optimized(maps, tables, price, felt=feel)
+
+    learned = plain
+    for _ in range(2 if price else 0):
+        learned = of(known.maps, None if felt is None else felt[0])
+        tables = fitted(learned)
+    return learned, of(seen.maps, None if felt is None else felt[1]), tables
+
+
+def felt_of(seen: Seen) -> NDArray[np.float64]:
+    """The Fisher information of what is recognized of each row, by its logits: float64 (M, N)."""
+    found = np.stack([np.asarray(seen.runtime.recognize(m).probabilities, np.float64) for m in seen.maps])
+    return np.asarray((found * (1 - found)).mean(axis=2))
+
+
+def divergence(p: Float32, q: Float32) -> float:
+    """The mean divergence of a flag's probability q from p, in nats."""
+    a, b = (np.clip(x.astype(np.float64), 1e-9, 1 - 1e-9) for x in (p, q))
+    return float((a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))).mean())
 
 
 def before(seen: Seen) -> None:
