@@ -2,7 +2,7 @@
 """Rate against quality for one pooled vector a frame (classification): the codec, plain numbers, and pictures.
 
     benchmarks/bench_codec_pooled.py [--rows pneumonia blood-cells capsule] [--data ../shared/data]
-        [--work runs/recognition] [--out runs/codec] [--folds 5] [--quick]
+        [--work runs/recognition] [--out runs/codec] [--folds 5] [--quick] [--no-pictures]
 
 Packages, images and folds are those of bench_recognition.py in --work (trained where they are missing; --quick trains
 with fewer passes, in a minute or two each), of folds the first --folds. Every
@@ -12,7 +12,8 @@ Zstandard; and by the whole network from the frame as JPEG, WebP, JPEG XL and AV
 coarsest quality that is enough, by bisection. The loss is the larger one of accuracy's and of AUC's (mean over
 classes, one against the rest), in points.
 
-Prints the fewest bytes of each coding whose loss is at most 0.5 points, and draws `rate-ROW.png` into --out.
+Prints the fewest bytes of each coding whose loss is at most 0.5 points, and draws `rate-ROW.png` into --out; with
+--no-pictures, which takes a minute, of our own and of plain numbers alone, and draws nothing.
 Needs faiss-cpu: `pip install -e '.[bench]'`.
 """
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=root / "runs" / "codec")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--no-pictures", action="store_true", help="of the features alone")
     args = parser.parse_args()
     if args.quick:
         CHANGED.update(QUICK)
@@ -86,8 +88,8 @@ def main() -> None:
         parts = [seen(part) for part in islice(PARTS[row](args.data, args.work / row), args.folds)]
         whole = figures(parts, [p.recognized(list(p.vectors)) for p in parts])
         print(f"| {row} | float32 | {4 * parts[0].vectors.shape[1]} | {whole[0]:.3f}, {whole[1]:.3f} | |", flush=True)
-        found = [*ours(parts), *plain(parts), *pictures(parts, whole)]
-        for kind in (NAMES[0], NAMES[1], NAMES[3]):
+        found = [*ours(parts), *plain(parts), *(() if args.no_pictures else pictures(parts, whole))]
+        for kind in NAMES[:2] if args.no_pictures else (NAMES[0], NAMES[1], NAMES[3]):
             own = [(p, f) for p, f in found if p.kind == kind and lost(whole, f) <= LOSS]
             if not own:
                 print(f"| {row} | {kind} | none is | | |")
@@ -96,6 +98,8 @@ def main() -> None:
             print(f"| {row} | {kind} | {best.bytes:.0f} | {its[0]:.3f}, {its[1]:.3f} | {best.name} |", flush=True)
         source = np.mean([size for part in parts for size in part.source])
         print(f"| {row} | the image's file | {source:.0f} | | |", flush=True)
+        if args.no_pictures:
+            continue
         points = [Point(p.kind, p.name, p.bytes, 1 - lost(whole, f)) for p, f in found]
         draw(points, 1.0, args.out / f"rate-{row}.png", quality="1 less what accuracy or AUC lose")
 
