@@ -33,7 +33,7 @@ from rate_distortion import pooled_optimized
 from featureloop.core.types import Bag, Float32, Frame, UInt8
 from featureloop.images.labelled import open_labelled
 from featureloop.learner.assembly import counted_form
-from featureloop.learner.pooled_tables import DECIMALS, WITHIN, stepped
+from featureloop.learner.pooled_tables import centroids, stepped
 from featureloop.model.manifest import PooledTables, ReleasedForm
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
@@ -136,30 +136,13 @@ def fitted(known: Float32, form: ReleasedForm, price: float, felt: Float64 | Non
         form = replace(
             form,
             frequencies=tuple(codec.frequency_table(x) for x in counts),
-            pooled=PooledTables(means(symbols, known, form), usual),
+            pooled=PooledTables(centroids(form, known, symbols), usual),
         )
     return form
 
 
 def plain(values: Float32, form: ReleasedForm) -> UInt8:
     return codec.quantize(values, replace(form, pooled=None))
-
-
-def means(symbols: UInt8, values: Float32, form: ReleasedForm) -> tuple[tuple[float, ...], ...]:
-    """What levels stand for: the mean of the values float32 (M, C) there, within half a step of the middle."""
-    out = []
-    for c, (low, high, n) in enumerate(zip(form.low, form.high, form.levels, strict=True)):
-        step = (high - low) / (n - 1)
-        middles = low + step * np.arange(n)
-        count = np.bincount(symbols[:, c], minlength=n)
-        mean = np.bincount(symbols[:, c], values[:, c].astype(np.float64), minlength=n) / np.maximum(count, 1)
-        reach = WITHIN * step / 2
-        out.append(
-            tuple(
-                np.clip(np.where(count > 0, mean, middles), middles - reach, middles + reach).round(DECIMALS).tolist()
-            )
-        )
-    return tuple(out)
 
 
 if __name__ == "__main__":

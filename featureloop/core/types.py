@@ -140,7 +140,7 @@ class Recognition:
         the package has nothing to compare with.
     agreement
         How good the hard result is expected to be by what is found in the frame turned and mirrored, too, in [0, 1]
-        (`sharing.views`); None where it was not looked at so.
+        (`sharing.views`); None where it was not looked at so. Of a mean of several results, by that mean itself.
     """
 
     task: Task

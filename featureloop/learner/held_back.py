@@ -25,8 +25,8 @@ from featureloop.sharing.reliability import calibrate
 def calibrated_by(bags: Bags, runtime: Runtime) -> Calibration:
     """Calibrate on what is held back and verified: results that nobody looked at would confirm themselves.
 
-    How far other views of a frame agree isn't known here: a learner has no images. Until somebody calibrates with some,
-    the score is another one.
+    How far other views of a frame agree isn't known here: a learner has no images. Where that score was asked for, it
+    is the task's own one, until somebody asks for it again with images.
     """
     manifest = runtime.package.manifest
     task = Task(manifest.task)

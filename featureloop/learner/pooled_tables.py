@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from featureloop.core.types import Float32, Frame, Task
+from featureloop.core.types import Float32, Frame, Task, UInt8
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Manifest, PooledTables, ReleasedForm
 from featureloop.model.neck import MAX_LEVELS, symbol_entropies
@@ -127,9 +127,15 @@ def with_sensitive_levels(
     return replace(draft, released=released)
 
 
-def centroids(form: ReleasedForm, vectors: Float32) -> tuple[tuple[float, ...], ...]:
-    """What each channel's levels stand for: the mean of the values float32 (M, C) there, or the middle."""
-    symbols = codec.quantize(vectors, replace(form, pooled=None))
+def centroids(form: ReleasedForm, vectors: Float32, symbols: UInt8 | None = None) -> tuple[tuple[float, ...], ...]:
+    """What each channel's levels stand for: the mean of the values float32 (M, C) there, or the middle.
+
+    Parameters
+    ----------
+    symbols
+        Of the values, uint8 (M, C); None for the nearest levels.
+    """
+    symbols = codec.quantize(vectors, replace(form, pooled=None)) if symbols is None else symbols
     out = []
     for c, (low, high, n) in enumerate(zip(form.low, form.high, form.levels, strict=True)):
         step = (high - low) / (n - 1)

@@ -139,10 +139,10 @@ def fit_reliability(
     if base.score == COMBINED or (base.score == AUTO and wins(single, qualities, owners)):
         parts, intercept = fit_combination(single, qualities)
         fitted = replace(fitted, method=COMBINED, parts=parts, intercept=intercept)
-    elif base.score != AUTO and (base.score != AGREEMENT or AGREEMENT in scores):
-        if base.score not in scores:
-            raise InputError(f"the package can't tell the score '{base.score}': it has nothing to compare frames with")
+    elif base.score in scores:
         fitted = replace(fitted, method=base.score)
+    elif base.score not in {AUTO, AGREEMENT}:
+        raise InputError(f"the package can't tell the score '{base.score}': it has nothing to compare frames with")
     raw_scores = np.array([raw_score(r, fitted) for r in found])
     (raw, mapped), kind = chosen_map(raw_scores, qualities, owners)
     familiar = base.familiar or familiar_range([r.outlying for r in found if r.outlying is not None])

@@ -89,12 +89,10 @@ def recognized(runtime: Runtime, pixels: UInt8, vectors: Float32) -> Recognition
 
     Parameters
     ----------
-    runtime
-        Runs a package's one task, or a head of it.
-    pixels
-        The frame, uint8 (H, W, 3).
+    runtime, pixels
+        As in `mean_of_views`.
     vectors
-        Released ones of it, float32 (N, C).
+        Released ones of the frame, float32 (N, C).
 
     Raises
     ------
