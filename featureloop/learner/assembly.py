@@ -39,6 +39,7 @@ from featureloop.model.runtime import Runtime
 from featureloop.model.score_words import AGREEMENT
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.coding import side_of
 from featureloop.sharing.near import usually_apart, values_of
 from featureloop.sharing.payload import LEAST_SINGLE, LEAST_SIZE
 from featureloop.sharing.release import joined
@@ -149,7 +150,7 @@ def counted_form(
         made = replace(made, pooled=tables)
         return replace(made, pooled=replace(tables, usual=_usual(made, bags, grain=1)))
     kept = [b.symbols for b in bags]
-    side = codec.side_of(form, len(kept[0]))
+    side = side_of(form, len(kept[0]))
     made = replace(
         made,
         bag=bag_tables(form.levels, bags, doubted, flags=flags, side=side),

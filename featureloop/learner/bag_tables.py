@@ -10,7 +10,8 @@ from scipy.special import betaln
 
 from featureloop.core.types import Bag, UInt8
 from featureloop.model.manifest import BagTables
-from featureloop.sharing.codec import TOTAL, frequency_table
+from featureloop.sharing.codec import frequency_table
+from featureloop.sharing.coding import TOTAL
 from featureloop.sharing.multiset import Urns
 from featureloop.sharing.rows import ALL, BOTH, NEIGHBOURHOODS, NONE, neighbourhood, row_kinds
 from featureloop.sharing.splits import FEW, Int64, tree_of

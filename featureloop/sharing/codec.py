@@ -15,7 +15,6 @@ padding: it is still read, and no longer written.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -25,10 +24,17 @@ import numpy as np
 
 from featureloop.core.errors import RecordError
 from featureloop.core.types import Float32, UInt8
-from featureloop.model.forms import NONE
 from featureloop.model.manifest import ReleasedForm
-from featureloop.sharing.multiset import MultisetModel
-from featureloop.sharing.ordered import OrderModel
+from featureloop.sharing.coding import (
+    TOTAL,
+    Same,
+    put_features,
+    put_rows,
+    put_soft_rows,
+    take_features,
+    take_rows,
+    take_soft_rows,
+)
 from featureloop.sharing.payload import (
     Ladder,
     finish,
@@ -39,8 +45,6 @@ from featureloop.sharing.payload import (
     seal_single,
     single_coder,
 )
-from featureloop.sharing.rows import RowsModel
-from featureloop.sharing.soft_rows import SoftRowsModel
 
 BAG, MAP, POOLED, UNIFORM, PLAIN = CODECS = ("bag/1", "map/1", "pool/1", "uniform/2", "uniform/1")
 FEATURES = Ladder(2**0.25)
@@ -48,8 +52,6 @@ ROWS = Ladder(2.0, each=0.5)
 """Rows of targets are short and tell most: nearly all of a grid's are given the same size."""
 BAG_RATIO = 2**0.5
 """Of a set's payload sizes; the first holds nearly all frames, as the package says."""
-TOTAL = 4096
-"""Every frequency table sums to this; exact in float64, so models are the same everywhere."""
 BOUND_SLACK = 1e-4
 """A value may exceed its bound by this share of the range: rounding of float32 arithmetic."""
 
@@ -93,26 +95,11 @@ def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
     The error is at most half a step, with centroids at most a step.
     """
     if form.pooled is not None:
-        known = _centroids(_Same(form))
+        known = _centroids(Same(form))
         return known[np.arange(form.channels), symbols]
     low, span, top = _bounds(form)
     values: Float32 = (low + symbols * (span / top)).astype(np.float32)
     return values
-
-
-def side_of(form: ReleasedForm, n: int) -> int:
-    """Positions per side of what keeps its order among n vectors of a record: 1 of a set.
-
-    Raises
-    ------
-    RecordError
-        So many vectors are no whole windows or maps.
-    """
-    leaves = form.form
-    side = leaves.window or (max(1, math.isqrt(n // leaves.mix)) if leaves.base == NONE else 1)
-    if n % side**2:
-        raise RecordError(f"{n} vectors are no whole number of units of {side} x {side} in the form '{leaves}'")
-    return side
 
 
 def ladders_of(form: ReleasedForm) -> tuple[Ladder, Ladder]:
@@ -135,14 +122,7 @@ def encode_features(symbols: UInt8, form: ReleasedForm, *, padded: bool = True) 
         A set's rows are not in canonical order, or a pooled form is to hold more than one vector.
     """
     coder = _coder_of(symbols, form)
-    if form.ordered is not None:
-        _ordered(_Same(form)).encode(coder, symbols, side_of(form, len(symbols)))
-    elif form.bag is not None:
-        _multiset(_Same(form)).encode(coder, symbols)
-    else:
-        columns = symbols.astype(np.int32)
-        for c in reversed(range(form.channels)):
-            coder.encode_reverse(np.ascontiguousarray(columns[:, c]), _model(form.frequencies[c]))
+    put_features(coder, symbols, form)
     return _sealed(coder, form, len(symbols), ladders_of(form)[0] if padded else None)
 
 
@@ -155,16 +135,9 @@ def decode_features(payload: bytes, form: ReleasedForm, *, max_vectors: int) -> 
         The payload is truncated or damaged, or holds over `max_vectors` vectors.
     """
     n, coder = _opened(payload, form, max_vectors, ladders_of(form)[0])
-    if form.ordered is not None:
-        out = _ordered(_Same(form)).decode(coder, n, side_of(form, n))
-    elif form.bag is not None:
-        out = _multiset(_Same(form)).decode(coder, n)
-    else:
-        out = np.empty((n, form.channels), np.uint8)
-        for c in range(form.channels):
-            out[:, c] = coder.decode(_model(form.frequencies[c]), n)
-    _finish(coder, form, out)
-    return out
+    symbols = take_features(coder, n, form)
+    _finish(coder, form, symbols)
+    return symbols
 
 
 def encode_rows(
@@ -183,7 +156,7 @@ def encode_rows(
         A flag is not 0 or 1, or there is not one row where the form is pooled.
     """
     coder = _coder_of(rows, form)
-    _rows(_Same(form), rows.shape[1]).encode(coder, rows, symbols, before)
+    put_rows(coder, rows, form, symbols=symbols, before=before)
     return _sealed(coder, form, len(rows), ladders_of(form)[1] if padded else None)
 
 
@@ -206,7 +179,7 @@ def decode_rows(
     n, coder = _opened(payload, form, max_vectors, ladders_of(form)[1])
     if before is not None and n != len(before):
         raise RecordError(f"{n} rows of targets are said to have been changed, {len(before)} were recognized")
-    rows = _rows(_Same(form), width).decode(coder, n, symbols, before)
+    rows = take_rows(coder, n, form, width=width, symbols=symbols, before=before)
     _finish(coder, form, rows)
     return rows
 
@@ -214,7 +187,7 @@ def decode_rows(
 def encode_soft_rows(rows: UInt8, form: ReleasedForm, *, before: UInt8, padded: bool = True) -> bytes:
     """Rows of probabilities uint8 (N, T), 0 to 255, to a payload; for the rest see `SoftRowsModel.encode`."""
     coder = _coder_of(rows, form)
-    SoftRowsModel(form, rows.shape[1]).encode(coder, rows, before)
+    put_soft_rows(coder, rows, form, before=before)
     return _sealed(coder, form, len(rows), ladders_of(form)[1] if padded else None)
 
 
@@ -229,7 +202,7 @@ def decode_soft_rows(payload: bytes, form: ReleasedForm, *, before: UInt8) -> UI
     n, coder = _opened(payload, form, len(before), ladders_of(form)[1])
     if n != len(before):
         raise RecordError(f"{n} rows of targets are said to have been softened, {len(before)} were recognized")
-    rows = SoftRowsModel(form, before.shape[1]).decode(coder, before)
+    rows = take_soft_rows(coder, form, before=before)
     _finish(coder, form, rows)
     return rows
 
@@ -279,42 +252,8 @@ def _finish(coder: Any, form: ReleasedForm, rows: UInt8) -> None:
         finish_single(coder, rows.tobytes())
 
 
-@lru_cache(maxsize=4096)
-def _model(frequencies: tuple[int, ...]) -> Any:
-    return constriction.stream.model.Categorical(np.asarray(frequencies, np.float64) / TOTAL, perfect=False)
-
-
-class _Same:
-    """A form that is only equal to itself: its many tables need not be compared."""
-
-    __slots__ = ("form",)
-
-    def __init__(self, form: ReleasedForm) -> None:
-        self.form = form
-
-    def __hash__(self) -> int:
-        return id(self.form)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.form is self.form
-
-
 @lru_cache(maxsize=32)
-def _multiset(same: _Same) -> MultisetModel:
-    form = same.form
-    assert form.bag is not None  # noqa: S101 - whoever asks has looked
-    return MultisetModel(form.levels, form.bag.urns, form.frequencies)
-
-
-@lru_cache(maxsize=32)
-def _ordered(same: _Same) -> OrderModel:
-    form = same.form
-    assert form.ordered is not None  # noqa: S101 - whoever asks has looked
-    return OrderModel(form.levels, form.ordered, _multiset(same))
-
-
-@lru_cache(maxsize=32)
-def _centroids(same: _Same) -> Float32:
+def _centroids(same: Same) -> Float32:
     """What levels stand for, float32 (C, L), L the most levels of a channel."""
     form = same.form
     assert form.pooled is not None  # noqa: S101 - whoever asks has looked
@@ -322,11 +261,6 @@ def _centroids(same: _Same) -> Float32:
     for own, values in zip(table, form.pooled.centroids, strict=True):
         own[: len(values)] = values
     return table
-
-
-@lru_cache(maxsize=32)
-def _rows(same: _Same, width: int) -> RowsModel:
-    return RowsModel(same.form, width)
 
 
 def _bounds(form: ReleasedForm) -> tuple[Any, Any, Any]:
