@@ -35,7 +35,8 @@ from featureloop.model.manifest import (
 from featureloop.model.package import Package
 from featureloop.model.pooling import POOLING, pooled_bounds
 from featureloop.model.tasks import RULES
-from featureloop.sharing.record import Record, from_wire
+from featureloop.sharing.record import Record
+from featureloop.sharing.together import from_body
 
 if TYPE_CHECKING:
     from featureloop.core.types import Float32
@@ -95,11 +96,11 @@ class FakeWire:
     held: dict[bytes, Record] = field(default_factory=dict)
 
     def deliver(self, body: bytes) -> Receipt:
-        """Take an Arrow stream of records, or fail as scripted."""
+        """Take a body of records, or fail as scripted; it knows no package, so it reads none that are coded by one."""
         self.bodies.append(body)
         if self.failures:
             raise self.failures.pop(0)
-        records = {r.id: r for r in from_wire(body)}
+        records = {r.id: r for r in from_body(body, lambda _: None)}
         taken = {i: r for i, r in records.items() if i not in self.refuse}
         self.held.update(taken)
         return Receipt(frozenset(taken), {i: self.refuse[i] for i in records if i in self.refuse})

@@ -21,6 +21,7 @@ from featureloop.cli.sharing import sharing
 from featureloop.cli.summary import Done, finish, summary_table
 from featureloop.config import settings
 from featureloop.core.errors import AuthError, InputError, PackageError, PolicyError, StorageError
+from featureloop.device.bodies import bodies_for
 from featureloop.device.exchange import TIMEOUT_S
 from featureloop.device.metered import MeteredWire
 from featureloop.device.outbox import Outbox
@@ -162,6 +163,7 @@ def process(
                     out=out,
                     total=total,
                     wait=wait,
+                    together=bodies_for(rules.sending, place, loaded),
                 )
     data = done.as_dict(seconds=time.perf_counter() - started)
     report(data, as_json=as_json, show=lambda: summary_table(data))

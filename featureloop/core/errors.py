@@ -53,6 +53,10 @@ class RetryLaterError(TransportError):
         self.after_s = after_s
 
 
+class MediaTypeRefusedError(TransportError):
+    """The learner takes no bodies of this type: it is older than this device."""
+
+
 class AuthError(FeatureloopError):
     """A token, enrolment code or signature was refused. A retry does not help."""
 

@@ -86,7 +86,7 @@ class Wire(Protocol):
     """
 
     def deliver(self, body: bytes) -> Receipt:
-        """Send an Arrow IPC stream of records, and return the receipt."""
+        """Send a body of records of any type (`sharing.together`), and return the receipt."""
         ...
 
 

@@ -22,6 +22,7 @@ from featureloop.core.errors import (
     AuthError,
     BodyTooLargeError,
     InputError,
+    MediaTypeRefusedError,
     RecordError,
     RetryLaterError,
     TransportError,
@@ -88,7 +89,8 @@ class Answer:
             return RetryLaterError(f"{message}; trying again after {self.after_s:.0f} s", after_s=self.after_s)
         if 300 <= self.status < 400:
             return TransportError(f"{message}; give the learner's final URL, redirects aren't followed")
-        return TransportError(f"{message}; check the URL, or try again later")
+        kind = MediaTypeRefusedError if self.status == 415 else TransportError
+        return kind(f"{message}; check the URL, or try again later")
 
     def _said(self) -> str:
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from featureloop.core.errors import FeatureloopError, PackageError, PolicyError
 from featureloop.core.types import Frame, Recognition, Skipped
+from featureloop.device.bodies import bodies_for
 from featureloop.device.outbox import SETTLED, Outbox
 from featureloop.device.pipeline import Show, Summary, run_pipeline
 from featureloop.device.provide import Provider, check_policy
@@ -124,7 +125,8 @@ class DeviceService:
     @contextmanager
     def _sending(self, desk: Desk) -> Iterator[UplinkThread]:
         wire = HttpWire(self.identity)
-        sender = desk.sender = UplinkThread(Uplink(self.outbox, wire), may_send=desk.switch.is_on)
+        together = bodies_for(self.policy.sending, self.state, self.package)
+        sender = desk.sender = UplinkThread(Uplink(self.outbox, wire, together=together), may_send=desk.switch.is_on)
         sender.start()
         try:
             yield sender

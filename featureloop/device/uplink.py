@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from featureloop.core.errors import BodyTooLargeError, FeatureloopError, RecordError, RetryLaterError, TransportError
+from featureloop.core.errors import (
+    BodyTooLargeError,
+    FeatureloopError,
+    MediaTypeRefusedError,
+    RecordError,
+    RetryLaterError,
+    TransportError,
+)
 from featureloop.core.ports import Clock, Receipt, Sleep, Wire
 from featureloop.device.outbox import Outbox, State
 from featureloop.sharing.record import Record, to_wire
@@ -41,6 +48,7 @@ class Retry:
     attempts: int = 6
 
 
+Together = Callable[[Sequence[Record]], bytes]
 RETRY = Retry()
 """The bounds where none are given."""
 
@@ -107,6 +115,8 @@ class Uplink:
         Seconds after which another process may take what this one leased.
     retry, jitter
         When `drain` tries again; a random number in [0, 1].
+    together
+        Codes the records of a body together, for a learner that reads such bodies; None: each is sent by itself.
     """
 
     def __init__(
@@ -120,6 +130,7 @@ class Uplink:
         lease_s: float = 60.0,
         retry: Retry = RETRY,
         jitter: Callable[[], float] = random.random,
+        together: Together | None = None,
     ) -> None:
         self._outbox = outbox
         self._wire = wire
@@ -129,6 +140,7 @@ class Uplink:
         self._lease_s = lease_s
         self._retry = retry
         self._jitter = jitter
+        self._together = together
 
     def send_once(self) -> Sent:
         """Send one batch, if anything is due by the site's rounds.
@@ -203,7 +215,7 @@ class Uplink:
     def _deliver(self, batch: _Batch, records: Collection[Record]) -> None:
         """Deliver, halving what is refused as a whole until the record at fault stands alone."""
         try:
-            receipt = self._wire.deliver(to_wire(list(records)))
+            receipt = self._post(list(records))
         except RecordError as error:
             if len(records) == 1:
                 batch.suspects.update((r.id, str(error)) for r in records)
@@ -221,6 +233,19 @@ class Uplink:
         batch.refused |= receipt.refused
         for key in (*receipt.held, *receipt.refused):
             del batch.open[key]
+
+    def _post(self, records: Sequence[Record]) -> Receipt:
+        """Send one body: coded together where the learner takes that and finds no fault, else one after the other."""
+        if self._together is not None:
+            try:
+                return self._wire.deliver(self._together(records))
+            except MediaTypeRefusedError:
+                self._together = None
+            except BodyTooLargeError:
+                raise
+            except RecordError:
+                pass  # Which record is at fault is only told where each stands by itself.
+        return self._wire.deliver(to_wire(records))
 
 
 def wait_after(error: FeatureloopError, retry: Retry, attempt: int, jitter: float) -> float:

@@ -14,9 +14,9 @@ from featureloop.core.errors import AuthError, TransportError
 from featureloop.core.ports import Clock, Receipt
 from featureloop.device.exchange import TIMEOUT_S, bearer, check_url, exchange, opened, plain
 from featureloop.device.state import Identity
+from featureloop.sharing.together import media_type_of
 
 MAX_KEYS = 16
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
 
 class HttpWire:
@@ -50,7 +50,7 @@ class HttpWire:
         clock: Clock = time.time,
     ) -> None:
         self._url = check_url(identity.learner, allow_plain_http=allow_plain_http) + "/v1/records"
-        self._headers = {**bearer(identity), "Content-Type": ARROW_STREAM}
+        self._headers = bearer(identity)
         self._client = httpx.Client(timeout=timeout) if client is None else client
         self._owned = client is None
         self._timeout = timeout
@@ -62,12 +62,13 @@ class HttpWire:
             self._client.close()
 
     def deliver(self, body: bytes) -> Receipt:
-        """Send an Arrow IPC stream of records.
+        """Send a body of records, an Arrow IPC stream or records that are coded together.
 
         Raises
         ------
         TransportError
-            The learner is away, slow, or answers nonsense; `RetryLaterError` where it asks to wait.
+            The learner is away, slow, or answers nonsense; `RetryLaterError` where it asks to wait,
+            `MediaTypeRefusedError` where it takes no bodies of this type.
         AuthError
             The token is refused (401, 403).
         RecordError
@@ -77,7 +78,7 @@ class HttpWire:
             self._client,
             "POST",
             self._url,
-            headers=self._headers,
+            headers={**self._headers, "Content-Type": media_type_of(body)},
             content=body,
             timeout=self._timeout,
             clock=self._clock,

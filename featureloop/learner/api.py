@@ -31,11 +31,11 @@ from featureloop.learner.exchange import (
 )
 from featureloop.model.package import Package, pack
 from featureloop.sharing.record import MAX_BODY
+from featureloop.sharing.together import MEDIA_TYPES, media_type_of
 
 if TYPE_CHECKING:
     from featureloop.learner.service import Learner
 
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
 MAX_CODE_BODY = 4_096
 
 router = APIRouter(prefix="/v1")
@@ -81,9 +81,12 @@ Device = Annotated[DeviceIdentity, Depends(device_of)]
 async def records_body(request: Request, _device: Device) -> bytes:
     """The body of a device that is known: a stranger's is never read."""
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind != ARROW_STREAM:
-        raise MediaTypeError(f"the body's type is '{kind[:60]}'; records are sent as {ARROW_STREAM}")
-    return await read_body(request, limit=MAX_BODY)
+    if kind not in MEDIA_TYPES:
+        raise MediaTypeError(f"the body's type is '{kind[:60]}'; records are sent as {' or '.join(MEDIA_TYPES)}")
+    body = await read_body(request, limit=MAX_BODY)
+    if (found := media_type_of(body)) != kind:
+        raise MediaTypeError(f"the body's type is said to be '{kind}', and it is {found}")
+    return body
 
 
 @router.get("/health")

@@ -28,7 +28,8 @@ from featureloop.learner.control import Control, intake, received
 from featureloop.learner.locks import exclusive
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
-from featureloop.sharing.record import Record, from_wire
+from featureloop.sharing.record import Record
+from featureloop.sharing.together import from_body
 
 BATCH = 256
 INTERVAL_S = 1.0
@@ -76,7 +77,7 @@ class Ingest:
         StorageError
             The disk is full; nothing of it was taken.
         """
-        records = {r.id: r for r in from_wire(body)}
+        records = {r.id: r for r in from_body(body, self.registry.declared)}
         reasons = ((key, self._reason(device, record)) for key, record in records.items())
         refused = {key: reason for key, reason in reasons if reason is not None}
         good = {key: record for key, record in records.items() if key not in refused}

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from featureloop.core.types import Float32, Recognition, Task
+from featureloop.core.types import Float32, Recognition, Task, UInt8
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
 
@@ -60,10 +60,14 @@ def values_of(vectors: Float32, released: ReleasedForm) -> Float32:
     RecordError
         A value is not finite or outside its channel's bounds.
     """
-    symbols = np.sort(codec.quantize(vectors, released), axis=0)
+    return quantiles(codec.quantize(vectors, released))
+
+
+def quantiles(symbols: UInt8) -> Float32:
+    """Each channel's values at up to 64 quantiles, rising: uint8 (N, C) in any order to float32 (Q, C)."""
     count = min(QUANTILES, len(symbols))
-    at = ((np.arange(count) + 0.5) * len(symbols) / count).astype(np.intp)
-    values: Float32 = symbols[at].astype(np.float32)
+    at = ((np.arange(count) + 0.5) * len(symbols) / max(count, 1)).astype(np.intp)
+    values: Float32 = np.sort(symbols, axis=0)[at].astype(np.float32)
     return values
 
 

@@ -25,6 +25,7 @@ A TOML file, `policy.toml`::
     delay_seconds = 3600               # records gather in rounds of so long, and leave after them, shuffled
     batch_records = 32                 # fewer of them wait for a later round
     longest_seconds = 86_400           # but no longer than this
+    together = true                    # records of one body are coded together: a third of the bytes on the line
 
     [review]
     readers = 1                        # 2: two people decide each doubtful result, and a third where they differ
@@ -153,11 +154,14 @@ class Sending:
         So many leave at least; fewer wait for a later round.
     longest_seconds
         What has waited for so long leaves after the next round with however few others there are.
+    together
+        Whether the records of one body are coded together (`sharing.together`), if the learner takes that.
     """
 
     delay_seconds: int = 3600
     batch_records: int = 32
     longest_seconds: int = 86_400
+    together: bool = True
 
 
 @dataclass(frozen=True, slots=True)

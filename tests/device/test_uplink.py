@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +24,7 @@ from featureloop.core.errors import (
     AuthError,
     BodyTooLargeError,
     InputError,
+    MediaTypeRefusedError,
     RecordError,
     RetryLaterError,
     StorageError,
@@ -41,7 +42,8 @@ from featureloop.device.state import Identity
 from featureloop.device.uplink import Retry, Sent, Uplink, delay
 from featureloop.device.uplink_thread import UplinkThread
 from featureloop.device.wire import HttpWire, check_health, enroll
-from featureloop.sharing.record import Record, from_wire
+from featureloop.sharing.record import Record, from_wire, to_wire
+from featureloop.sharing.together import ARROW_STREAM, MEDIA_TYPE, media_type_of, to_together
 from featureloop.testing import FakeClock, FakeWire, make_record
 
 KEY = bytes(32)
@@ -222,6 +224,60 @@ def test_a_learner_that_refuses_everything_loses_nothing(outbox: Outbox, clock: 
         make_uplink(outbox, wire, clock).send_once()
     assert pending(outbox) == 64
     assert len(wire.bodies) < 30
+
+
+def joined(records: Sequence[Record]) -> bytes:
+    """Records of packages that nobody has, coded together."""
+    return to_together(records, lambda _: None)
+
+
+def types_of(wire: FakeWire) -> list[str]:
+    return [media_type_of(body) for body in wire.bodies]
+
+
+def test_records_of_a_body_are_coded_together_where_that_is_asked_for(outbox: Outbox, clock: FakeClock) -> None:
+    sent = fill(outbox, 5)
+    wire = FakeWire()
+    assert make_uplink(outbox, wire, clock, batch=3, together=joined).drain(deadline_s=60).delivered == 5
+    assert types_of(wire) == [MEDIA_TYPE, MEDIA_TYPE]
+    assert set(wire.held) == {r.id for r in sent}
+
+
+def test_a_learner_that_doesnt_know_such_bodies_gets_none_again(outbox: Outbox, clock: FakeClock) -> None:
+    fill(outbox, 5)
+    wire = FakeWire(failures=[MediaTypeRefusedError("415")])
+    assert make_uplink(outbox, wire, clock, batch=3, together=joined).drain(deadline_s=60).delivered == 5
+    assert types_of(wire) == [MEDIA_TYPE, ARROW_STREAM, ARROW_STREAM]
+
+
+def test_a_body_in_which_a_fault_is_found_is_sent_again_record_by_record(outbox: Outbox, clock: FakeClock) -> None:
+    """The next one is coded together again."""
+    fill(outbox, 5)
+    wire = FakeWire(failures=[RecordError("of a package that is unknown")])
+    assert make_uplink(outbox, wire, clock, batch=3, together=joined).drain(deadline_s=60).delivered == 5
+    assert types_of(wire) == [MEDIA_TYPE, ARROW_STREAM, MEDIA_TYPE]
+    assert outbox.counts()[State.REFUSED] == 0
+
+
+def test_a_body_of_records_together_that_is_too_large_is_halved(outbox: Outbox, clock: FakeClock) -> None:
+    fill(outbox, 4)
+    wire = FakeWire(failures=[BodyTooLargeError("413")])
+    assert make_uplink(outbox, wire, clock, batch=4, together=joined).drain(deadline_s=60).delivered == 4
+    assert types_of(wire) == [MEDIA_TYPE] * 3
+
+
+def test_the_wire_says_of_what_type_a_body_is() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["Content-Type"])
+        return httpx.Response(415, json={"error": "no such type"})
+
+    wire = make_wire(handler)
+    for body in (to_wire([make_record(1)]), joined([make_record(1)])):
+        with pytest.raises(MediaTypeRefusedError, match="no such type"):
+            wire.deliver(body)
+    assert seen == [ARROW_STREAM, MEDIA_TYPE]
 
 
 def test_a_failure_in_the_middle_keeps_what_was_acknowledged(outbox: Outbox, clock: FakeClock) -> None:

@@ -29,11 +29,12 @@ from featureloop.core.errors import (
     StorageError,
 )
 from featureloop.learner import api, exchange
-from featureloop.learner.api import ARROW_STREAM, create_app
+from featureloop.learner.api import create_app
 from featureloop.learner.auth import Enrolled
 from featureloop.learner.service import Learner
 from featureloop.model.package import Package, unpack, verify_signature
 from featureloop.sharing.record import to_wire
+from featureloop.sharing.together import ARROW_STREAM, MEDIA_TYPE, to_together
 
 
 class Sleeper:
@@ -187,6 +188,45 @@ def test_a_revoked_device_gets_403(
     assert answer.status_code == 403
     assert "revoked" in answer.json()["error"]
     assert learner.ingest.pending() == 0
+
+
+def test_records_that_are_coded_together_are_held(
+    client: Client, learner: Learner, founding: Package, make: MakeRecord, headers: dict[str, str]
+) -> None:
+    records = [make(i) for i in range(5)]
+    body = to_together(records, {founding.digest: founding.manifest}.get)
+    answer = client.post("/v1/records", content=body, headers=headers | {"Content-Type": MEDIA_TYPE})
+    assert sorted(answer.json()["held"]) == sorted(r.id.hex() for r in records)
+    assert learner.ingest.drain() == 5
+    again = client.post("/v1/records", content=to_wire(records), headers=headers)
+    assert sorted(again.json()["held"]) == sorted(r.id.hex() for r in records)
+    assert learner.ingest.drain() == 0
+
+
+def test_records_that_are_coded_together_are_checked_as_any(
+    client: Client, learner: Learner, founding: Package, make: MakeRecord, headers: dict[str, str]
+) -> None:
+    """Each by itself where they can be read; of a package that is unknown here, none can."""
+    headers = headers | {"Content-Type": MEDIA_TYPE}
+    good, bad = make(0), make(1, site="clinic-b")
+    body = to_together([good, bad], {founding.digest: founding.manifest}.get)
+    answer = client.post("/v1/records", content=body, headers=headers).json()
+    assert answer["held"] == [good.id.hex()]
+    assert "clinic-b" in answer["refused"][bad.id.hex()]
+    stranger = make(2, package=bytes(32))
+    answer = client.post(
+        "/v1/records", content=to_together([stranger], {bytes(32): founding.manifest}.get), headers=headers
+    )
+    assert answer.status_code == 400
+    assert "unknown" in answer.json()["error"]
+    assert learner.ingest.pending() == 1
+
+
+def test_a_body_that_is_of_another_type_than_it_says_is_415(
+    client: Client, founding: Package, make: MakeRecord, headers: dict[str, str]
+) -> None:
+    body = to_together([make(0)], {founding.digest: founding.manifest}.get)
+    assert client.post("/v1/records", content=body, headers=headers).status_code == 415
 
 
 def test_a_malformed_body_is_400(client: Client, headers: dict[str, str]) -> None:

@@ -44,8 +44,9 @@ from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.codec import codec_of
 from featureloop.sharing.policy import Policy, Share
-from featureloop.sharing.record import Record
+from featureloop.sharing.record import Record, to_wire
 from featureloop.sharing.release import coded, joined, part_of
+from featureloop.sharing.together import from_together, to_together
 from featureloop.testing import FakeClock, make_record, tiny_package
 
 TINY = FoundingSettings(size=64, channels=8, epochs=1, recognizer_epochs=2, augmentations=0, width=16, blocks=1)
@@ -134,6 +135,10 @@ def test_a_package_of_a_form_is_founded_shared_under_and_trained_on(
     assert len(records) == (len(given) - summary.waiting) // form.mix
     for record in records:
         check_declared(record, manifest)
+    known = {package.digest: manifest}.get
+    body = to_together(records, known)
+    assert len(body) < len(to_wire(records))
+    assert sorted(r.id for r in from_together(body, known)) == sorted(r.id for r in records)
     learner.store.add(list(records))
     settings = TrainSettings(fit=FitSettings(epochs=0.5), interpolation=0.5)
     made = train_candidate(learner.store, learner.registry, live, settings=settings)
