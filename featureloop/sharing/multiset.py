@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.core.types import Bool, UInt8
+from featureloop.sharing.likened import LikenedModel
 from featureloop.sharing.splits import FEW, Int64, tree_of
 from featureloop.sharing.urns import TOTAL, urn_frequencies
 from featureloop.sharing.walk import Sorted, walk
@@ -55,28 +56,39 @@ class MultisetModel:
             for f in frequencies
         ]
         self._few: dict[int, Float64] = {}
+        self._likened = LikenedModel(levels, urns, frequencies)
 
-    def encode(self, coder: Any, symbols: UInt8) -> None:
+    def encode(self, coder: Any, symbols: UInt8, like: UInt8 | None = None) -> None:
         """Put a sorted bag uint8 (N, C) on a stack coder.
+
+        Parameters
+        ----------
+        like
+            Another bag uint8 (M, C), which the reader has already (`sharing.likened`).
 
         Raises
         ------
         RecordError
             The rows are not in canonical order.
         """
+        if like is not None:
+            self._likened.encode(coder, symbols, like)
+            return
         writer = _Writer(self, Sorted(symbols, self.levels))
         walk(len(symbols), self.levels, writer)
         for step in reversed(writer.steps):
             coder.encode_reverse(*step)
 
-    def decode(self, coder: Any, n: int) -> UInt8:
-        """Take a bag of n rows from a stack coder: uint8 (n, C), sorted.
+    def decode(self, coder: Any, n: int, like: UInt8 | None = None) -> UInt8:
+        """Take a bag of n rows from a stack coder: uint8 (n, C), sorted; `like` as it was encoded.
 
         Raises
         ------
         RecordError
             It holds a part that is larger than the whole.
         """
+        if like is not None:
+            return self._likened.decode(coder, n, like)
         return walk(n, self.levels, _Reader(self, coder))
 
     def few(self, c: int) -> Float64:

@@ -75,15 +75,18 @@ class Tree:
         ends
             How many of them there are up to each depth.
         """
-        parts = levels.shape[1]
-        upto = np.zeros((len(levels) + 1, parts), np.int64)
-        levels.cumsum(axis=0, out=upto[1:])
-        lower = upto.take(self.low, axis=0)
-        size = upto.take(self.high, axis=0) - lower
+        size, below = self.counts(levels)
         (at,) = size.ravel().nonzero()
         first = (self.first + np.zeros_like(size)).ravel().take(at)
-        below = (upto.take(self.middle, axis=0) - lower).ravel().take(at)
-        return first, size.ravel().take(at), below, at.searchsorted(self.ends * parts).tolist()
+        ends = at.searchsorted(self.ends * levels.shape[1]).tolist()
+        return first, size.ravel().take(at), below.ravel().take(at), ends
+
+    def counts(self, levels: Int64) -> tuple[Int64, Int64]:
+        """Of each split how many rows it has, and how many of them are below: int64 (L - 1, P) each."""
+        upto = np.zeros((len(levels) + 1, levels.shape[1]), np.int64)
+        levels.cumsum(axis=0, out=upto[1:])
+        lower = upto.take(self.low, axis=0)
+        return upto.take(self.high, axis=0) - lower, upto.take(self.middle, axis=0) - lower
 
 
 @lru_cache(maxsize=512)

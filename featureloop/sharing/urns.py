@@ -12,6 +12,7 @@ tables, whatever their processors and libraries.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,10 @@ MOST = 1 << 12
 """The largest parameter, 256 balls: practically no more scatter than chance."""
 TOTAL = 1 << 22
 """Every table sums to this; exact in float64."""
+QUICK = 1_024
+"""Draws up to which logarithms are looked up: 160 kB."""
 _DIGITS = 24
+_HALF = _DIGITS // 2
 _ONE = 1 << _DIGITS
 
 
@@ -51,6 +55,47 @@ def urn_frequencies(n: int, light: Int64, dark: Int64) -> Int64:
     at = weights.argmax(axis=1)
     table[np.arange(len(table)), at] += TOTAL - table.sum(axis=1)
     return np.asarray(table)
+
+
+def frequencies_of_each(n: Int64, light: Int64, dark: Int64) -> Int64:
+    """What `urn_frequencies` says, of urns that are hardly ever asked again: int64 (U,) each to (U, largest n + 1).
+
+    Each is of its own number of draws, above which its row holds zeros. Logarithms and powers are looked up, so that an
+    entry may differ from `urn_frequencies`' in its last digits; it is the same on every machine nevertheless.
+
+    Parameters
+    ----------
+    n
+        From 1 to `QUICK`.
+    light, dark
+        In sixteenths of a ball, 1 to `MOST`.
+    """
+    logs_of, choices, coarse, fine = _looked_up()
+    most = int(n.max())
+    steps = np.arange(most + 1)
+    rest = n[:, None] - steps
+    beyond = rest < 0
+    rest[beyond] = 0
+    first, second = (_summed(logs_of.take(x[:, None] + UNIT * steps[:-1])) for x in (light, dark))
+    logs = choices.take(n)[:, None] - choices[: most + 1] - choices.take(rest) + first
+    logs += second.ravel().take(rest + (most + 1) * np.arange(len(n))[:, None])
+    logs[beyond] = -(1 << 62)
+    logs -= logs.max(axis=1, keepdims=True)
+    part = logs & (_ONE - 1)
+    weights = (coarse.take(part >> _HALF) * fine.take(part & ((1 << _HALF) - 1))) >> 31
+    weights >>= np.minimum(-(logs >> _DIGITS), 62)
+    table = 1 + weights * (TOTAL - 1 - n)[:, None] // weights.sum(axis=1, keepdims=True)
+    table[beyond] = 0
+    table[np.arange(len(n)), weights.argmax(axis=1)] += TOTAL - table.sum(axis=1)
+    return np.asarray(table)
+
+
+@cache
+def _looked_up() -> tuple[Int64, Int64, Int64, Int64]:
+    """Logarithms of 0 (none) to all that is asked for, those of 0! to QUICK!, and powers of 2, coarse and fine."""
+    logs = np.concatenate([np.zeros(1, np.int64), _log2(np.arange(1, MOST + UNIT * QUICK, dtype=np.int64))])
+    halves = np.arange(1 << _HALF, dtype=np.int64)
+    return logs, _summed(logs[None, 1 : QUICK + 1])[0], _exp2(halves << _HALF), _exp2(halves)
 
 
 def _summed(logs: Int64) -> Int64:
