@@ -25,15 +25,17 @@ class Bodies:
         Where packages that were taken over are.
     packages
         Others that this device works with.
+    across
+        Whether a set is coded after another one where that is shorter.
     """
 
-    def __init__(self, state: DeviceState, *packages: Package) -> None:
-        self._state = state
+    def __init__(self, state: DeviceState, *packages: Package, across: bool = False) -> None:
+        self._state, self._across = state, across
         self._known: dict[bytes, Manifest | None] = {p.digest: p.manifest for p in packages}
 
     def __call__(self, records: Sequence[Record]) -> bytes:
         """One body of records; errors are those of `to_together`."""
-        return to_together(records, self._manifest_of)
+        return to_together(records, self._manifest_of, across=self._across)
 
     def _manifest_of(self, digest: bytes) -> Manifest | None:
         if digest not in self._known:
@@ -47,4 +49,4 @@ class Bodies:
 
 def bodies_for(sending: Sending, state: DeviceState, *packages: Package) -> Bodies | None:
     """What codes records together, where the site's policy has it."""
-    return Bodies(state, *packages) if sending.together else None
+    return Bodies(state, *packages, across=sending.across_frames) if sending.together else None

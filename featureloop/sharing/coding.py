@@ -26,8 +26,13 @@ TOTAL = 4096
 """Every frequency table sums to this; exact in float64, so models are the same everywhere."""
 
 
-def put_features(coder: Any, symbols: UInt8, form: ReleasedForm) -> None:
+def put_features(coder: Any, symbols: UInt8, form: ReleasedForm, *, like: UInt8 | None = None) -> None:
     """Put symbols uint8 (N, C) on a stack coder.
+
+    Parameters
+    ----------
+    like
+        Of a set without an order: another one, uint8 (M, C), after which it is coded.
 
     Raises
     ------
@@ -37,15 +42,15 @@ def put_features(coder: Any, symbols: UInt8, form: ReleasedForm) -> None:
     if form.ordered is not None:
         _ordered(Same(form)).encode(coder, symbols, side_of(form, len(symbols)))
     elif form.bag is not None:
-        _multiset(Same(form)).encode(coder, symbols)
+        _multiset(Same(form)).encode(coder, symbols, like)
     else:
         columns = symbols.astype(np.int32)
         for c in reversed(range(form.channels)):
             coder.encode_reverse(np.ascontiguousarray(columns[:, c]), _model(form.frequencies[c]))
 
 
-def take_features(coder: Any, n: int, form: ReleasedForm) -> UInt8:
-    """Take the symbols of n vectors from a stack coder, uint8 (n, C).
+def take_features(coder: Any, n: int, form: ReleasedForm, *, like: UInt8 | None = None) -> UInt8:
+    """Take the symbols of n vectors from a stack coder, uint8 (n, C); `like` as they were put.
 
     Raises
     ------
@@ -55,7 +60,7 @@ def take_features(coder: Any, n: int, form: ReleasedForm) -> UInt8:
     if form.ordered is not None:
         return _ordered(Same(form)).decode(coder, n, side_of(form, n))
     if form.bag is not None:
-        return _multiset(Same(form)).decode(coder, n)
+        return _multiset(Same(form)).decode(coder, n, like)
     out = np.empty((n, form.channels), np.uint8)
     for c in range(form.channels):
         out[:, c] = coder.decode(_model(form.frequencies[c]), n)

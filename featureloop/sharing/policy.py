@@ -26,6 +26,7 @@ A TOML file, `policy.toml`::
     batch_records = 32                 # fewer of them wait for a later round
     longest_seconds = 86_400           # but no longer than this
     together = true                    # records of one body are coded together: a third of the bytes on the line
+    across_frames = false              # and a frame's set after another one like it: fewer still, for more time
 
     [review]
     readers = 1                        # 2: two people decide each doubtful result, and a third where they differ
@@ -156,12 +157,15 @@ class Sending:
         What has waited for so long leaves after the next round with however few others there are.
     together
         Whether the records of one body are coded together (`sharing.together`), if the learner takes that.
+    across_frames
+        Whether a set is then coded after another one of its body, where that is shorter.
     """
 
     delay_seconds: int = 3600
     batch_records: int = 32
     longest_seconds: int = 86_400
     together: bool = True
+    across_frames: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@
 
 An Arrow stream says of each record its id, its padded payloads and all of its fields. Here records of one kind share a
 line of the sheet (`sharing.sheet`), ids follow from what they are the hash of, payloads are coded without padding one
-after the other, a set after the set before it, and only the body as a whole is padded to one of a few sizes. It is a
-way of the line and of nothing else: whoever reads it has the very records that were written, each of them whole, padded
-and readable by itself.
+after the other, a set after the one before it where that is shorter, and only the body as a whole is padded to one of a
+few sizes. It is a way of the line and of nothing else: whoever reads it has the very records that were written, each of
+them whole, padded and readable by itself.
 
 Records stand so that each is like the one before it. That follows from what they hold, so it tells nothing that they
 don't: neither time nor which of them belong together.
@@ -21,6 +21,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import constriction
@@ -28,7 +29,7 @@ import numpy as np
 
 from featureloop.core.errors import PackageError, RecordError
 from featureloop.core.types import Bag, ChangedBy, Task, UInt8
-from featureloop.model.manifest import Manifest
+from featureloop.model.manifest import Manifest, ReleasedForm
 from featureloop.sharing import codec
 from featureloop.sharing.coding import (
     put_features,
@@ -48,8 +49,9 @@ from featureloop.sharing.sheet import Entry, entry_of, read_sheet, write_sheet
 MEDIA_TYPES = ARROW_STREAM, MEDIA_TYPE = "application/vnd.apache.arrow.stream", "application/vnd.featureloop.records"
 MOST = 256
 """Records of a body, so that a small one can't claim much time."""
-LADDER = Ladder(2**0.25, least=1024)
+LADDER = Ladder(2**0.125, least=1024)
 """Sizes of bodies: a sum of many payloads tells little of any, and all bodies of a few records have the first size."""
+_EVEN = constriction.stream.model.Uniform(2)
 _MAGIC = b"FLT1"
 _HEADER = struct.Struct("<4sII16s")
 _CHECK = struct.Struct("<I")
@@ -70,8 +72,13 @@ def from_body(body: bytes, manifest_of: ManifestOf) -> list[Record]:
     return from_together(body, manifest_of) if media_type_of(body) == MEDIA_TYPE else from_wire(body)
 
 
-def to_together(records: Sequence[Record], manifest_of: ManifestOf) -> bytes:
+def to_together(records: Sequence[Record], manifest_of: ManifestOf, *, across: bool = False) -> bytes:
     """Records as one body of `MEDIA_TYPE`.
+
+    Parameters
+    ----------
+    across
+        Whether a set is coded after the one before it where that is shorter: fewer bytes for more time at both ends.
 
     Raises
     ------
@@ -83,8 +90,8 @@ def to_together(records: Sequence[Record], manifest_of: ManifestOf) -> bytes:
     views = _Views(manifest_of)
     line = _in_line([_Item(record, *_opened(record, views)) for record in records])
     coder = constriction.stream.stack.AnsCoder()
-    for item in reversed(line):
-        _put(coder, item)
+    for before, item in reversed(list(pairwise([_Item(records[0]), *line] if line else []))):
+        _put(coder, item, before.told, across=across)
     stream: bytes = coder.get_compressed().astype("<u4").tobytes()
     sheet = write_sheet([entry_of(item.record, coded=item.bag is not None) for item in line])
     head = _HEADER.pack(_MAGIC, len(sheet), len(stream) // 4, _check_of(item.record for item in line))
@@ -105,10 +112,11 @@ def from_together(body: bytes, manifest_of: ManifestOf) -> list[Record]:
     try:
         sheet, coder, check = _parted(body)
         views = _Views(manifest_of)
-        records = [
-            entry.record(_taken(coder, entry, views) if entry.payloads is None else entry.payloads)
-            for entry in read_sheet(sheet, most=MOST)
-        ]
+        records: list[Record] = []
+        before: _Before = None
+        for entry in read_sheet(sheet, most=MOST):
+            payloads, before = _taken(coder, entry, views, before) if entry.payloads is None else (entry.payloads, None)
+            records.append(entry.record(payloads))
     except _NONSENSE as error:
         raise RecordError(f"the body is no valid code: {str(error)[:200]}") from error
     if not coder.is_empty():
@@ -125,6 +133,15 @@ class _Item:
     record: Record
     manifest: Manifest | None = None
     bag: Bag | None = None
+
+    @property
+    def told(self) -> _Before:
+        """What the next one can be coded after."""
+        return None if self.manifest is None or self.bag is None else (self.manifest, self.bag.symbols)
+
+
+_Before = tuple[Manifest, UInt8] | None
+"""The manifest and the symbols of what was coded before."""
 
 
 class _Views:
@@ -189,7 +206,7 @@ def _chained(items: list[_Item]) -> list[_Item]:
     return line
 
 
-def _put(coder: Any, item: _Item) -> None:
+def _put(coder: Any, item: _Item, before: _Before, *, across: bool) -> None:
     """Put what a record's payloads hold on a stack coder, what is to be taken first last."""
     if item.bag is None or item.manifest is None:
         return
@@ -200,16 +217,39 @@ def _put(coder: Any, item: _Item) -> None:
         put_rows(coder, bag.changed, form, symbols=bag.symbols, before=bag.recognized)
     if item.record.recognition is not None:
         put_rows(coder, bag.recognized, form, symbols=bag.symbols)
-    put_features(coder, bag.symbols, form)
+    like = _like(before, item.manifest)
+    after = across and like is not None and _bits(bag.symbols, form, like) < _bits(bag.symbols, form, None)
+    put_features(coder, bag.symbols, form, like=like if after else None)
+    if like is not None:
+        coder.encode_reverse(int(after), _EVEN)
 
 
-def _taken(coder: Any, entry: Entry, views: _Views) -> dict[str, bytes | None]:
-    """A record's payloads, from what a stack coder holds of them."""
+def _like(before: _Before, manifest: Manifest) -> UInt8 | None:
+    """The set after which one of this manifest may be coded: that of the record before, if it is one of the same."""
+    form = manifest.released
+    if before is None or before[0] is not manifest or form.bag is None or form.ordered is not None:
+        return None
+    return before[1]
+
+
+def _bits(symbols: UInt8, form: ReleasedForm, like: UInt8 | None) -> int:
+    coder = constriction.stream.stack.AnsCoder()
+    put_features(coder, symbols, form, like=like)
+    return int(coder.num_valid_bits())
+
+
+def _taken(
+    coder: Any, entry: Entry, views: _Views, before: _Before
+) -> tuple[dict[str, bytes | None], tuple[Manifest, UInt8]]:
+    """A record's payloads, from what a stack coder holds of them, and what the next one can be coded after."""
     manifest = views(entry.values["package"], entry.values["task"])
     form, n = manifest.released, manifest.released.form.rows(manifest.features.grid)
-    symbols = take_features(coder, n, form)
+    like = _like(before, manifest)
+    like = None if like is None or not coder.decode(_EVEN) else like
+    symbols = take_features(coder, n, form, like=like)
     if not entry.recognized:
-        return {"features": codec.encode_features(symbols, form), "recognition": None, "changed": None}
+        features = codec.encode_features(symbols, form)
+        return {"features": features, "recognition": None, "changed": None}, (manifest, symbols)
     count, width = rows_of(manifest, n), manifest.recognizer.outputs
     recognized = take_rows(coder, count, form, width=width, symbols=symbols)
     changed: UInt8 | None = None
@@ -219,7 +259,8 @@ def _taken(coder: Any, entry: Entry, views: _Views) -> dict[str, bytes | None]:
     elif by is not None:
         changed = take_rows(coder, count, form, width=width, symbols=symbols, before=recognized)
     told = coded(Bag(symbols, recognized, changed, by == ChangedBy.SOFTENED), form)
-    return {"features": told.features, "recognition": told.recognition, "changed": told.changed}
+    payloads = {"features": told.features, "recognition": told.recognition, "changed": told.changed}
+    return payloads, (manifest, symbols)
 
 
 def _parted(body: bytes) -> tuple[bytes, Any, bytes]:

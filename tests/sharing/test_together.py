@@ -111,9 +111,10 @@ def some_records(packages: Made) -> list[Record]:
     return found
 
 
-def test_the_very_same_records_come_back(packages: Made) -> None:
+@pytest.mark.parametrize("across", [False, True])
+def test_the_very_same_records_come_back(packages: Made, across: bool) -> None:
     records = some_records(packages)
-    body = to_together(records, known(packages))
+    body = to_together(records, known(packages), across=across)
     back = from_together(body, known(packages))
     assert sorted(back, key=lambda r: r.id) == sorted(records, key=lambda r: r.id)
     assert len(body) < len(to_wire(records)) / 2
@@ -123,6 +124,23 @@ def test_the_body_depends_on_what_is_in_it_and_not_on_the_order_before(packages:
     records = some_records(packages)
     mixed = [records[i] for i in np.random.default_rng(1).permutation(len(records))]
     assert to_together(records, known(packages)) == to_together(mixed, known(packages))
+
+
+def test_a_set_after_one_like_it_is_shorter(packages: Made) -> None:
+    """Frames of a clip: each record's values are those of one frame, a few of them changed."""
+    package, form = packages["masks"], packages["masks"].manifest.released
+    first = codec.decode_features(record_of(package, 1).features, form, max_vectors=16)
+    records = []
+    for i in range(100):
+        rng = np.random.default_rng(i)
+        symbols = first.copy()
+        symbols[rng.integers(0, 16, 2)] = rng.integers(0, form.levels[0], (2, form.channels))
+        bag = canonical_order(Bag(symbols, np.zeros((16, 16), np.uint8)))
+        records.append(replace(record_of(package, 1), features=codec.encode_features(bag.symbols, form),
+                               recognition=codec.encode_rows(bag.recognized, form, symbols=bag.symbols)))  # fmt: skip
+    alone, after = (to_together(records, known(packages), across=across) for across in (False, True))
+    assert len(after) < 0.8 * len(alone)
+    assert {r.id for r in from_together(after, known(packages))} == {r.id for r in records}
 
 
 def test_what_cant_be_coded_is_carried_as_it_is(packages: Made) -> None:
@@ -239,7 +257,8 @@ def test_no_altered_body_is_taken_for_other_records(
 ) -> None:
     """Whoever alters a body, and its checksum with it, gets it refused, or the same records."""
     records = [record_of(packages[name], 3) for name in ("masks", "boxes", "classes", "windows")]
-    body = to_together(records, known(packages))
+    records += [replace(records[0], period=8000 + i) for i in range(3)]
+    body = to_together(records, known(packages), across=True)
     bare = bytearray(bare_of(body) if resealed else body)
     for at, bit in flips:
         bare[int(at * len(bare))] ^= 1 << bit
