@@ -6,7 +6,8 @@
 
 - the frame before: each split's urn gets balls by the counts of the same sequence's frame before, weighed by one
   number for all frames, and by the best one of each frame as nobody can know it. Bytes by urns alone, of all
-  consecutive frames and of those that `near_duplicates = 0.3` leaves.
+  consecutive frames and of those that `near_duplicates = 0.3` leaves. And what `sharing.likened` takes, which goes
+  further: after the frame before, and in a random order of 128 frames after those already sent.
 - a pooled base layer: mean and deviation of the package's channels as a pooled record codes them; bytes, and how well
   they tell the larger half of the lesions, cross-validated over sequences, against the set's sorted values.
 - background: rows in which no lesion is recognized on steps 2 and 4 times as wide, and all rows. Bytes (whole sets,
@@ -25,12 +26,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import constriction
 import numpy as np
 import torch
 from bench_codec import Seen, bag_of, frames_of, look
@@ -55,6 +57,7 @@ from featureloop.model.recognizers import build_recognizer
 from featureloop.model.tasks import rules_of
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order, pool
+from featureloop.sharing.multiset import MultisetModel
 from featureloop.sharing.near import NearDuplicates, look_of, values_of
 from featureloop.sharing.rows import ALL, BOTH, NONE, row_kinds
 
@@ -72,6 +75,8 @@ ROW, DEVICE = ", by row", ", as a device could"
 FLAT = 0.1
 """Share of a row's sensitivity that all rows have alike."""
 WEIGHTS = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+SENT, TRIED = 128, 8
+"""Frames in a random order, and how many of those already sent each is coded after."""
 BATCH = 16
 Nodes = dict[tuple[Any, ...], tuple[int, int]]
 
@@ -94,6 +99,7 @@ def main() -> None:
     seen, known = look(package, frames_of(args.images, 612)), look(package, frames_of(args.founding, 2 * args.frames))
     if "frame-before" in args.ideas:
         before(seen)
+        likened(seen)
     if "base" in args.ideas:
         base(seen, known)
     if "background" in args.ideas:
@@ -147,6 +153,10 @@ def snapped(symbols: UInt8, rows: UInt8, form: ReleasedForm, *, times: int, ever
 
 def sorted_bag(symbols: UInt8, rows: UInt8) -> Bag:
     return canonical_order(Bag(symbols, rows))
+
+
+def in_order(symbols: UInt8) -> UInt8:
+    return sorted_bag(symbols, np.zeros((len(symbols), 1), np.uint8)).symbols
 
 
 def bare(bag: Bag, form: ReleasedForm) -> int:
@@ -340,6 +350,45 @@ def before(seen: Seen) -> None:
         one = bits.mean(axis=0)
         print(f"| {name} | {len(pairs)} | {one[0]:.1f} | {one.min():.1f} (weight {WEIGHTS[int(one.argmin())]:g}) "
               f"| {bits.min(axis=1).mean():.1f} |", flush=True)  # fmt: skip
+
+
+def likened(seen: Seen) -> None:
+    """What follows the second table: bytes by the coder, without the state that a stream begins with."""
+    released = seen.package.manifest.released
+    assert released.bag is not None  # noqa: S101  Of a set, as the package has to be.
+    model = MultisetModel(released.levels, released.bag.urns, released.frequencies)
+    bags = [in_order(codec.quantize(m, released)) for m in seen.maps]
+    groups = [f.group or f.name for f in seen.frames]
+    looks = np.stack([values_of(m, released) for m in seen.maps])
+    order = np.random.default_rng(1).permutation(len(bags))[:SENT].tolist()
+
+    def size(i: int, *others: int) -> float:
+        like = in_order(np.concatenate([bags[o] for o in others])) if others else None
+        coder = constriction.stream.stack.AnsCoder()
+        model.encode(coder, bags[i], like)
+        return float(coder.num_valid_bits()) / 8
+
+    def nearest(j: int) -> list[int]:
+        apart = np.abs(looks[order[:j]] - looks[order[j]]).mean(axis=1).sum(axis=1)
+        return [order[i] for i in apart.argsort(kind="stable")[:TRIED]]
+
+    pairs = [(a, b) for a, b in pairwise(range(len(bags))) if groups[a] == groups[b]]
+    later = range(1, len(order))
+    lines: list[tuple[str, list[tuple[float, float]]]] = [
+        ("consecutive, after the frame before", [(size(b), size(b, a)) for a, b in pairs])
+    ]
+    ways: dict[str, Callable[[int], float]] = {
+        "after the nearest one sent": lambda j: size(order[j], nearest(j)[0]),
+        "after the best of the 8 nearest": lambda j: min(size(order[j], o) for o in nearest(j)),
+        "after the 8 nearest together": lambda j: size(order[j], *nearest(j)),
+        "after the last 8 together": lambda j: size(order[j], *order[max(0, j - TRIED) : j]),
+        "after all that were sent": lambda j: size(order[j], *order[:j]),
+    }
+    lines += [(f"{SENT} in random order, {way}", [(size(order[j]), of(j)) for j in later]) for way, of in ways.items()]
+    print("\n| frames | pairs | bytes by themselves | after others | |\n" + "|---" * 5 + "|")
+    for name, sizes in lines:
+        alone, after = np.mean(sizes, axis=0)
+        print(f"| {name} | {len(sizes)} | {alone:.1f} | {after:.1f} | {100 * (after / alone - 1):+.1f}% |", flush=True)
 
 
 def nodes_of(symbols: UInt8, levels: Sequence[int]) -> Nodes:

@@ -25,14 +25,16 @@ from featureloop.sharing.walk import Sorted, Teller, walk
 
 BALLS = 32 * UNIT
 """What the other set's rows can add to an urn at most."""
-DOUBT = 42
-"""So many rows of the other set add half of that."""
-ALONE = (5, 16)
-"""A row of the other set counts so many sixteenths of a whole channel's table where a row stands alone."""
+DOUBT = 64
+"""So many rows that began just so add half of that."""
+ALONE = (1, 4)
+"""A row of the other set that began just so counts this share of a channel's whole table where a row stands alone."""
 REACH, MOST_REACH = 23, 4
 """In the first channel, rows count that are less than one level in so many away, and less than so many levels."""
-BLOCK = 4_096
-"""Tables are built for so many parts or rows at once, which bounds their memory."""
+SIZES = (0, FEW, 127, QUICK)
+"""Parts up to these sizes have their tables built together."""
+BLOCK = 1 << 16
+"""Numbers of tables that are built at once, which bounds their memory."""
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 _EVEN = constriction.stream.model.Uniform(2)
 Code = Callable[..., NDArray[Any]]
@@ -149,16 +151,14 @@ class _Likened:
         return np.asarray(told)
 
     def _drawn(self, n: Int64, light: Int64, dark: Int64, known: Int64) -> Int64:
-        """How many of n balls each are light, int64 (U,): first of all small parts, then of each large one."""
+        """How many of n balls each are light, int64 (U,), those of small parts first."""
         k = np.zeros(len(n), np.int64)
-        few = n <= FEW
-        for at in _blocks(few):
-            tables = frequencies_of_each(n[at], light[at], dark[at])
-            k[at] = self._code(known[at], _FAMILY, tables / TOTAL)
-        for at in (~few).nonzero()[0][:, None]:
-            size, *balls = n[at], light[at], dark[at]
-            quick = size[0] <= QUICK
-            tables = frequencies_of_each(size, *balls) if quick else urn_frequencies(int(size[0]), *balls)
+        for least, most in pairwise(SIZES):
+            for at in _blocks((n > least) & (n <= most), BLOCK // most):
+                tables = frequencies_of_each(n[at], light[at], dark[at])
+                k[at] = self._code(known[at], _FAMILY, tables / TOTAL)
+        for at in _blocks(n > QUICK, 1):
+            tables = urn_frequencies(int(n[at[0]]), light[at], dark[at])
             k[at] = self._code(known[at], _FAMILY, tables / TOTAL)
         return k
 
@@ -169,7 +169,7 @@ class _Likened:
         (others,) = (~some).nonzero()
         if len(others):
             told[others] = self._code(known[others], self._model.plain[c])
-        for at in _blocks(some):
+        for at in _blocks(some, BLOCK // len(self._model.frequencies[c])):
             told[at] = self._code(known[at], _FAMILY, self._model.alone(c, self._other.levels(c, rows[at])))
         self._other.keep(c, rows, told)
         return told
@@ -197,14 +197,17 @@ class _Unknown:
 class _Beside:
     """The rows of another bag, each beside the part or the row of this one that began as it did, while there is one.
 
-    Parts and rows of this bag are named by where their first row stands.
+    Equal rows are one here, which counts so many times. Parts and rows of this bag are named by where their first row
+    stands.
     """
 
     def __init__(self, like: UInt8, levels: Sequence[int], reach: int, n: int) -> None:
+        (at,) = np.append(like[:1, 0] >= 0, (like[1:] != like[:-1]).any(axis=1)).nonzero()
+        like, times = like[at], np.diff(at, append=len(like))
         away = np.arange(1 - reach, reach).repeat(len(like))
         first = np.tile(like[:, 0], 2 * reach - 1) + away
         (self._row,) = ((first >= 0) & (first < levels[0])).nonzero()
-        self._first, self._weight = first, reach - np.abs(away)
+        self._first, self._weight = first, (reach - np.abs(away)) * np.tile(times, 2 * reach - 1)
         self._levels, self._columns, self._n = levels, np.ascontiguousarray(like.T), n
         self._part = np.zeros(len(self._row), np.int64)
 
@@ -251,6 +254,7 @@ class _Beside:
         self._row, self._part = self._row[which], self._part[which]
 
 
-def _blocks(which: Bool) -> Iterator[Int64]:
+def _blocks(which: Bool, most: int) -> Iterator[Int64]:
+    """The numbers of what is true, up to so many at a time."""
     (at,) = which.nonzero()
-    return (at[i : i + BLOCK] for i in range(0, len(at), BLOCK))
+    return (at[i : i + most] for i in range(0, len(at), most))
