@@ -5,7 +5,7 @@ The demonstration's founding package, then, for every share of `near_duplicates`
 hospital B's device processes clips (a second each, of another patient each), the learner trains, and the
 candidate is measured on frames of both hospitals that no network learned from. About six minutes on two cores.
 
-    benchmarks/bench_clip.py [--shares 0 0.2 0.3 0.5] [--clips 24] [--frames 25] [--seeds 1]
+    benchmarks/bench_clip.py [--shares 0 0.2 0.3 0.5] [--clips 24] [--frames 25] [--seeds 1] [--way "across frames"]
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from bench_bytes import WAYS
 
 from featureloop.cli.demo import DemoSettings, Folders, found, make_frames
 from featureloop.cli.processes import Children, children
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--frames", type=int, default=25, help="of a clip")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--way", default="together", choices=list(WAYS), help="of sending")
     args = parser.parse_args()
     print("| seed | near_duplicates | records | bytes sent | of all | doubtful, asked | A, before and after | B |")
     print(f"|{'---|' * 8}")
@@ -43,7 +46,7 @@ def main() -> None:
             before, whole = dice(load_package(founding), folders), 0
             for share in args.shares:
                 with children() as group:
-                    got = loop(group, work / f"share-{share:g}", folders, founding, settings, share=share)
+                    got = loop(group, work / f"share-{share:g}", folders, founding, settings, share=share, way=args.way)
                 whole = whole or got["bytes"]
                 quality = " | ".join(f"{b:.3f}, {a:.3f}" for b, a in zip(before, got["dice"], strict=True))
                 print(
@@ -54,12 +57,13 @@ def main() -> None:
 
 
 def loop(
-    group: Children, work: Path, folders: Folders, founding: Path, settings: DemoSettings, *, share: float
+    group: Children, work: Path, folders: Folders, founding: Path, settings: DemoSettings, *, share: float, way: str
 ) -> dict[str, Any]:
     """One loop under a policy: what left, and what the candidate recognizes at A and at B."""
     work.mkdir()
     data, state, policy = str(work / "learner"), str(work / "device"), work / "policy.toml"
-    policy.write_text(f"[share]\nnear_duplicates = {share}\n{NO_REPORT}", encoding="utf-8")
+    sending = f"[sending]\n{WAYS[way]}\n"
+    policy.write_text(f"[share]\nnear_duplicates = {share}\n{sending}{NO_REPORT}", encoding="utf-8")
     url = group.serve("learner", "serve", "--data", data, "--package", str(founding), "--port", "0", timeout_s=120)
     code = group.run("learner", "invite", "--site", "hospital-b", "--data", data)["code"]
     group.run("device", "enroll", "--learner", url, "--code", code, "--state", state)

@@ -4,7 +4,7 @@
 
 An Arrow stream says of each record its id, its padded payloads and all of its fields. Here records of one kind share a
 line of the sheet (`sharing.sheet`), ids follow from what they are the hash of, payloads are coded without padding one
-after the other, a set after the one before it where that is shorter, and only the body as a whole is padded to one of a
+after the other, a set after those before it where that is shorter, and only the body as a whole is padded to one of a
 few sizes. It is a way of the line and of nothing else: whoever reads it has the very records that were written, each of
 them whole, padded and readable by itself.
 
@@ -19,9 +19,10 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import constriction
@@ -49,6 +50,8 @@ from featureloop.sharing.sheet import Entry, entry_of, read_sheet, write_sheet
 MEDIA_TYPES = ARROW_STREAM, MEDIA_TYPE = "application/vnd.apache.arrow.stream", "application/vnd.featureloop.records"
 MOST = 256
 """Records of a body, so that a small one can't claim much time."""
+LATEST = 8
+"""Sets before it after which a set may be coded, all of their rows together."""
 LADDER = Ladder(2**0.125, least=1024)
 """Sizes of bodies: a sum of many payloads tells little of any, and all bodies of a few records have the first size."""
 _EVEN = constriction.stream.model.Uniform(2)
@@ -78,7 +81,7 @@ def to_together(records: Sequence[Record], manifest_of: ManifestOf, *, across: b
     Parameters
     ----------
     across
-        Whether a set is coded after the one before it where that is shorter: fewer bytes for more time at both ends.
+        Whether a set is coded after those before it where that is shorter: fewer bytes for more time at both ends.
 
     Raises
     ------
@@ -90,8 +93,8 @@ def to_together(records: Sequence[Record], manifest_of: ManifestOf, *, across: b
     views = _Views(manifest_of)
     line = _in_line([_Item(record, *_opened(record, views)) for record in records])
     coder = constriction.stream.stack.AnsCoder()
-    for before, item in reversed(list(pairwise([_Item(records[0]), *line] if line else []))):
-        _put(coder, item, before.told, across=across)
+    for put in reversed(_steps(line, across=across)):
+        put(coder)
     stream: bytes = coder.get_compressed().astype("<u4").tobytes()
     sheet = write_sheet([entry_of(item.record, coded=item.bag is not None) for item in line])
     head = _HEADER.pack(_MAGIC, len(sheet), len(stream) // 4, _check_of(item.record for item in line))
@@ -112,11 +115,11 @@ def from_together(body: bytes, manifest_of: ManifestOf) -> list[Record]:
     try:
         sheet, coder, check = _parted(body)
         views = _Views(manifest_of)
-        records: list[Record] = []
-        before: _Before = None
-        for entry in read_sheet(sheet, most=MOST):
-            payloads, before = _taken(coder, entry, views, before) if entry.payloads is None else (entry.payloads, None)
-            records.append(entry.record(payloads))
+        told = _Told()
+        records = [
+            entry.record(_taken(coder, entry, views, told) if entry.payloads is None else entry.payloads)
+            for entry in read_sheet(sheet, most=MOST)
+        ]
     except _NONSENSE as error:
         raise RecordError(f"the body is no valid code: {str(error)[:200]}") from error
     if not coder.is_empty():
@@ -134,14 +137,30 @@ class _Item:
     manifest: Manifest | None = None
     bag: Bag | None = None
 
-    @property
-    def told(self) -> _Before:
-        """What the next one can be coded after."""
-        return None if self.manifest is None or self.bag is None else (self.manifest, self.bag.symbols)
 
+class _Told:
+    """The sets that a body has told so far: the latest of one package's task."""
 
-_Before = tuple[Manifest, UInt8] | None
-"""The manifest and the symbols of what was coded before."""
+    def __init__(self) -> None:
+        self._manifest: Manifest | None = None
+        self._latest: deque[UInt8] = deque(maxlen=LATEST)
+
+    def add(self, manifest: Manifest, symbols: UInt8) -> None:
+        """A record's vectors were told, uint8 (N, C)."""
+        if manifest is not self._manifest:
+            self._manifest = manifest
+            self._latest.clear()
+        self._latest.append(symbols)
+
+    def precede(self, manifest: Manifest) -> bool:
+        """Whether a set of this manifest can be coded after them."""
+        form = manifest.released
+        return manifest is self._manifest and form.bag is not None and form.ordered is None
+
+    def rows(self) -> UInt8:
+        """All rows of the latest, sorted, uint8 (M, C)."""
+        rows = np.ascontiguousarray(np.concatenate(self._latest))
+        return rows[rows.view(np.dtype((np.void, rows.shape[1]))).ravel().argsort(kind="stable")]
 
 
 class _Views:
@@ -206,30 +225,41 @@ def _chained(items: list[_Item]) -> list[_Item]:
     return line
 
 
-def _put(coder: Any, item: _Item, before: _Before, *, across: bool) -> None:
-    """Put what a record's payloads hold on a stack coder, what is to be taken first last."""
-    if item.bag is None or item.manifest is None:
-        return
-    bag, form = item.bag, item.manifest.released
+def _steps(line: Sequence[_Item], *, across: bool) -> list[Callable[[Any], None]]:
+    """What puts each record's contents on a stack coder, in the order in which they are taken."""
+    told, steps = _Told(), []
+    for item in line:
+        if item.bag is None or item.manifest is None:
+            continue
+        after: bool | None = None
+        like: UInt8 | None = None
+        if told.precede(item.manifest):
+            form, symbols, like = item.manifest.released, item.bag.symbols, told.rows() if across else None
+            after = like is not None and _bits(symbols, form, like) < _bits(symbols, form, None)
+        steps.append(partial(_put, bag=item.bag, manifest=item.manifest, recognized=item.record.recognition is not None,
+                             after=after, like=like if after else None))  # fmt: skip
+        told.add(item.manifest, item.bag.symbols)
+    return steps
+
+
+def _put(coder: Any, *, bag: Bag, manifest: Manifest, recognized: bool, after: bool | None, like: UInt8 | None) -> None:
+    """Put what a record's payloads hold on a stack coder, what is to be taken first last.
+
+    Parameters
+    ----------
+    after
+        Whether its set is coded after `like`; None where there is nothing that it could be coded after.
+    """
+    form = manifest.released
     if bag.changed is not None and bag.soft:
         put_soft_rows(coder, bag.changed, form, before=bag.recognized)
     elif bag.changed is not None:
         put_rows(coder, bag.changed, form, symbols=bag.symbols, before=bag.recognized)
-    if item.record.recognition is not None:
+    if recognized:
         put_rows(coder, bag.recognized, form, symbols=bag.symbols)
-    like = _like(before, item.manifest)
-    after = across and like is not None and _bits(bag.symbols, form, like) < _bits(bag.symbols, form, None)
-    put_features(coder, bag.symbols, form, like=like if after else None)
-    if like is not None:
+    put_features(coder, bag.symbols, form, like=like)
+    if after is not None:
         coder.encode_reverse(int(after), _EVEN)
-
-
-def _like(before: _Before, manifest: Manifest) -> UInt8 | None:
-    """The set after which one of this manifest may be coded: that of the record before, if it is one of the same."""
-    form = manifest.released
-    if before is None or before[0] is not manifest or form.bag is None or form.ordered is not None:
-        return None
-    return before[1]
 
 
 def _bits(symbols: UInt8, form: ReleasedForm, like: UInt8 | None) -> int:
@@ -238,18 +268,15 @@ def _bits(symbols: UInt8, form: ReleasedForm, like: UInt8 | None) -> int:
     return int(coder.num_valid_bits())
 
 
-def _taken(
-    coder: Any, entry: Entry, views: _Views, before: _Before
-) -> tuple[dict[str, bytes | None], tuple[Manifest, UInt8]]:
-    """A record's payloads, from what a stack coder holds of them, and what the next one can be coded after."""
+def _taken(coder: Any, entry: Entry, views: _Views, told: _Told) -> dict[str, bytes | None]:
+    """A record's payloads, from what a stack coder holds of them."""
     manifest = views(entry.values["package"], entry.values["task"])
     form, n = manifest.released, manifest.released.form.rows(manifest.features.grid)
-    like = _like(before, manifest)
-    like = None if like is None or not coder.decode(_EVEN) else like
+    like = told.rows() if told.precede(manifest) and coder.decode(_EVEN) else None
     symbols = take_features(coder, n, form, like=like)
+    told.add(manifest, symbols)
     if not entry.recognized:
-        features = codec.encode_features(symbols, form)
-        return {"features": features, "recognition": None, "changed": None}, (manifest, symbols)
+        return {"features": codec.encode_features(symbols, form), "recognition": None, "changed": None}
     count, width = rows_of(manifest, n), manifest.recognizer.outputs
     recognized = take_rows(coder, count, form, width=width, symbols=symbols)
     changed: UInt8 | None = None
@@ -258,9 +285,8 @@ def _taken(
         changed = take_soft_rows(coder, form, before=recognized)
     elif by is not None:
         changed = take_rows(coder, count, form, width=width, symbols=symbols, before=recognized)
-    told = coded(Bag(symbols, recognized, changed, by == ChangedBy.SOFTENED), form)
-    payloads = {"features": told.features, "recognition": told.recognition, "changed": told.changed}
-    return payloads, (manifest, symbols)
+    found = coded(Bag(symbols, recognized, changed, by == ChangedBy.SOFTENED), form)
+    return {"features": found.features, "recognition": found.recognition, "changed": found.changed}
 
 
 def _parted(body: bytes) -> tuple[bytes, Any, bytes]:
