@@ -16,6 +16,9 @@ channel, which hold the founding's counts and a Laplace density for what was not
 neighbouring blocks', as `map/1` predicts a map's. Only the count of rows, the checksum and the coder's last word are
 added, as `map/1` has them. Of a form of windows, blocks know nothing of each other and their order is not paid for.
 
+Below each DCT stand values that are predicted from their neighbours, with bits counted in the same way, on steps by
+which each channel is as far off as by the DCT: what the DCT gains over these is no matter of how error is shared out.
+
 Prints bytes a frame, squared errors in the package's steps, the recognized probabilities' divergence from those of
 float32, and Dice of what is recognized from decoded values with what it gains over the package's own steps; last, the
 bytes against `map/1` on steps as wide as give the same squared error, and the same divergence.
@@ -27,6 +30,7 @@ import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,8 @@ from featureloop.sharing.ordered import lines_of
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
-WIDTHS = (1.0, 0.6, 0.8, 1.2, 1.5, 2.0, 3.0)
+WIDTHS = (1.0, 0.6, 0.8, 0.9, 1.2, 1.5, 2.0, 3.0)
+MOST_LEVELS = 256
 STEPS = (0.8, 1.2, 1.6, 2.4, 3.2)
 KINDS = ((0.5, False), (0.35, False), (0.5, True))
 """What is added to a magnitude in steps before it is cut to whole ones, and whether of components."""
@@ -114,14 +119,15 @@ def compared(seen: Seen, known: Seen, form: Form, sides: Sequence[int]) -> None:
     ways = [Way(s, k, r, m) for s in sides for r, m in KINDS for k in STEPS]
     curve: list[tuple[float, float, float]] = []
     own: NDArray[Any] | None = None
-    for i, coded in enumerate((*by_neighbours(seen, known, form), *(by_dct(seen, known, form, w) for w in ways))):
+    lines = (by_neighbours(seen, known, form), *(by_dct(seen, known, form, w) for w in ways))
+    for coded in chain.from_iterable(lines):
         error = float((((coded.values - seen.maps) * wide) ** 2).sum(axis=2).mean())
         found = [seen.runtime.recognize(v) for v in coded.values]
         far = float(np.mean([divergence(a, b.probabilities) for a, b in zip(whole, found, strict=True)]))
         dice = np.array([rules.quality(r, t) for r, t in zip(found, seen.truths, strict=True)])
         own = dice if own is None else own
         told = "- | -"
-        if i < len(WIDTHS):
+        if coded.name.startswith("`map/1`"):
             curve.append((coded.size, error, far))
         else:
             told = " | ".join(against(curve, j, x, coded.size) for j, x in ((1, error), (2, far)))
@@ -143,6 +149,8 @@ def by_neighbours(seen: Seen, known: Seen, form: Form) -> Iterator[Coded]:
     plain = plain_form(form, released.levels, (), flags=released.flags)
     for times in WIDTHS:
         wider = plain if times == 1 else wider_form(plain, times)
+        if max(wider.levels) > MOST_LEVELS:
+            continue
         made = counted_form(wider, bags_of(wider, known, known.truths), [])
         rows = [np.zeros_like(t) for t in seen.truths]
         size = np.mean([len(codec.encode_features(b.symbols, made, padded=False)) for b in bags_of(made, seen, rows)])
@@ -150,19 +158,31 @@ def by_neighbours(seen: Seen, known: Seen, form: Form) -> Iterator[Coded]:
         yield Coded(f"`map/1`, steps x {times:g}", float(size), values)
 
 
-def by_dct(seen: Seen, known: Seen, form: Form, way: Way) -> Coded:
-    """Blocks' coefficients; a form's windows are the blocks."""
-    released = seen.package.manifest.released
-    unit = way.step * 2 / (np.array(released.levels) - 1.0)
-    turn = components(known.maps / unit) if way.mixed else np.eye(released.channels)
-    exact = [coefficients(of.maps / unit @ turn, way.side) for of in (known, seen)]
+def by_dct(seen: Seen, known: Seen, form: Form, way: Way) -> Iterator[Coded]:
+    """Blocks' coefficients, a form's windows being the blocks; and values predicted as `map/1` does, as far off."""
+    wide = (np.array(seen.package.manifest.released.levels) - 1) / 2
+    turn = components(known.maps * wide) if way.mixed else np.eye(len(wide))
+    exact = [coefficients(of.maps * wide / way.step @ turn, way.side) for of in (known, seen)]
     told = [rounded(x, way.rounded) for x in exact]
     alone = form.window > 0
     bits = bits_of(*told, alone=alone)
     if alone:
         bits -= float(gammaln(told[0][0, 0, ..., 0, 0].size + 1)) / math.log(2)
-    decoded = values_of(told[1] - shrunk(exact[0], told[0], told[1])) @ turn.T * unit
-    return Coded(way.name, bits / 8 + FRAME, np.clip(decoded, -1, 1).astype(np.float32))
+    back = [values_of(x - shrunk(exact[0], told[0], x)) @ turn.T * way.step for x in told]
+    yield Coded(way.name, bits / 8 + FRAME, np.clip(back[1] / wide, -1, 1).astype(np.float32))
+    if not alone and not way.mixed:
+        steps = as_far(known.maps * wide, ((back[0] - known.maps * wide) ** 2).mean(axis=(0, 1)))
+        told = [rounded(coefficients(of.maps * wide / steps, 1), 0.5) for of in (known, seen)]
+        values = np.clip(values_of(told[1].astype(np.float64)) * steps / wide, -1, 1).astype(np.float32)
+        yield Coded("as far off in each channel, predicted", bits_of(*told, alone=False) / 8 + FRAME, values)
+
+
+def as_far(values: Float64, errors: Float64) -> Float64:
+    """Steps (C,) on which values (M, N, C) have such mean squared errors (C,)."""
+    tried = np.geomspace(0.1, 8, 40)
+    found = np.array([((values - s * np.rint(values / s)) ** 2).mean(axis=(0, 1)) for s in tried]).T
+    logs = [np.log(np.maximum.accumulate(f)) for f in found]
+    return np.exp([np.interp(math.log(e), f, np.log(tried)) for e, f in zip(errors, logs, strict=True)])
 
 
 def components(values: Float64) -> Float64:
