@@ -32,7 +32,7 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/python benchmarks/soak_kill.py
-	FEATURELOOP_FUZZ=1000000 $(BIN)/python -m pytest tests/sharing/test_codec_fuzz.py
+	FEATURELOOP_FUZZ=1000000 $(BIN)/python -m pytest tests/sharing/test_codec_fuzz.py tests/sharing/test_together.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("featureloop needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -44,6 +45,8 @@ KINDS = {
     "few": {"task": "segmentation", "release": "set subset=6 mix=2"},
 }
 Made = dict[str, Package]
+TAMPERED = max(150, int(os.environ.get("FEATURELOOP_FUZZ", "0")) // 100)
+"""Bodies that are tampered with; `make soak` makes ten thousand of them."""
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +253,7 @@ def test_a_sheet_that_unpacks_without_end_is_refused(packages: Made) -> None:
         from_together(with_sheet(body, lambda _: bytes(80 << 20)), known(packages))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=TAMPERED, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=6), st.booleans())
 def test_no_altered_body_is_taken_for_other_records(
     packages: Made, flips: list[tuple[float, int]], resealed: bool
