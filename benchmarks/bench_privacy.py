@@ -39,7 +39,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from featureloop.audit.inversion import InversionSettings, attack_inversion
+from featureloop.audit.inversion import attack_inversion
+from featureloop.audit.inversion_settings import InversionSettings
 from featureloop.audit.linkage import LinkageSettings, attack_linkage
 from featureloop.audit.material import Lab, party
 from featureloop.audit.position import PositionSettings, attack_position

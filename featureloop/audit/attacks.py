@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import Any
 
 from featureloop.audit.findings import Finding, Measure, Point
-from featureloop.audit.material import Lab
 from featureloop.model.charts import Chart
 
-Attack = Callable[[Lab], Finding]
+Attack = Callable[..., Finding]
+"""From a `Lab`, and the attack's own settings where they aren't its defaults, to what it finds."""
 
 _MODULES: Mapping[str, str] = {
     "linkage": "featureloop.audit.linkage",

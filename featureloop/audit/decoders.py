@@ -88,20 +88,35 @@ class _Ridge:
         return np.asarray(np.clip(found, 0, 1).reshape(-1, 3, SIDE, SIDE), np.float32)
 
 
+class RowEncoder(nn.Module):
+    """A bag of vectors (B, N, C), in any order: a network for each row, and what is common to all that it gives."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (B, N, W), and their mean, highest and deviation (B, 3 W)."""
+        rows = self.each(x)
+        spread = rows.std(1) if rows.shape[1] > 1 else torch.zeros_like(rows[:, 0])
+        return rows, torch.cat([rows.mean(1), rows.amax(1), spread], dim=1)
+
+
 class SetDecoder(nn.Module):
     """A bag of vectors (B, N, C) to pictures: a network for each row, what is common to all, and upsampling."""
 
     def __init__(self, channels: int, *, width: int = 128) -> None:
         super().__init__()
-        self.rows = nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.rows = RowEncoder(channels, width)
         self.whole = nn.Sequential(nn.Linear(3 * width, 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, 64 * 16))
         self.grow = _grow(64)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, 64, 64), before they are cut to [0, 1]."""
-        rows = self.rows(x)
-        spread = rows.std(1) if rows.shape[1] > 1 else torch.zeros_like(rows[:, 0])
-        common = torch.cat([rows.mean(1), rows.amax(1), spread], dim=1)
+        return self.from_common(self.rows(x)[1])
+
+    def from_common(self, common: Tensor) -> Tensor:
+        """The same from what is common to a bag's rows (B, 3 W)."""
         out: Tensor = self.grow(self.whole(common).reshape(-1, 64, 4, 4))
         return out
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def audit(
     out: Path,
     *,
     attacks: Sequence[str] = ATTACKS,
+    settings: Mapping[str, Any] | None = None,
     find: Callable[[str], Attack] | None = None,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> Audited:
@@ -61,6 +63,8 @@ def audit(
     ----------
     out
         The report's directory.
+    settings
+        Of attacks, by name, as dataclasses; the others have their defaults. A finding of other settings isn't taken.
     find
         From an attack's name to what runs it; None takes those of `audit.attacks`.
 
@@ -69,14 +73,16 @@ def audit(
     StorageError
         A finding can't be kept.
     """
-    mark = fingerprint(lab)
+    of = fingerprint(lab)
     findings, failed = {}, {}
     for name in attacks:
         path = out / KEPT / f"{name}.json"
+        given = {"settings": settings[name]} if settings and name in settings else {}
+        mark = of + "".join(json.dumps(asdict(own), sort_keys=True) for own in given.values())
         found = _kept(path, mark)
         if found is None:
             try:
-                found = (find or known.attack_named)(name)(lab)
+                found = (find or known.attack_named)(name)(lab, **given)
             except StorageError:
                 raise
             except Exception as error:  # noqa: BLE001 - hours of other attacks must not be lost; it is told
@@ -91,7 +97,7 @@ def audit(
 
 
 def fingerprint(lab: Lab) -> str:
-    """What findings follow from: package, images of both sides, seed, and the attacks' code."""
+    """What findings follow from beside their settings: package, images of both sides, seed, and the attacks' code."""
     digest = hashlib.sha256(json.dumps([__version__, asdict(bound_to(lab.package)), lab.seed]).encode())
     for module in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(module.read_bytes())

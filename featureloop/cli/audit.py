@@ -59,6 +59,15 @@ def privacy(
         list[AttackName] | None, typer.Option("--attack", help="Only this one; may be given several times.")
     ] = None,
     most: Annotated[int, typer.Option("--images-most", min=20, help="Images of either side, at most.")] = MOST,
+    diffusion_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--diffusion-steps",
+            min=0,
+            help="Of a diffusion model's training (inversion); 0 for none. Else 8000 where there is a GPU, and none "
+            "without.",
+        ),
+    ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="An Ed25519 key in PEM that signs the package.")] = None,
     seed: Seed = 1,
     as_json: AsJson = False,
@@ -70,6 +79,8 @@ def privacy(
     same command is given again. Only with all attacks does a report go into the package.
     """
     from featureloop.audit.attach import attach
+    from featureloop.audit.diffusion import DiffusionSettings
+    from featureloop.audit.inversion_settings import InversionSettings
     from featureloop.audit.material import Lab
     from featureloop.audit.page import render
     from featureloop.audit.run import audit as run
@@ -88,7 +99,9 @@ def privacy(
         tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")
         unseen = None if outsiders is None else _side(view, outsiders, None, most=None, seed=seed)
         lab = Lab(view, mine, theirs, outsiders=unseen, seed=seed, progress=progress)
-        found = run(lab, out, attacks=names, tell=tell)
+        diffusion = DiffusionSettings() if diffusion_steps is None else DiffusionSettings(steps=diffusion_steps)
+        settings = {"inversion": InversionSettings(diffusion=diffusion)}
+        found = run(lab, out, attacks=names, settings=settings, tell=tell)
     page, shown = render(found, view), render(found, view, with_sheet=True)
     write_atomically(out / Path(REPORT).name, found.report.to_json())
     write_atomically(out / Path(PAGE).name, shown.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 from featureloop.audit.differentiable import Differentiable
+from featureloop.audit.diffusion import DiffusionSettings
 from featureloop.audit.image_distance import SIDE, Perceptual, psnr, ssim
-from featureloop.audit.inversion import InversionSettings, attack_inversion
+from featureloop.audit.inversion import attack_inversion
+from featureloop.audit.inversion_settings import InversionSettings
 from featureloop.audit.material import Lab, party, split_party
 from featureloop.audit.position import PositionSettings, restore
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map
@@ -27,7 +30,15 @@ from featureloop.testing import tiny_package
 from tests.audit.test_text import smooth
 
 QUICK = InversionSettings(
-    victims=16, steps=3, control_steps=40, surrogate_steps=10, batch=6, searched=1, search=Search(steps=4), sheet=2
+    victims=16,
+    steps=3,
+    control_steps=40,
+    surrogate_steps=10,
+    batch=6,
+    searched=1,
+    search=Search(steps=4),
+    sheet=2,
+    diffusion=DiffusionSettings(steps=0),
 )
 
 
@@ -162,10 +173,33 @@ def test_the_control_is_drawn_and_noise_is_not(tmp_path: Path) -> None:
     assert found.sheet.startswith("data:image/jpeg")
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_diffusion_is_run_on_all_arms_where_it_has_steps_and_the_finding_says_so(tmp_path: Path, steps: int) -> None:
+    lab = quick_lab(tiny_package(tmp_path / "p"), shapes(24, groups=8))
+    little = replace(
+        QUICK, victims=4, control_steps=2, surrogate_steps=2, searched=0,
+        diffusion=DiffusionSettings(steps=steps, batch=4, samples=2, drawing=2),
+    )  # fmt: skip
+    found = attack_inversion(lab, little)
+    by = {(m.arm, m.by) for m in found.measures if m.by.startswith("diffusion")}
+    names = {"diffusion, one sample", "diffusion, mean of 2"} if steps else set()
+    assert by == {(arm, name) for arm in ("release", "shallow", "random") for name in names}
+    said = next(n for n in found.notes if "iffusion" in n)
+    assert ("were not run" in said) == (steps == 0)
+    assert ("3 steps of 4 images on a" in said) == ("2 steps of 4 images on a" in said) == (steps == 3)
+
+
 @pytest.mark.parametrize("task", [Task.SEGMENTATION, Task.CLASSIFICATION])
 def test_the_same_seed_finds_the_same(tmp_path: Path, task: Task) -> None:
     lab = quick_lab(tiny_package(tmp_path / "p", task=task), shapes(24, groups=8))
     given = InversionSettings(
-        victims=6, steps=2, control_steps=2, surrogate_steps=2, searched=1, search=Search(steps=2), sheet=1
+        victims=6,
+        steps=2,
+        control_steps=2,
+        surrogate_steps=2,
+        searched=1,
+        search=Search(steps=2),
+        sheet=1,
+        diffusion=DiffusionSettings(steps=2, batch=4, samples=2, drawing=2),
     )
     assert attack_inversion(lab, given).headline == attack_inversion(lab, given).headline

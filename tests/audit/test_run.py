@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from featureloop.audit.attach import attach
 from featureloop.audit.attacks import Attack, finding_from_json, finding_to_json
+from featureloop.audit.diffusion import DiffusionSettings
 from featureloop.audit.findings import Finding
+from featureloop.audit.inversion_settings import InversionSettings
 from featureloop.audit.material import Lab
 from featureloop.audit.page import render
 from featureloop.audit.run import audit
@@ -31,13 +33,15 @@ class Counted:
 
     def __init__(self, *, fails: str = "", value: float = 0.008) -> None:
         self.runs: list[str] = []
+        self.given: dict[str, InversionSettings | None] = {}
         self.fails, self.value = fails, value
 
     def __call__(self, name: str) -> Attack:
         """The attack of this name."""
 
-        def attack(_lab: Lab) -> Finding:
+        def attack(_lab: Lab, settings: InversionSettings | None = None) -> Finding:
             self.runs.append(name)
+            self.given[name] = settings
             if name == self.fails:
                 raise InputError("too few images")
             return made_finding(name, value=self.value)
@@ -67,6 +71,18 @@ def test_nothing_is_taken_from_another_audit(lab: Lab, tmp_path: Path, what: str
         kept.write_bytes(kept.read_bytes()[:-20])
     audit(other, tmp_path / "out", attacks=("linkage",), find=again)
     assert again.runs == ["linkage"]
+
+
+def test_a_finding_is_taken_only_where_its_attack_had_the_same_settings(lab: Lab, tmp_path: Path) -> None:
+    little, more = ({"inversion": InversionSettings(diffusion=DiffusionSettings(steps=n))} for n in (0, 100))
+    first, same, other = Counted(), Counted(), Counted()
+    two = ("linkage", "inversion")
+    audit(lab, tmp_path / "out", attacks=two, settings=little, find=first)
+    audit(lab, tmp_path / "out", attacks=two, settings=little, find=same)
+    audit(lab, tmp_path / "out", attacks=two, settings=more, find=other)
+    assert first.given == {"linkage": None, "inversion": little["inversion"]}
+    assert same.runs == []
+    assert other.given == {"inversion": more["inversion"]}, "linkage's settings are the same"
 
 
 def test_an_attack_that_fails_is_told_and_costs_no_other(lab: Lab, tmp_path: Path) -> None:

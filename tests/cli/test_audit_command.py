@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from featureloop.audit import attacks
+from featureloop.audit.findings import Finding
+from featureloop.audit.inversion_settings import InversionSettings
+from featureloop.audit.material import Lab
 from featureloop.device.state import DeviceState, Identity
 from featureloop.model.package import load_package
 from featureloop.sharing.privacy import ATTACKS
@@ -53,6 +57,25 @@ def test_a_part_of_the_attacks_makes_no_report_for_the_package(tmp_path: Path) -
     assert "it lacks inversion, text, position" in done.said
     assert load_package(package.path).digest == package.digest
     assert "none: devices refuse" in " ".join(featureloop("model", "show", package.path).out.split())
+
+
+@pytest.mark.parametrize(("option", "steps"), [((), 0), (("--diffusion-steps", "30"), 30)])
+def test_diffusion_takes_the_steps_that_are_given_and_none_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], steps: int
+) -> None:
+    asked: list[int] = []
+
+    def inversion(_lab: Lab, settings: InversionSettings) -> Finding:
+        asked.append(settings.diffusion.steps)
+        return made_finding("inversion")
+
+    monkeypatch.setattr(attacks, "attack_named", lambda _name: inversion)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    package = tiny_package(tmp_path / "P0")
+    args = ("--package", package.path, "--images", images(tmp_path / "in"), "--out", tmp_path / "out")
+    done = featureloop("audit", "privacy", *args, "--attack", "inversion", *option)
+    assert done.code == 0, done.said
+    assert asked == [steps]
 
 
 @pytest.mark.usefixtures("quick")
