@@ -22,11 +22,11 @@ from featureloop.core.errors import AuthError, InputError, StorageError
 from featureloop.device.state import DeviceState
 from featureloop.device.update import poll_update
 from featureloop.device.wire import HttpWire, check_health, enroll
-from featureloop.learner.api import ARROW_STREAM
 from featureloop.learner.auth import Auth, Enrolled
 from featureloop.learner.service import Learner, open_learner, serve
 from featureloop.model.package import Package
 from featureloop.sharing.record import MAX_BODY, to_wire
+from featureloop.sharing.together import ARROW_STREAM
 
 PROGRAM = """
 import sys, resource
