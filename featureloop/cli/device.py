@@ -163,7 +163,7 @@ def process(
                     out=out,
                     total=total,
                     wait=wait,
-                    together=bodies_for(rules.sending, place, loaded),
+                    bodies=bodies_for(rules.sending, place, loaded),
                 )
     data = done.as_dict(seconds=time.perf_counter() - started)
     report(data, as_json=as_json, show=lambda: summary_table(data))

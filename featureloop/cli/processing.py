@@ -17,7 +17,7 @@ from featureloop.device.outbox import State as OutboxState
 from featureloop.device.pipeline import Summary, run_pipeline
 from featureloop.device.provide import Provider
 from featureloop.device.show import ResultWriter
-from featureloop.device.uplink import Together, Uplink
+from featureloop.device.uplink import MakeBody, Uplink
 from featureloop.device.uplink_thread import UplinkStatus, UplinkThread
 from featureloop.images.several import folders_for, together
 from featureloop.images.source import count, open_source
@@ -89,13 +89,13 @@ def run_and_send(
     out: Path | None,
     total: int | None,
     wait: float,
-    together: Together | None = None,
+    bodies: MakeBody | None = None,
 ) -> Done:
     """Recognize and share; the uplink runs beside it, and gets `wait` seconds for the rest.
 
     What went wrong with sending is kept, not raised: the records wait in the outbox.
     """
-    uplink, fault = Uplink(outbox, wire, together=together), None
+    uplink, fault = Uplink(outbox, wire, bodies=bodies), None
     thread = UplinkThread(uplink)
     thread.start()
     try:

@@ -125,8 +125,8 @@ class DeviceService:
     @contextmanager
     def _sending(self, desk: Desk) -> Iterator[UplinkThread]:
         wire = HttpWire(self.identity)
-        together = bodies_for(self.policy.sending, self.state, self.package)
-        sender = desk.sender = UplinkThread(Uplink(self.outbox, wire, together=together), may_send=desk.switch.is_on)
+        bodies = bodies_for(self.policy.sending, self.state, self.package)
+        sender = desk.sender = UplinkThread(Uplink(self.outbox, wire, bodies=bodies), may_send=desk.switch.is_on)
         sender.start()
         try:
             yield sender

@@ -48,9 +48,10 @@ class Retry:
     attempts: int = 6
 
 
-Together = Callable[[Sequence[Record]], bytes]
 RETRY = Retry()
 """The bounds where none are given."""
+MakeBody = Callable[[Sequence[Record]], bytes]
+"""From records to one body."""
 
 
 def delay(retry: Retry, attempt: int, jitter: float) -> float:
@@ -115,8 +116,8 @@ class Uplink:
         Seconds after which another process may take what this one leased.
     retry, jitter
         When `drain` tries again; a random number in [0, 1].
-    together
-        Codes the records of a body together, for a learner that reads such bodies; None: each is sent by itself.
+    bodies
+        Makes bodies of records that are coded together, for a learner that reads them; None: each is sent by itself.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Uplink:
         lease_s: float = 60.0,
         retry: Retry = RETRY,
         jitter: Callable[[], float] = random.random,
-        together: Together | None = None,
+        bodies: MakeBody | None = None,
     ) -> None:
         self._outbox = outbox
         self._wire = wire
@@ -140,7 +141,7 @@ class Uplink:
         self._lease_s = lease_s
         self._retry = retry
         self._jitter = jitter
-        self._together = together
+        self._bodies = bodies
 
     def send_once(self) -> Sent:
         """Send one batch, if anything is due by the site's rounds.
@@ -236,11 +237,11 @@ class Uplink:
 
     def _post(self, records: Sequence[Record]) -> Receipt:
         """Send one body: coded together where the learner takes that and finds no fault, else one after the other."""
-        if self._together is not None:
+        if self._bodies is not None:
             try:
-                return self._wire.deliver(self._together(records))
+                return self._wire.deliver(self._bodies(records))
             except MediaTypeRefusedError:
-                self._together = None
+                self._bodies = None
             except BodyTooLargeError:
                 raise
             except RecordError:

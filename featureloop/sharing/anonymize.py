@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featureloop.core.types import Bag, Float32
+from featureloop.core.types import Bag, Float32, UInt8
 from featureloop.model.forms import POOL
 from featureloop.model.manifest import ReleasedForm
 from featureloop.model.pooling import (
@@ -101,11 +101,15 @@ def _order(bag: Bag, unit: int) -> NDArray[np.intp]:
     if len(bag.recognized) == len(bag.symbols):
         rows += [r for r in (bag.recognized, bag.changed) if r is not None]
     # The symbols of a unit's rows come first, then the rows' targets.
-    keys = np.concatenate([r.reshape(len(r) // unit, unit * r.shape[1]) for r in rows], axis=1)
-    keys = np.ascontiguousarray(keys)
-    # Keys as opaque bytes compare byte by byte, the first column first.
-    order = keys.view(np.dtype((np.void, keys.shape[1]))).ravel().argsort(kind="stable")
+    order = by_columns(np.concatenate([r.reshape(len(r) // unit, unit * r.shape[1]) for r in rows], axis=1))
     return np.asarray((order[:, None] * unit + np.arange(unit)).reshape(-1))
+
+
+def by_columns(rows: UInt8) -> NDArray[np.intp]:
+    """The numbers of rows uint8 (N, K) in their order by the first column, then the second, and so on: intp (N,)."""
+    rows = np.ascontiguousarray(rows)
+    # As opaque bytes they compare byte by byte.
+    return rows.view(np.dtype((np.void, rows.shape[1]))).ravel().argsort(kind="stable")
 
 
 def release_vectors(vectors: Float32, released: ReleasedForm) -> Float32:

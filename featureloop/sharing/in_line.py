@@ -15,6 +15,7 @@ from featureloop.core.errors import PackageError, RecordError
 from featureloop.core.types import Bag, ChangedBy, Task, UInt8
 from featureloop.model.manifest import Manifest, ReleasedForm
 from featureloop.sharing import codec
+from featureloop.sharing.anonymize import by_columns
 from featureloop.sharing.coding import (
     put_features,
     put_rows,
@@ -70,8 +71,8 @@ class Told:
 
     def rows(self) -> UInt8:
         """All rows of the latest, sorted, uint8 (M, C)."""
-        rows = np.ascontiguousarray(np.concatenate(self._latest))
-        return rows[rows.view(np.dtype((np.void, rows.shape[1]))).ravel().argsort(kind="stable")]
+        rows = np.concatenate(self._latest)
+        return rows[by_columns(rows)]
 
 
 class Views:
@@ -100,15 +101,15 @@ class Views:
         return self._known[package, task]
 
 
-def opened(record: Record, views: Views) -> tuple[Manifest, Bag] | tuple[()]:
-    """What a record's payloads hold; nothing where they couldn't be restored from it."""
+def item_of(record: Record, views: Views) -> Item:
+    """A record with what its payloads hold, where they can be restored from it."""
     try:
         manifest = views(record.package, record.task)
         bag = contents(record, manifest)
     except RecordError:
-        return ()
+        return Item(record)
     whole = record.codec != codec.PLAIN and record.vectors == manifest.released.form.rows(manifest.features.grid)
-    return (manifest, bag) if whole else ()
+    return Item(record, manifest, bag) if whole else Item(record)
 
 
 def in_line(items: Sequence[Item]) -> list[Item]:

@@ -21,7 +21,7 @@ from featureloop.core.types import Bag, Bool, Float32, UInt8
 from featureloop.model.manifest import Manifest, ReleasedForm
 from featureloop.model.tasks import rules_of
 from featureloop.sharing import codec
-from featureloop.sharing.anonymize import canonical_order
+from featureloop.sharing.anonymize import by_columns, canonical_order
 from featureloop.sharing.draws import Draws
 
 Positions = NDArray[np.intp]
@@ -197,8 +197,7 @@ def _by_value(vectors: Float32, rows: Bag, units: Positions, view: Bool | None) 
     if view is not None:
         columns.append(view.astype(np.uint8)[:, None])
     each = np.concatenate(columns, axis=1)[units].reshape(len(units), -1)
-    keys = np.ascontiguousarray(each).view(np.dtype((np.void, each.shape[1]))).ravel()
-    return np.asarray(units[keys.argsort(kind="stable")])
+    return np.asarray(units[by_columns(each)])
 
 
 def _chosen(rows: Bag, units: Positions, view: Bool | None, released: ReleasedForm, order: Positions) -> Positions:

@@ -69,13 +69,13 @@ def write_sheet(entries: Sequence[Entry]) -> bytes:
     RecordError
         They are of too many kinds or groups.
     """
-    kinds: dict[str, int] = {}
+    kinds: dict[tuple[Any, ...], int] = {}
     groups: dict[bytes, int] = {}
     of_kind = [_number(kinds, _kind(e)) for e in entries]
     of_group = [0 if g is None else 1 + _number(groups, g) for g in (e.values["group"] for e in entries)]
     if max(len(kinds), len(groups) + 1) > _MOST_KINDS:
         raise RecordError(f"records of {len(kinds)} kinds and {len(groups)} groups in one body; use fewer records")
-    head = json.dumps({"records": len(entries), "groups": len(groups), "kinds": list(map(json.loads, kinds))}).encode()
+    head = json.dumps({"records": len(entries), "groups": len(groups), "kinds": list(kinds)}).encode()
     reliability = [e.values["reliability"] for e in entries if e.values["reliability_method"] is not None]
     parts = [
         _LENGTH.pack(len(head)), head,
@@ -121,10 +121,10 @@ def _number(known: dict[Any, int], key: Any) -> int:
     return known.setdefault(key, len(known))
 
 
-def _kind(entry: Entry) -> str:
+def _kind(entry: Entry) -> tuple[Any, ...]:
     values = [entry.values[name] for name in _COMMON]
     shown = [v.hex() if isinstance(v, bytes) else v for v in values]
-    return json.dumps([*shown, entry.recognized, entry.payloads is None])
+    return (*shown, entry.recognized, entry.payloads is None)
 
 
 def _common(kind: Sequence[Any]) -> tuple[dict[str, Any], bool, bool]:

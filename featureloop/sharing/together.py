@@ -26,7 +26,7 @@ import constriction
 import numpy as np
 
 from featureloop.core.errors import RecordError
-from featureloop.sharing.in_line import Item, ManifestOf, Told, Views, in_line, opened, steps, taken
+from featureloop.sharing.in_line import ManifestOf, Told, Views, in_line, item_of, steps, taken
 from featureloop.sharing.payload import Ladder
 from featureloop.sharing.record import Record, from_wire
 from featureloop.sharing.sheet import entry_of, read_sheet, write_sheet
@@ -69,7 +69,7 @@ def to_together(records: Sequence[Record], manifest_of: ManifestOf, *, across: b
     if len(records) > MOST:
         raise RecordError(f"{len(records)} records are to be coded together, the most are {MOST}")
     views = Views(manifest_of)
-    line = in_line([Item(record, *opened(record, views)) for record in records])
+    line = in_line([item_of(record, views) for record in records])
     coder = constriction.stream.stack.AnsCoder()
     for put in reversed(steps(line, across=across)):
         put(coder)

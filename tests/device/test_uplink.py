@@ -238,7 +238,7 @@ def types_of(wire: FakeWire) -> list[str]:
 def test_records_of_a_body_are_coded_together_where_that_is_asked_for(outbox: Outbox, clock: FakeClock) -> None:
     sent = fill(outbox, 5)
     wire = FakeWire()
-    assert make_uplink(outbox, wire, clock, batch=3, together=joined).drain(deadline_s=60).delivered == 5
+    assert make_uplink(outbox, wire, clock, batch=3, bodies=joined).drain(deadline_s=60).delivered == 5
     assert types_of(wire) == [MEDIA_TYPE, MEDIA_TYPE]
     assert set(wire.held) == {r.id for r in sent}
 
@@ -246,7 +246,7 @@ def test_records_of_a_body_are_coded_together_where_that_is_asked_for(outbox: Ou
 def test_a_learner_that_doesnt_know_such_bodies_gets_none_again(outbox: Outbox, clock: FakeClock) -> None:
     fill(outbox, 5)
     wire = FakeWire(failures=[MediaTypeRefusedError("415")])
-    assert make_uplink(outbox, wire, clock, batch=3, together=joined).drain(deadline_s=60).delivered == 5
+    assert make_uplink(outbox, wire, clock, batch=3, bodies=joined).drain(deadline_s=60).delivered == 5
     assert types_of(wire) == [MEDIA_TYPE, ARROW_STREAM, ARROW_STREAM]
 
 
@@ -254,7 +254,7 @@ def test_a_body_in_which_a_fault_is_found_is_sent_again_record_by_record(outbox:
     """The next one is coded together again."""
     fill(outbox, 5)
     wire = FakeWire(failures=[RecordError("of a package that is unknown")])
-    assert make_uplink(outbox, wire, clock, batch=3, together=joined).drain(deadline_s=60).delivered == 5
+    assert make_uplink(outbox, wire, clock, batch=3, bodies=joined).drain(deadline_s=60).delivered == 5
     assert types_of(wire) == [MEDIA_TYPE, ARROW_STREAM, MEDIA_TYPE]
     assert outbox.counts()[State.REFUSED] == 0
 
@@ -262,7 +262,7 @@ def test_a_body_in_which_a_fault_is_found_is_sent_again_record_by_record(outbox:
 def test_a_body_of_records_together_that_is_too_large_is_halved(outbox: Outbox, clock: FakeClock) -> None:
     fill(outbox, 4)
     wire = FakeWire(failures=[BodyTooLargeError("413")])
-    assert make_uplink(outbox, wire, clock, batch=4, together=joined).drain(deadline_s=60).delivered == 4
+    assert make_uplink(outbox, wire, clock, batch=4, bodies=joined).drain(deadline_s=60).delivered == 4
     assert types_of(wire) == [MEDIA_TYPE] * 3
 
 
