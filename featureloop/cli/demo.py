@@ -136,7 +136,7 @@ def run_demo(work: Path, group: Children, settings: DemoSettings) -> dict[str, A
     else:
         live = final["parent"]
         tell(f"   gate: refused ({'; '.join(gate['reasons'])}); the founding package stays live")
-    tell("6  both devices take the new package over")
+    tell("6  both devices take the new package over" if gate["passed"] else "6  both devices ask for a newer package")
     after = {}
     with people.status("devices verify and swap"):
         for site in SITES:

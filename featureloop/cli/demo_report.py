@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from featureloop.cli.console import size_text
 from featureloop.core.types import Frame, UInt8
 from featureloop.device.show import draw_mask
 from featureloop.images.labelled import LabelledFolder
@@ -74,7 +75,11 @@ def write_report(result: dict[str, Any], out: Path) -> Path:
         The directory can't be written.
     """
     environment = Environment(loader=PackageLoader("featureloop.cli"), autoescape=select_autoescape())
-    page = environment.get_template("demo.html").render(**result, curve_picture=_curve(result["curve"]))
+    sent = result["bytes"]
+    record_size = size_text(sent["left"] / max(1, sent["records"]))
+    page = environment.get_template("demo.html").render(
+        **result, record_size=record_size, curve_picture=_curve(result["curve"])
+    )
     path = out / "report.html"
     write_atomically(path, page.encode())
     return path
