@@ -20,6 +20,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from featureloop.core.errors import RecordError
 from featureloop.core.types import Bool, UInt8
 from featureloop.sharing.likened import LikenedModel
 from featureloop.sharing.splits import FEW, Int64, tree_of
@@ -89,7 +90,11 @@ class MultisetModel:
         """
         if like is not None:
             return self._likened.decode(coder, n, like)
-        return walk(n, self.levels, _Reader(self, coder))
+        try:
+            return walk(n, self.levels, _Reader(self, coder))
+        except ValueError as error:
+            # A small part's table leaves room for sizes above its own; the rest is below zero then, and has no table.
+            raise RecordError("a payload is no valid code stream") from error
 
     def few(self, c: int) -> Float64:
         """A channel's urns for parts of 0 to `FEW` rows, one split's after the other: float64 (16 S, 16)."""

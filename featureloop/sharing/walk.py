@@ -46,7 +46,7 @@ def walk(n: int, levels: Sequence[int], teller: Teller) -> UInt8:
 
     Raises
     ------
-    RecordError
+    ValueError
         A part was told to be larger than the whole.
     """
     out = np.zeros((len(levels), n), np.uint8)
@@ -77,11 +77,7 @@ def walk(n: int, levels: Sequence[int], teller: Teller) -> UInt8:
             continue
         lone, level = _written(out[: c + 1], singles, lone), _written(out[:c], rows, level, size)
         size = told.take(at)
-        try:
-            out[c, rows] = (at % count).repeat(size)
-        except ValueError as error:
-            # A small part's table leaves room for sizes above its own, and the rest is below zero then.
-            raise RecordError("a payload is no valid code stream") from error
+        out[c, rows] = (at % count).repeat(size)
         many = size > 1
         kept = many.repeat(size)
         alone[rows[~kept]] = True

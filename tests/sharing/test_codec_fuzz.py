@@ -143,6 +143,17 @@ EARLY = ("checksum", "truncated", "claims", "padded")
 """What is refused before anything is decoded says one of these."""
 
 
+def test_a_part_above_its_whole_whose_rest_is_asked_again_is_refused() -> None:
+    """Found after 610,740 mutations: the rest was below zero, and no table is of so few."""
+    payload = bytes.fromhex(
+        "3c00000093e1b4ff81260209282d0400669d006895840081b69909792ba516bb4d68af5fc3f9fff62701001d5f1df9d79f8b0be33ef5ffdf"
+        "860d0378f001041de4330004a9dcfd75b2a82895931203390d0000650000003c7a00008d030000e83410da1f0e00003e58230e50bd660e9a"
+        "94287ecfe0660c1901a400e3f4caf5acd2fb9c137ece01" + 45 * "00" + "070d9430"
+    )
+    with pytest.raises(RecordError, match="no valid code stream"):
+        codec.decode_features(payload, set_form([69, 11, 9, 5, 3], seed=5), max_vectors=MOST_ROWS)
+
+
 @pytest.mark.timeout(0 if MUTATIONS > 100_000 else 300)
 def test_tampered_payloads_are_refused_or_of_the_declared_shape_in_bounded_time_and_memory() -> None:
     rng, asked = np.random.default_rng(1), targets()
