@@ -20,8 +20,9 @@ LEAST_PATIENTS = 4
 """Patients that a value needs for a probe to be judged on it."""
 NUMBERS = 6
 """Different numbers from which on values are cut at their median."""
-PLANTED, DIMMED = 120, 0.5
-"""Frames that the controls run on, and the light that is left of half of them."""
+PLANTED, DIMMED = 400, 0.5
+"""Frames that the controls run on, at most, and the light that is left of half of them. Of 120, values of no frame told
+half from half at an AUC of 0.64 once, by chance."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -94,9 +94,11 @@ def _of_diffusion(given: InversionSettings, release: Drawn, control: Drawn) -> s
 
 def _case(lab: Lab, given: InversionSettings) -> tuple[Case, Party]:
     """Records of one frame each or of several, with the first one's picture; victims thinned evenly."""
-    at = np.unique(np.linspace(0, len(lab.victims) - 1, min(given.victims, len(lab.victims))).round().astype(int))
-    theirs = lab.victims.only(at)
-    asked = lab.release(theirs.frames, what="the victims' records")
+    if given.victims is None or given.victims >= len(lab.victims):
+        theirs, asked = lab.victims, lab.theirs
+    else:
+        theirs = lab.victims.only(np.linspace(0, len(lab.victims) - 1, given.victims).round().astype(int))
+        asked = lab.release(theirs.frames, what="the victims' records")
     mine = lab.mine
     first, others = ([r.frames[0] for r in releases] for releases in (mine, asked))
     case = Case(

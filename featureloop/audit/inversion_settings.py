@@ -16,7 +16,7 @@ class InversionSettings:
     Attributes
     ----------
     victims
-        Most records that are drawn.
+        Most frames whose records are drawn; None for all.
     steps, control_steps, surrogate_steps
         Of training a network that draws, the same on the controls, and of the surrogate.
     batch
@@ -33,12 +33,12 @@ class InversionSettings:
         Shares of the attacker's patients, for the curve.
     """
 
-    victims: int = 150
+    victims: int | None = None
     steps: int = 500
     control_steps: int = 250
     surrogate_steps: int = 250
     batch: int = BATCH
-    searched: int = 6
+    searched: int = 12
     search: Search = field(default_factory=Search)
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
     sheet: int = 8
