@@ -91,6 +91,8 @@ ARMS: Mapping[str, Arm] = {
     "set subset=16,balanced": Arm(release="set subset=16,balanced"),
     "set subset=8,balanced": Arm(release="set subset=8,balanced"),
     "set subset=4,balanced": Arm(release="set subset=4,balanced"),
+    "set subset=3,balanced": Arm(release="set subset=3,balanced"),
+    "set subset=2,balanced": Arm(release="set subset=2,balanced"),
     "set subset=16,balanced, 3 bits": Arm({"bits_per_vector": 3.0}, release="set subset=16,balanced"),
     "set, 16 bits": Arm({"bits_per_vector": 16.0}),
     "set, trained at 0.5": Arm({"adversary": 0.5}),

@@ -13,16 +13,15 @@ from featureloop.audit.findings import Arm, Finding, Measure, apart, as_measure
 from featureloop.audit.material import Lab, Party, Release
 from featureloop.audit.probes import area_of, held_out_scores
 from featureloop.core.intervals import Float64, Statistic, figure_maker
-from featureloop.core.types import Float32, Frame
+from featureloop.core.types import Float32
 
 SITE = "site"
 LEAST_PATIENTS = 4
 """Patients that a value needs for a probe to be judged on it."""
 NUMBERS = 6
 """Different numbers from which on values are cut at their median."""
-PLANTED, DIMMED = 400, 0.5
-"""Frames that the controls run on, at most, and the light that is left of half of them. Of 120, values of no frame told
-half from half at an AUC of 0.64 once, by chance."""
+SHIFT = 0.5
+"""Of all values of half of the patients in the positive control, in deviations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,22 +165,17 @@ def _probe(lab: Lab, item: Labelled, features: Float32, told: Float32, groups: N
 
 
 def _controls(lab: Lab, books: Codebooks) -> list[Measure]:
-    """Half of the attacker's patients in dimmer light must be told apart; values of no frame must not."""
-    chosen = np.unique(np.linspace(0, len(lab.attacker) - 1, min(PLANTED, len(lab.attacker))).round().astype(np.intp))
-    part = lab.attacker.only(chosen)
-    names = np.random.default_rng((lab.seed, 79)).permutation(np.unique(part.groups))
-    dim = np.isin(part.groups, names[: len(names) // 2])
-    frames: list[Frame] = [
-        replace(f, pixels=(f.pixels * DIMMED).astype(np.uint8)) if d else f
-        for f, d in zip(part.frames, dim, strict=True)
-    ]
-    records = lab.release(frames, what="planted attribute")
-    labels = np.array([dim[r.frames[0]] for r in records]).astype(np.intp)
-    groups = np.array([part.groups[r.frames[0]] for r in records])
+    """Half of the attacker's patients with higher values must be told from the others; values of no frame must not."""
+    names = np.random.default_rng((lab.seed, 79)).permutation(np.unique(lab.attacker.groups))
+    groups = np.array([lab.attacker.groups[r.frames[0]] for r in lab.mine])
+    marked = np.isin(groups, names[: len(names) // 2])
+    spread = np.concatenate([r.values for r in lab.mine]).std(axis=0)
+    planted = [replace(r, values=r.values + SHIFT * spread) if m else r for r, m in zip(lab.mine, marked, strict=True)]
+    labels = marked.astype(np.intp)
     out = []
     arms: tuple[tuple[Arm, str, Sequence[Release]], ...] = (
-        ("planted", "dimmer light", records),
-        ("random", "linear", lab.random(records, seed=83)),
+        ("planted", "values shifted", planted),
+        ("random", "linear", lab.random(lab.mine, seed=83)),
     )
     for arm, by, of in arms:
         x = features_of(of, books)

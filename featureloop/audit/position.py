@@ -15,6 +15,8 @@ from featureloop.audit.placing import Placed, Places
 from featureloop.audit.restoring import Bag, Restorer, exact_of, is_pooled, learned, placed_bags
 from featureloop.core.intervals import Float64, figure_maker, mean_of
 
+ROWS = 16_000
+"""Rows that bags hold together, where there are so many: of forms of few rows more bags than the settings say."""
 PLANTED_NOISE = 0.02
 """On planted coordinates, as a share of the grid."""
 
@@ -30,9 +32,9 @@ class PositionSettings:
     bags
         Most of its own that it learns from.
     victims
-        Most of the victims' bags that are put back.
+        Most of the victims' bags that are put back; more of few rows (`ROWS`).
     control
-        Most bags of either side in a control.
+        Most bags of either side in a control; more of few rows.
     curve
         Shares of its own bags, for the curve.
     """
@@ -75,7 +77,8 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
     if is_pooled(lab):
         return _nothing_to_place(lab, given)
     mine = placed_bags(lab, [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)], lab.attacker)
-    theirs = placed_bags(lab, [lab.theirs[i] for i in _evenly(len(lab.theirs), given.victims)], lab.victims)
+    most = max(given.victims, ROWS // len(lab.theirs[0].values))
+    theirs = placed_bags(lab, [lab.theirs[i] for i in _evenly(len(lab.theirs), most)], lab.victims)
     if restorer is None:
         restorer = restorer_of(lab) if settings is None else learned(lab, mine, steps=given.steps)
     used = restorer
@@ -160,7 +163,8 @@ def _told(lab: Lab, mine: Sequence[Bag], theirs: Sequence[Bag]) -> list[Measure]
 
 def _controls(lab: Lab, mine: Sequence[Bag], theirs: Sequence[Bag], given: PositionSettings) -> list[Measure]:
     """The same attack where coordinates were appended to the vectors, and where values know nothing of their frame."""
-    some, others = mine[: given.control], theirs[: given.control]
+    most = max(given.control, ROWS // len(theirs[0].placed.values))
+    some, others = mine[:most], theirs[:most]
     grid, rng = lab.package.manifest.features.grid, np.random.default_rng((lab.seed, 71))
     steps = max(1, given.steps // 4)
     out: list[Measure] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from featureloop.core.errors import RecordError
 from featureloop.core.types import Bool, ChangedBy, Float32, UInt8
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
-from featureloop.model.fit import BagSet
+from featureloop.model.fit import BagSet, FramesAndRows, Items, LooseRows
 from featureloop.model.manifest import Manifest
 from featureloop.sharing import codec
 from featureloop.sharing.record import Record
-from featureloop.sharing.release import decoded
+from featureloop.sharing.release import decoded, replayed
 
+Positions = NDArray[np.intp]
 HELD_SHARE = 0.2
 """Share of a site's groups that is held back for the gate."""
 ACCEPTED_WEIGHT = 0.5
@@ -43,9 +44,9 @@ class Bags:
     Attributes
     ----------
     symbols
-        uint8 (M, N, C).
+        M times uint8 (N, C); N is the released form's, or, of founding frames that are kept whole, the frame's.
     results
-        uint8 (M, N, T), the rows to learn from.
+        M times uint8 (N, T), the rows to learn from.
     sites, groups
         str (M,), bytes as hexadecimal str (M,); a record without a group is its own.
     verified
@@ -58,10 +59,12 @@ class Bags:
         Records that could not be decoded.
     soft
         bool (M,), whether the results' flags are probabilities, 0 to 255; None for none.
+    whole
+        bool (M,), which hold all rows of a frame, where others don't; None where all are alike.
     """
 
-    symbols: UInt8
-    results: UInt8
+    symbols: Sequence[UInt8]
+    results: Sequence[UInt8]
     sites: NDArray[np.str_]
     groups: NDArray[np.str_]
     verified: Bool
@@ -69,6 +72,7 @@ class Bags:
     held: Bool
     unreadable: int
     soft: Bool | None = None
+    whole: Bool | None = None
 
     def counts(self, chosen: Bool) -> dict[str, int]:
         """Records per site among the chosen ones, bool (M,)."""
@@ -84,22 +88,23 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
     RecordError
         No record could be decoded.
     """
-    n = manifest.released.form.rows(manifest.features.grid)
-    symbols, results, sites, groups, verified, weights, soft = [], [], [], [], [], [], []
+    kept = replayed(manifest)
+    symbols, results, sites, groups, verified, weights, soft, whole = [], [], [], [], [], [], [], []
     unreadable = 0
     for batch in batches:
         for record in batch:
             try:
-                form = (record.anonymizer, record.vectors)
-                if record.recognition is None or form != (manifest.released.anonymizer, n):
+                founding = record.site in (FOUNDING_SITE, HELD_SITE)
+                own = kept if founding and record.anonymizer == kept.released.anonymizer else manifest
+                form = (own.released.anonymizer, own.released.form.rows(own.features.grid))
+                if record.recognition is None or (record.anonymizer, record.vectors) != form:
                     raise RecordError("a record without a result, or in another form")
                 by = None if record.changed_by is None else ChangedBy(record.changed_by)
                 softened = by is ChangedBy.SOFTENED
-                bag = decoded(record.features, record.recognition, record.changed, manifest, soft=softened)
+                bag = decoded(record.features, record.recognition, record.changed, own, soft=softened)
             except RecordError:
                 unreadable += 1
                 continue
-            founding = record.site in (FOUNDING_SITE, HELD_SITE)
             symbols.append(bag.symbols)
             results.append(bag.result())
             sites.append(record.site)
@@ -107,6 +112,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
             verified.append(founding or (by is not None and by.verified))
             weights.append(1.0 if founding else weight_of(by, record.reliability))
             soft.append(bag.soft)
+            whole.append(own.released.form == kept.released.form)
     if not symbols:
         if unreadable:
             raise RecordError(
@@ -115,8 +121,8 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
         raise RecordError("the store holds no record of this package line yet; nothing to learn from")
     site_array, group_array = np.array(sites), np.array(groups)
     return Bags(
-        np.stack(symbols),
-        np.stack(results),
+        symbols,
+        results,
         site_array,
         group_array,
         np.array(verified),
@@ -124,6 +130,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
         _held(site_array, group_array),
         unreadable,
         np.array(soft),
+        np.array(whole) if len(set(whole)) > 1 else None,
     )
 
 
@@ -153,30 +160,60 @@ def _lot(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
-def training_set(bags: Bags, manifest: Manifest, *, founding_share: float, chosen: Bool) -> BagSet:
+def training_set(bags: Bags, manifest: Manifest, *, founding_share: float, chosen: Bool) -> Items:
     """The chosen bags, drawn so that founding frames make up `founding_share` of every batch.
 
-    Replaying the founding features keeps what the founding package could do.
+    Replaying the founding features keeps what the founding package could do. Where founding frames are kept whole and
+    others are not, the others' rows are learned from by themselves, as many at a time as a frame has.
     """
     founding = bags.sites[chosen] == FOUNDING_SITE
     shares = np.ones(len(founding))
     if founding.any() and not founding.all():
         shares[founding] = founding_share / founding.sum()
         shares[~founding] = (1 - founding_share) / (~founding).sum()
+    at = np.flatnonzero(chosen)
+    whole = np.ones(len(at), np.bool_) if bags.whole is None else bags.whole[at]
+    if whole.all() or not whole.any():
+        return _bag_set(bags, manifest, at, shares)
+    frames = _bag_set(bags, manifest, at[whole], shares[whole])
+    both = np.concatenate([shares[whole], shares[~whole]])
+    return FramesAndRows(frames, _loose(bags, manifest, at[~whole], like=frames), both / both.sum())
+
+
+def _bag_set(bags: Bags, manifest: Manifest, at: Positions, shares: NDArray[np.float64]) -> BagSet:
+    """Bags of equal N, by their numbers."""
     released = manifest.released
     low, high = np.array(released.low, np.float32), np.array(released.high, np.float32)
     scale = (high - low) / (np.array(released.levels, np.float32) - 1)
-    values: UInt8 | Float32 = bags.symbols[chosen]
+    values: UInt8 | Float32 = np.stack([bags.symbols[i] for i in at.tolist()])
     if released.pooled is not None:  # A level's value is a centroid, on no even scale.
         values = np.stack([codec.dequantize(s, released) for s in values])
         scale, low = np.ones_like(scale), np.zeros_like(low)
     return BagSet(
         values,
-        bags.results[chosen],
+        np.stack([bags.results[i] for i in at.tolist()]),
         shares / shares.sum(),
-        bags.weights[chosen],
+        bags.weights[at],
         scale,
         low,
-        None if bags.soft is None else bags.soft[chosen],
+        None if bags.soft is None else bags.soft[at],
         released.flags,
     )
+
+
+def _loose(bags: Bags, manifest: Manifest, at: Positions, *, like: BagSet) -> LooseRows:
+    """The rows of bags that hold parts of frames; balanced ones are drawn as often as frames have such rows.
+
+    Half of a balanced bag's rows are of a lesion. Learned from as they are, they would teach that half of a frame is.
+    """
+    own = _bag_set(bags, manifest, at, np.ones(len(at)))
+    everything = own.batch(np.arange(len(at)))
+    rows, targets = own.values.reshape(-1, own.values.shape[2]), everything.y.reshape(-1, everything.y.shape[2])
+    chances = np.repeat(own.weights.astype(np.float64), own.values.shape[1])
+    if manifest.released.form.balanced:
+        lesion = (targets[:, : own.flags] >= 0.5).any(axis=1)
+        usual = float((like.targets[..., : like.flags] > 0).any(axis=2).mean())
+        found = float(chances[lesion].sum() / chances.sum())
+        if 0 < found < 1 and 0 < usual < 1:
+            chances *= np.where(lesion, usual / found, (1 - usual) / (1 - found))
+    return LooseRows(rows, targets, chances / chances.sum(), float(own.weights.mean()))

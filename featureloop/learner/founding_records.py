@@ -27,7 +27,7 @@ from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.codec import codec_of
 from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.record import SCHEMA, Record, from_table, quarter_of, to_table
-from featureloop.sharing.release import coded, joined, part_of
+from featureloop.sharing.release import coded, joined, part_of, replayed
 from featureloop.sharing.view import positions_in_view
 
 FOUNDING_SITE = "founding"
@@ -78,23 +78,24 @@ def founding_records(
     versions: int,
     progress: Progress,
 ) -> list[Record]:
-    """The founding features in the form of records, with the truth as their result.
+    """The founding features in the form of records (`replayed`), with the truth as their result.
 
-    Where the form mixes frames, those for which there are too few other groups left are in no record.
+    Where records mix frames, those for which there are too few other groups left are in no record.
     """
     runtime, by = Runtime(package), augmentation_for(train, settings.augmentation)
+    manifest = replayed(package.manifest)
     rng = np.random.default_rng(settings.seed)
     key = secrets.token_bytes(32)
     records: list[Record] = []
 
     def keep(frames: Sequence[Frame], site: str, versions: int, what: str) -> None:
-        mixer: Mixer[Bag] = Mixer(package.manifest.released.form.mix)
+        mixer: Mixer[Bag] = Mixer(manifest.released.form.mix)
         for i, frame in enumerate(frames):
             group = _pseudonym(key, frame)
-            for k, part in enumerate(_parts(runtime, frame, versions, rng, by=by, secret=key)):
+            for k, part in enumerate(_parts(runtime, frame, versions, rng, by=by, secret=key, manifest=manifest)):
                 together = mixer.put((i, k), part, group=group)
                 if together:
-                    records.append(_record(package, site, group, list(together.values())))
+                    records.append(_record(package, manifest, site, group, list(together.values())))
                 mixer.drop(together)
             progress(what, i + 1, len(frames))
 
@@ -140,20 +141,25 @@ def true_part(
 
 
 def _parts(
-    runtime: Runtime, frame: Frame, versions: int, rng: np.random.Generator, *, by: str, secret: bytes
+    runtime: Runtime,
+    frame: Frame,
+    versions: int,
+    rng: np.random.Generator,
+    *,
+    by: str,
+    secret: bytes,
+    manifest: Manifest,
 ) -> Iterable[Bag]:
-    """What leaves of a frame, as it is and augmented."""
-    manifest = runtime.package.manifest
-    yield true_part(runtime, frame, secret=secret)
+    """What is kept of a frame, as it is and augmented."""
+    yield true_part(runtime, frame, secret=secret, manifest=manifest)
     size = manifest.preprocessing.size
     small, truth = resize_frame(frame.pixels, size), square_truth(frame, size)
     for _ in range(versions):
         pixels, moved = augment(small, truth, rng, by=by)
-        yield true_part(runtime, replace(frame, pixels=pixels, truth=moved), secret=secret)
+        yield true_part(runtime, replace(frame, pixels=pixels, truth=moved), secret=secret, manifest=manifest)
 
 
-def _record(package: Package, site: str, group: bytes, parts: Sequence[Bag]) -> Record:
-    manifest = package.manifest
+def _record(package: Package, manifest: Manifest, site: str, group: bytes, parts: Sequence[Bag]) -> Record:
     bag = joined(parts, released=manifest.released, grid=manifest.features.grid)
     payload = coded(bag, manifest.released)
     return Record(

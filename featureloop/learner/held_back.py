@@ -25,19 +25,22 @@ from featureloop.sharing.reliability import calibrate
 def calibrated_by(bags: Bags, runtime: Runtime) -> Calibration:
     """Calibrate on what is held back and verified: results that nobody looked at would confirm themselves.
 
+    Where some records hold parts of frames, only on whole ones: a device sees those.
+
     How far other views of a frame agree isn't known here: a learner has no images. Where that score was asked for, it
     is the task's own one, until somebody asks for it again with images.
     """
     manifest = runtime.package.manifest
     task = Task(manifest.task)
-    at = np.flatnonzero(bags.held & bags.verified)
-    vectors = [codec.dequantize(bags.symbols[i], manifest.released) for i in at]
+    held = bags.held & bags.verified
+    at = np.flatnonzero(held if bags.whole is None else held & bags.whole)
+    vectors = [codec.dequantize(bags.symbols[i], manifest.released) for i in at.tolist()]
     before = manifest.calibration
     # What is familiar stays what it was when founded: records of doubtful frames would make the strange familiar.
     far = [] if before.reference is None else [outlying(v, before.reference, manifest.released) for v in vectors]
     return calibrate(
         [runtime.logits(v) for v in vectors],
-        [bags.results[i] for i in at],
+        [bags.results[i] for i in at.tolist()],
         task=task,
         risk=before.threshold_risk,
         outlying=far,
@@ -93,4 +96,4 @@ def _qualities(runtime: Runtime, bags: Bags, at: np.ndarray[tuple[int], np.dtype
         found: Recognition = runtime.recognize(vectors)
         return rules_of(runtime.package.manifest).quality(found, truth)
 
-    return np.array([one(bags.symbols[i], bags.results[i]) for i in at])
+    return np.array([one(bags.symbols[i], bags.results[i]) for i in at.tolist()])

@@ -33,6 +33,7 @@ from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import check_distinct
 from featureloop.sharing import codec
+from featureloop.sharing.release import replayed
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,8 @@ def _write_candidate(live: Package, trained: Sequence[_Learned], work: Path, lin
     package = seal_package(work, draft)
     for one in trained:
         view = package.view(one.task)
-        if view.manifest.released.form.whole:
+        kept = view.manifest if one.bags.whole is None else replayed(view.manifest)
+        if kept.released.form.whole:
             calibration = calibrated_by(one.bags, Runtime(view))
             draft = draft.with_task(replace(view.manifest, calibration=calibration))
         # Else records aren't as a device sees a frame: the reliability that founding measured on frames stays.

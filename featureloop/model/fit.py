@@ -82,24 +82,88 @@ class BagSet:
     def __len__(self) -> int:
         return len(self.values)
 
-    def batch(self, at: NDArray[np.intp], *, noise: np.random.Generator | None = None, dither: float = 0.0) -> Batch:
-        """Some of the bags as float32, with uniform noise of `dither` steps where a generator is given."""
-        x = self.values[at].astype(np.float32)
-        if noise is not None:
-            x += noise.uniform(-dither, dither, x.shape).astype(np.float32)
+    def batch(self, at: NDArray[np.intp], *, rng: np.random.Generator | None = None, dither: float = 0.0) -> Batch:
+        """Some of the bags as float32; symbols with uniform noise of `dither` steps where a generator is given."""
+        x = self.scaled(self.values[at], rng=rng, dither=dither)
         targets = self.targets[at].astype(np.float32)
         if self.soft is not None:
             targets[self.soft[at], :, : self.flags] /= 255
-        return Batch(self.offset + self.scale * x, targets, self.weights[at])
+        return Batch(x, targets, self.weights[at])
+
+    def scaled(self, values: UInt8 | Float32, *, rng: np.random.Generator | None, dither: float) -> Float32:
+        """Values (..., C) like the bags' as what the network sees, float32."""
+        x = values.astype(np.float32)
+        if rng is not None and dither and values.dtype == np.uint8:
+            x += rng.uniform(-dither, dither, x.shape).astype(np.float32)
+        return np.asarray(self.offset + self.scale * x, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LooseRows:
+    """Rows that stand for no whole frame.
+
+    Attributes
+    ----------
+    values
+        Position vectors (R, C), on the scale of the frames that they are learned from with.
+    targets
+        float32 (R, T), as `Batch.y`.
+    chances
+        float64 (R,), how often each row is drawn; sums to 1.
+    weight
+        Of rows in the loss, where a frame's is 1.
+    """
+
+    values: UInt8 | Float32
+    targets: Float32
+    chances: NDArray[np.float64]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FramesAndRows:
+    """Whole frames, and loose rows of others, for a recognizer that sees each row by itself.
+
+    The items are the frames, and after them those that the rows came with. Whichever of those is drawn, as many rows
+    as a frame has are learned from, of all records: few rows of one frame say little of what a lesion's whole is.
+
+    Attributes
+    ----------
+    shares
+        float64 (M,), how often each item is drawn, the frames first; sums to 1.
+    """
+
+    frames: BagSet
+    rows: LooseRows
+    shares: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def batch(self, at: NDArray[np.intp], *, rng: np.random.Generator | None = None, dither: float = 0.0) -> Batch:
+        """Some of the items as float32; rows are drawn anew, always the same ones where no generator is given."""
+        rng = rng or np.random.default_rng(0)
+        frames = self.frames.batch(at[at < len(self.frames)], rng=rng, dither=dither)
+        count, (n, channels) = len(at) - len(frames), self.frames.values.shape[1:]
+        drawn = rng.choice(len(self.rows.values), count * n, p=self.rows.chances)
+        targets = self.rows.targets[drawn].reshape(count, n, -1)
+        weights = np.full(count, self.rows.weight, np.float32)
+        x = self.frames.scaled(self.rows.values[drawn], rng=rng, dither=dither).reshape(count, n, channels)
+        pairs = ((frames.x, x), (frames.y, targets), (frames.weights, weights))
+        return Batch(*(np.concatenate(both) for both in pairs))
+
+
+Items = BagSet | FramesAndRows
+"""What a recognizer learns from."""
 
 
 def fit_recognizer(
     recognizer: nn.Module,
-    bags: BagSet,
+    bags: Items,
     *,
     task: Task,
     settings: FitSettings,
-    held: BagSet | None = None,
+    held: Items | None = None,
     around: Surroundings = ALONE,
 ) -> None:
     """Train `recognizer` in place on the bags, and leave the averaged weights in it.
@@ -113,9 +177,7 @@ def fit_recognizer(
     draw = Draw(bags.shares, size=settings.batch, seed=settings.seed)
 
     def batch(step: int) -> Batch:
-        at = draw(step)
-        noise = draw.random(step) if settings.dither and bags.values.dtype == np.uint8 else None
-        made = bags.batch(at, noise=noise, dither=settings.dither)
+        made = bags.batch(draw(step), rng=draw.random(step), dither=settings.dither)
         if not settings.rows or step % 2 == 0:
             return made
         drawn = draw.random(step).permutation(made.x.shape[1])[: settings.rows]

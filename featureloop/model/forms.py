@@ -120,6 +120,11 @@ class Form:
         """Whether the rows of a record are all of one frame's, so that what they say together says it of a frame."""
         return not self.subset and self.mix == 1
 
+    @property
+    def unparted(self) -> Form:
+        """The same with all rows of one frame in a record: how a centre keeps frames whose images it holds anyway."""
+        return replace(self, subset=0, balanced=False, mix=1)
+
     def unit(self, grid: int) -> int:
         """Rows that stay together, of a map of grid x grid positions: 1, a window's, or all of them."""
         return {POOL: 1, SET: 1, WINDOW: self.window**2, NONE: grid**2}[self.base]

@@ -14,10 +14,13 @@ from featureloop.core.errors import RecordError
 from featureloop.core.types import Bag, ChangedBy, UInt8
 from featureloop.learner.bags import ACCEPTED_WEIGHT, CHANGED_WEIGHTS, Bags, load_bags, training_set, weight_of
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
+from featureloop.model.fit import BagSet, FramesAndRows
 from featureloop.model.manifest import Manifest
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import canonical_order
 from featureloop.sharing.record import Record
+from featureloop.sharing.release import coded as coded_bag
+from featureloop.sharing.release import replayed
 from featureloop.testing import make_record, tiny_package
 
 N, C, T = 16, 8, 16
@@ -206,5 +209,68 @@ def test_records_of_one_kind_alone_are_drawn_alike(manifest: Manifest, site: str
 def test_a_training_value_is_what_the_codec_decodes(manifest: Manifest) -> None:
     bags = load([record(manifest, i) for i in range(3)], manifest)
     drawn = training_set(bags, manifest, founding_share=0.5, chosen=np.ones(3, np.bool_))
+    assert isinstance(drawn, BagSet)
     values = drawn.offset + drawn.scale * drawn.values[1].astype(np.float32)
     np.testing.assert_allclose(values, codec.dequantize(symbols(1), manifest.released), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Of a form that lets four balanced rows of a frame leave."""
+    return tiny_package(tmp_path_factory.mktemp("parted") / "package", release="set subset=4,balanced").manifest
+
+
+def kept(of: Manifest, i: int, targets: UInt8, **values: Any) -> Record:
+    """A record of those targets' rows, each of the value `i`."""
+    bag = canonical_order(Bag(np.full((len(targets), C), i, np.uint8), targets))
+    own = coded_bag(bag, of.released)
+    anonymizer = of.released.anonymizer
+    return make_record(
+        i, anonymizer=anonymizer, vectors=len(targets), features=own.features, recognition=own.recognition, **values
+    )
+
+
+@pytest.fixture
+def few_and_whole(parted: Manifest) -> Bags:
+    """Two founding frames, of whose rows a quarter shows a lesion, and records of four rows, half of them lesion."""
+    lesion = np.repeat([1, 0], [N // 4, N - N // 4]).astype(np.uint8)[:, None].repeat(T, axis=1)
+    half = lesion[[0, 1, -1, -2]]
+    founding = [kept(replayed(parted), i, lesion, site=s) for i, s in enumerate([FOUNDING_SITE] * 2 + [HELD_SITE])]
+    some = [kept(parted, 3 + i, half, site="a", group=i.to_bytes(16, "big")) for i in range(4)]
+    return load_bags(iter([founding, some]), parted)
+
+
+def test_founding_frames_are_kept_whole_where_a_part_of_others_leaves(few_and_whole: Bags) -> None:
+    assert few_and_whole.unreadable == 0
+    assert [len(s) for s in few_and_whole.symbols] == [N, N, N, 4, 4, 4, 4]
+    assert few_and_whole.whole is not None
+    assert few_and_whole.whole.tolist() == [True] * 3 + [False] * 4
+
+
+def test_a_site_can_not_say_that_its_whole_frame_is_a_part(parted: Manifest) -> None:
+    whole = kept(replayed(parted), 1, rows(1), site="a")
+    part = kept(parted, 2, rows(2, n=4), site="a")
+    assert load_bags(iter([[whole, part]]), parted).unreadable == 1
+
+
+def test_loose_rows_are_drawn_as_often_with_a_lesion_as_frames_have_them(few_and_whole: Bags, parted: Manifest) -> None:
+    """Half of a balanced record is lesion; a recognizer that learned that would see lesions everywhere."""
+    chosen = few_and_whole.sites != HELD_SITE
+    made = training_set(few_and_whole, parted, founding_share=0.5, chosen=chosen)
+    assert isinstance(made, FramesAndRows)
+    assert len(made) == len(made.frames) + 4
+    assert made.shares[: len(made.frames)].sum() == pytest.approx(0.5)
+    batch = made.batch(np.array([0, *[5] * 300]), rng=np.random.default_rng(1))
+    assert batch.x.shape == (301, N, C)
+    np.testing.assert_array_equal(batch.y[0], few_and_whole.results[0])
+    assert (batch.y[1:].max(axis=2) > 0).mean() == pytest.approx(0.25, abs=0.02)
+    np.testing.assert_allclose(batch.weights, [1.0, *[few_and_whole.weights[3:].mean()] * 300])
+    # Every row keeps its own result, and rows of all records come together.
+    values = ((batch.x[1:] - made.frames.offset) / made.frames.scale).round()
+    assert set(np.unique(values[0])) == {3.0, 4.0, 5.0, 6.0}
+
+
+def test_without_founding_frames_parts_are_learned_from_as_they_are(few_and_whole: Bags, parted: Manifest) -> None:
+    only = training_set(few_and_whole, parted, founding_share=0.5, chosen=few_and_whole.sites == "a")
+    assert isinstance(only, BagSet)
+    assert only.values.shape == (4, 4, C)

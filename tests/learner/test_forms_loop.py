@@ -45,7 +45,7 @@ from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.codec import codec_of
 from featureloop.sharing.policy import Policy, Share
 from featureloop.sharing.record import Record, to_wire
-from featureloop.sharing.release import coded, joined, part_of
+from featureloop.sharing.release import coded, joined, part_of, replayed
 from featureloop.sharing.together import from_together, to_together
 from featureloop.testing import FakeClock, make_record, tiny_package
 
@@ -108,10 +108,12 @@ def test_a_package_of_a_form_is_founded_shared_under_and_trained_on(
     assert ("epsilon" in model_card(manifest)) == bool(form.noise)
     assert manifest.recognizer.context == form.context
     assert manifest.released.usually_apart > 0
+    kept = replayed(manifest)
+    own = manifest.recognizer.form == "set"
+    assert kept.released.form == (form.unparted if own else form), "a centre keeps whole frames, if rows have results"
     for record in load_records(founded.records):
-        check_declared(record, manifest)
-        assert record.anonymizer == str(form)
-        assert (record.group is None) == (form.mix > 1)
+        check_declared(record, kept)
+        assert record.group is not None
 
     learner = open_learner(tmp_path / "learner")
     live = adopt(learner, package).package
@@ -146,7 +148,7 @@ def test_a_package_of_a_form_is_founded_shared_under_and_trained_on(
     assert made.records["site-a"] > 0
     assert made.package.manifest.released == live.manifest.released
     same = made.package.manifest.calibration == live.manifest.calibration
-    assert same == (not form.whole), "reliability is of whole frames"
+    assert same == (not kept.released.form.whole), "reliability is of whole frames"
     # It recognizes whole frames, as the network that was trained does.
     runtime, network = Runtime(made.package), build_recognizer(manifest.recognizer, channels=manifest.released.channels)
     network.load_state_dict(load_file(made.package.file(WEIGHTS)))
@@ -286,7 +288,7 @@ def test_a_record_that_carries_more_than_its_package_declares_is_refused(tmp_pat
     package = tiny_package(tmp_path / "package", release=release)
     good = record_of(package)
     check_declared(good, package.manifest)
-    assert load_bags(iter([[good]]), package.manifest).symbols.shape[1] == good.vectors
+    assert load_bags(iter([[good]]), package.manifest).symbols[0].shape[0] == good.vectors
     with pytest.raises(RecordError, match=reason):
         check_declared(record_of(package, **other), package.manifest)
 

@@ -67,7 +67,7 @@ def test_a_package_of_a_chosen_pooling_recognizes_shares_and_is_trained_on(tmp_p
     for record in records:
         check_declared(record, manifest)
     bags = load_bags(iter([records]), manifest)
-    assert bags.symbols.shape[1:] == (1, released.channels)
+    assert bags.symbols[0].shape == (1, released.channels)
     settings = TrainSettings(fit=FitSettings(epochs=1, batch=4), interpolation=0.5)
     trained, _ = train_recognizer(package, bags, ~bags.held, settings=settings)
     assert trained.state_dict()["mean"].shape == (released.channels,)
