@@ -5,7 +5,7 @@
         [--forms set "set subset=16,balanced" ...] [--data ../shared/data/polyps] [--work runs/teaching]
 
 From today's default package little is left to learn at ClinicDB, so in every form a recognizer begins anew from a few
-of the founding images (as they are, and one changed version of each, as kept for replay) in that form, under the
+of the founding images (as they are, and one changed version of each, as kept for replay: all rows of each), under the
 package's extractor and neck. Then it is trained on by the learner's own function, with replay, all of the way, on the
 records of two thirds of ClinicDB's sequences with their true masks in that form. Every seed holds another third of the
 sequences back, and draws other rows. Dice over sub-cells on the sequences held back, as a device recognizes them: from
@@ -50,10 +50,11 @@ from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import rules_of
 from featureloop.sharing.anonymize import canonical_order, release_vectors
+from featureloop.sharing.release import replayed
 
 Float64 = NDArray[np.float64]
 ALONE = ", rows alone"
-FORMS = ("set", f"set{ALONE}", "set subset=64,balanced", "set subset=16,balanced", "set subset=8,balanced")
+FORMS = ("set", f"set{ALONE}", "set subset=64,balanced", "set subset=16,balanced", "set subset=4,balanced")
 SITE, SITE_HOLD_OUT, FOUNDING_SEED = "clinic", 1 / 3, 1
 
 
@@ -142,7 +143,8 @@ class Bench:
         context = release.context and not form.endswith(ALONE)
         spec = replace(manifest.recognizer, context=context)
         made = replace(manifest, released=plain, recognizer=spec, reports={}, files={})
-        founding = self._bags(self._seen()[0], replace(self.package, manifest=made), FOUNDING_SITE, FOUNDING_SEED)
+        kept = replace(self.package, manifest=replayed(made))
+        founding = self._bags(self._seen()[0], kept, FOUNDING_SITE, FOUNDING_SEED)
         out = self.work / f"{self.package.short}-{self.founding}-{slug(form)}"
         if not out.exists():
             work = out.with_name(f"{out.name}.new")
@@ -207,8 +209,8 @@ def bags_of(parts: Sequence[Bag], groups: Sequence[str], site: str) -> Bags:
     """One site's records as a learner holds them, all with their true result."""
     n = len(parts)
     return Bags(
-        np.stack([p.symbols for p in parts]),
-        np.stack([p.recognized for p in parts]),
+        [p.symbols for p in parts],
+        [p.recognized for p in parts],
         np.full(n, site),
         np.array(groups),
         np.ones(n, np.bool_),
@@ -218,14 +220,18 @@ def bags_of(parts: Sequence[Bag], groups: Sequence[str], site: str) -> Bags:
     )
 
 
-def together(one: Bags, other: Bags) -> Bags:
-    """Two sites' records."""
+def together(founding: Bags, other: Bags) -> Bags:
+    """Two sites' records, of whose frames the founding ones' are whole."""
 
     def both(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(b, name) for b in (one, other)])
+        return np.concatenate([getattr(b, name) for b in (founding, other)])
 
-    symbols, results, sites, groups = map(both, ("symbols", "results", "sites", "groups"))
-    return Bags(symbols, results, sites, groups, both("verified"), both("weights"), both("held"), 0)
+    symbols, results = [*founding.symbols, *other.symbols], [*founding.results, *other.results]
+    whole = np.arange(len(symbols)) < len(founding.symbols)
+    parted = len({len(s) for s in symbols}) > 1
+    sites, groups, held = map(both, ("sites", "groups", "held"))
+    verified, weights = both("verified"), both("weights")
+    return Bags(symbols, results, sites, groups, verified, weights, held, 0, whole=whole if parted else None)
 
 
 def _frames(folder: LabelledFolder, items: Sequence[LabelledItem]) -> list[Frame]:

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""How many records of one examination are linked where its near-duplicates did not leave.
+
+    benchmarks/bench_near_linkage.py --package P [--near 0 0.3 0.5] [--data ../shared/data/polyps]
+
+The audit's own attackers of linkage, with smaller controls and without their curve; Kvasir-SEG attacks, all of
+ClinicDB's frames that a device with `near_duplicates` of so much would provide are the victims, in the order of the
+film. 0 lets all of them leave.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from bench_privacy import BUDGETS, MOST
+
+from featureloop.audit.findings import Measure, strongest
+from featureloop.audit.linkage import LinkageSettings, attack_linkage
+from featureloop.audit.material import Lab, Party, party
+from featureloop.core.types import Task
+from featureloop.images.labelled import open_labelled
+from featureloop.model.package import Package, load_package
+from featureloop.model.runtime import Runtime
+from featureloop.sharing.anonymize import release_vectors
+from featureloop.sharing.near import NearDuplicates, look_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = Path(__file__).resolve().parents[1]
+    parser.add_argument("--package", type=Path, required=True)
+    parser.add_argument("--near", type=float, nargs="+", default=[0.0, 0.3, 0.5])
+    parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
+    args = parser.parse_args()
+    package = load_package(args.package).view(Task.SEGMENTATION)
+    size = package.manifest.preprocessing.size
+    mine, theirs = (
+        party(open_labelled(args.data / name, task=Task.SEGMENTATION).frames(), size=size, most=most)[0]
+        for name, most in (("kvasir-seg", MOST), ("cvc-clinicdb", None))
+    )
+    given = BUDGETS["linkage"]
+    if not isinstance(given, LinkageSettings):
+        raise SystemExit("the budget of linkage is another attack's")
+    print("| near_duplicates | records | linked, top-1 | by chance | the recognition alone | AUC | controls |")
+    print("|---|---|---|---|---|---|---|")
+    for near in args.near:
+        some = provided(package, theirs, near)
+        found = attack_linkage(Lab(package, mine, some), given)
+        top1, alone = (strongest(found.measures, "top-1", arms=[arm]) for arm in ("release", "baseline"))
+        area = strongest(found.measures, "AUC")
+        print(
+            f"| {near:g} | {len(some)} | {said(top1)} | {top1.chance:.3f} | {said(alone)} | {said(area)} | "
+            f"{'hold' if found.controls else 'fail'} |",
+            flush=True,
+        )
+
+
+def provided(package: Package, whole: Party, near: float) -> Party:
+    """The frames that a device would provide."""
+    runtime, released = Runtime(package), package.manifest.released
+    known, kept = NearDuplicates(near, released.usually_apart), []
+    for i, frame in enumerate(whole.frames):
+        vectors = release_vectors(runtime.extract(frame.pixels), released)
+        look = look_of(vectors, runtime.recognize(vectors), released)
+        if not known.is_near(look, whole.groups[i]):
+            known.keep(look, whole.groups[i])
+            kept.append(i)
+    return whole.only(np.array(kept))
+
+
+def said(m: Measure) -> str:
+    """A figure with its interval."""
+    return f"{m.value:.3f} ({m.low:.3f} to {m.high:.3f})"
+
+
+if __name__ == "__main__":
+    main()
