@@ -175,7 +175,7 @@ def training_set(bags: Bags, manifest: Manifest, *, founding_share: float, chose
     whole = np.ones(len(at), np.bool_) if bags.whole is None else bags.whole[at]
     if whole.all() or not whole.any():
         return _bag_set(bags, manifest, at, shares)
-    frames = _bag_set(bags, manifest, at[whole], shares[whole])
+    frames = _bag_set(bags, manifest, at[whole], np.ones(int(whole.sum())))
     both = np.concatenate([shares[whole], shares[~whole]])
     return FramesAndRows(frames, _loose(bags, manifest, at[~whole], like=frames), both / both.sum())
 
