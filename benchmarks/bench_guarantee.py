@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +149,7 @@ def others(founded: Founded, own: Results, sites: dict[str, Results], data: Path
         row(name, own, site)
     for name, frames in strangers(data).items():
         look = founded.looker.look(f"other {name}", frames(), labelled=False)
-        bare = Looked(look.vectors, look.logits, founded_truths(founded, look), look.groups, [])
+        bare = replace(look, truths=founded_truths(founded, look), boxes=[])
         row(name, own, results(founded, bare))
 
 

@@ -204,8 +204,8 @@ def learned(
     results = [truths[i] if known else found for i, known, found in zip(at, verified, recognized, strict=True)]
     weights = np.where(verified, 1.0, ACCEPTED_WEIGHT * trust[at]).astype(np.float32)
     bags = Bags(
-        np.concatenate([founding.symbols, np.stack([codec.quantize(looked.vectors[i], m.released) for i in at])]),
-        np.concatenate([founding.results, np.stack(results)]),
+        [*founding.symbols, *(codec.quantize(looked.vectors[i], m.released) for i in at)],
+        [*founding.results, *results],
         np.concatenate([founding.sites, np.full(len(at), "clinic")]),
         np.concatenate([founding.groups, np.array(groups)]),
         np.concatenate([founding.verified, verified]),

@@ -187,6 +187,8 @@ def full_maps(control: Control, *, labels: str) -> dict[str, Any]:
     learner, manifest = open_learner(control.learner), package.manifest
     bags = load_bags(learner.store.records(extractor=package.extractor_digest), manifest)
     own = training_set(bags, manifest, founding_share=settings.founding_share, chosen=~bags.held)
+    if not isinstance(own, BagSet):
+        raise SystemExit("this control is of a form in which whole frames leave")
     is_founding = bags.sites[~bags.held] == FOUNDING_SITE
     learned_groups = set(bags.groups[~bags.held].tolist())
     key, now = DeviceState(control.state).site_key(), quarter_of(datetime.now(UTC).date())
