@@ -9,7 +9,8 @@ default's neck is kept, only the recognizer that learns from what leaves:
   there when it was stopped;
 - another release of a neck (`window`, `none`, `subset`, `mix`, `noise`): the same extractor, the form's own tables,
   and, where a record doesn't hold a whole frame as it was recognized, a recognizer that learns anew from the decoded
-  founding records in that form. `window` and `none` keep an order that the recognizer can't see: theirs is the set's.
+  founding records, which hold whole frames where parts leave. `window` and `none` keep an order that the recognizer
+  can't see: theirs is the set's.
 
 Dice is that of the device, from the whole frame's values, on Kvasir-SEG's held-out 200 and on ClinicDB. Attacks are the
 audit's own on decoded bytes. Linkage is run on every form with the audit's images and training, without its curve and
@@ -91,7 +92,6 @@ ARMS: Mapping[str, Arm] = {
     "set subset=16,balanced": Arm(release="set subset=16,balanced"),
     "set subset=8,balanced": Arm(release="set subset=8,balanced"),
     "set subset=4,balanced": Arm(release="set subset=4,balanced"),
-    "set subset=3,balanced": Arm(release="set subset=3,balanced"),
     "set subset=2,balanced": Arm(release="set subset=2,balanced"),
     "set subset=16,balanced, 3 bits": Arm({"bits_per_vector": 3.0}, release="set subset=16,balanced"),
     "set, 16 bits": Arm({"bits_per_vector": 16.0}),

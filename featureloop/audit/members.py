@@ -19,7 +19,7 @@ from featureloop.model.tasks import true_rows
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 from featureloop.sharing.record import Record, from_table
-from featureloop.sharing.release import decoded, replayed
+from featureloop.sharing.release import decoded, of_founding_record
 
 MEMBER_SITE, OUTSIDER_SITE = "founding", "founding-held"
 """Sites of the founding records: what the recognizer learned from, and what no network ever learned from."""
@@ -140,8 +140,7 @@ def pool_of(lab: Lab, party: Party) -> Pool:
 def _decoded(record: Record, package: Package) -> tuple[Float32, UInt8]:
     if record.recognition is None:
         raise RecordError("a founding record has no result: found the package again")
-    kept = replayed(package.manifest)
-    manifest = kept if record.anonymizer == kept.released.anonymizer else package.manifest
+    manifest = of_founding_record(record.anonymizer, package.manifest)
     bag = decoded(record.features, record.recognition, record.changed, manifest)
     return codec.dequantize(bag.symbols, package.manifest.released), bag.result()
 

@@ -16,7 +16,7 @@ from featureloop.model.fit import BagSet, FramesAndRows, Items, LooseRows
 from featureloop.model.manifest import Manifest
 from featureloop.sharing import codec
 from featureloop.sharing.record import Record
-from featureloop.sharing.release import decoded, replayed
+from featureloop.sharing.release import decoded, of_founding_record, replayed
 
 Positions = NDArray[np.intp]
 HELD_SHARE = 0.2
@@ -88,14 +88,14 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
     RecordError
         No record could be decoded.
     """
-    kept = replayed(manifest)
+    kept = replayed(manifest).released.form
     symbols, results, sites, groups, verified, weights, soft, whole = [], [], [], [], [], [], [], []
     unreadable = 0
     for batch in batches:
         for record in batch:
             try:
                 founding = record.site in (FOUNDING_SITE, HELD_SITE)
-                own = kept if founding and record.anonymizer == kept.released.anonymizer else manifest
+                own = of_founding_record(record.anonymizer, manifest) if founding else manifest
                 form = (own.released.anonymizer, own.released.form.rows(own.features.grid))
                 if record.recognition is None or (record.anonymizer, record.vectors) != form:
                     raise RecordError("a record without a result, or in another form")
@@ -112,7 +112,7 @@ def load_bags(batches: Iterator[list[Record]], manifest: Manifest) -> Bags:
             verified.append(founding or (by is not None and by.verified))
             weights.append(1.0 if founding else weight_of(by, record.reliability))
             soft.append(bag.soft)
-            whole.append(own.released.form == kept.released.form)
+            whole.append(own.released.form == kept)
     if not symbols:
         if unreadable:
             raise RecordError(

@@ -82,20 +82,20 @@ def founding_records(
 
     Where records mix frames, those for which there are too few other groups left are in no record.
     """
+    package = replace(package, manifest=replayed(package.manifest))
     runtime, by = Runtime(package), augmentation_for(train, settings.augmentation)
-    manifest = replayed(package.manifest)
     rng = np.random.default_rng(settings.seed)
     key = secrets.token_bytes(32)
     records: list[Record] = []
 
     def keep(frames: Sequence[Frame], site: str, versions: int, what: str) -> None:
-        mixer: Mixer[Bag] = Mixer(manifest.released.form.mix)
+        mixer: Mixer[Bag] = Mixer(package.manifest.released.form.mix)
         for i, frame in enumerate(frames):
             group = _pseudonym(key, frame)
-            for k, part in enumerate(_parts(runtime, frame, versions, rng, by=by, secret=key, manifest=manifest)):
+            for k, part in enumerate(_parts(runtime, frame, versions, rng, by=by, secret=key)):
                 together = mixer.put((i, k), part, group=group)
                 if together:
-                    records.append(_record(package, manifest, site, group, list(together.values())))
+                    records.append(_record(package, site, group, list(together.values())))
                 mixer.drop(together)
             progress(what, i + 1, len(frames))
 
@@ -141,25 +141,20 @@ def true_part(
 
 
 def _parts(
-    runtime: Runtime,
-    frame: Frame,
-    versions: int,
-    rng: np.random.Generator,
-    *,
-    by: str,
-    secret: bytes,
-    manifest: Manifest,
+    runtime: Runtime, frame: Frame, versions: int, rng: np.random.Generator, *, by: str, secret: bytes
 ) -> Iterable[Bag]:
     """What is kept of a frame, as it is and augmented."""
-    yield true_part(runtime, frame, secret=secret, manifest=manifest)
+    manifest = runtime.package.manifest
+    yield true_part(runtime, frame, secret=secret)
     size = manifest.preprocessing.size
     small, truth = resize_frame(frame.pixels, size), square_truth(frame, size)
     for _ in range(versions):
         pixels, moved = augment(small, truth, rng, by=by)
-        yield true_part(runtime, replace(frame, pixels=pixels, truth=moved), secret=secret, manifest=manifest)
+        yield true_part(runtime, replace(frame, pixels=pixels, truth=moved), secret=secret)
 
 
-def _record(package: Package, manifest: Manifest, site: str, group: bytes, parts: Sequence[Bag]) -> Record:
+def _record(package: Package, site: str, group: bytes, parts: Sequence[Bag]) -> Record:
+    manifest = package.manifest
     bag = joined(parts, released=manifest.released, grid=manifest.features.grid)
     payload = coded(bag, manifest.released)
     return Record(

@@ -170,6 +170,12 @@ def replayed(manifest: Manifest) -> Manifest:
     return replace(manifest, released=replace(manifest.released, anonymizer=whole))
 
 
+def of_founding_record(anonymizer: str, manifest: Manifest) -> Manifest:
+    """By which manifest a founding record is read: `replayed`, or, of an older package, the package's own."""
+    kept = replayed(manifest)
+    return kept if anonymizer == kept.released.anonymizer else manifest
+
+
 def _decoded_rows(rows: bytes, manifest: Manifest, symbols: UInt8, before: UInt8 | None = None) -> UInt8:
     form, width = manifest.released.form.rows(manifest.features.grid), manifest.recognizer.outputs
     expected = form if rules_of(manifest).form == "set" else 1
