@@ -37,12 +37,13 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from featureloop.core.intervals import figure_maker, mean_of
-from featureloop.core.types import Float32, Task, UInt8
+from featureloop.core.types import Bag, Float32, Task, UInt8
 from featureloop.images.labelled import open_labelled, split
 from featureloop.learner.assembly import counted_form, plain_form
 from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.model.adversaries import Adversaries
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.forms import Form
 from featureloop.model.founding_features import BASIS_CHANNELS, map_to_rows
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import ALONE, Draw, Lesson, Pace
@@ -56,6 +57,7 @@ from featureloop.model.sensitivity import fisher_information
 from featureloop.model.takes import Pairs, Takes, grid_places, told_of
 from featureloop.model.tasks.segmentation import dice
 from featureloop.sharing import codec
+from featureloop.sharing.anonymize import canonical_order
 
 Float64 = NDArray[np.float64]
 VERSIONS, POSITIONS, BATCH, BITS = 3, 100, 16, 66.0
@@ -256,13 +258,14 @@ class Bench:
         """Measure a form, and print it."""
         rng, p = np.random.default_rng(2), self.parts
         top = np.array(arm.levels, np.float32) - np.float32(1)
-        released = [arm.symbols(v, rng)[a] for v, a in zip(p.founding.values, self.at, strict=True)]
+        whole = [arm.symbols(v, rng) for v in p.founding.values]
+        released = [symbols[a] for symbols, a in zip(whole, self.at, strict=True)]
         calibration, site = ([arm.symbols(v, rng) for v in part.values] for part in (p.calibration, p.site))
         recognizer = self._recognizer(np.stack(released), top)
         own, new = (qualities(recognizer, s, q, top) for s, q in ((calibration, p.calibration), (site, p.site)))
-        form = plain_form("set", arm.levels, (), flags=16)
-        form = counted_form(form, np.concatenate(released), p.founding.targets[:50].reshape(-1, 16))
-        sizes = [len(codec.encode_features(s, form)) for s in site]
+        form = plain_form(Form("set"), arm.levels, (), flags=16)
+        form = counted_form(form, bags_of(whole[::VERSIONS], p.founding.targets[::VERSIONS]), [])
+        sizes = [len(codec.encode_features(b.symbols, form)) for b in bags_of(site, p.site.targets)]
         values = np.stack(released).astype(np.float32) / top * 2 - 1
         heads = self._attackers(values)
         leak = self._leak(heads, values, np.stack(site).astype(np.float32) / top * 2 - 1)
@@ -348,6 +351,11 @@ class Bench:
             unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
             out |= {f"{by} {k}": v for k, v in linked(unit @ unit.T, groups).items()}
         return out
+
+
+def bags_of(symbols: Sequence[UInt8], targets: UInt8) -> list[Bag]:
+    """Frames as they leave: in canonical order."""
+    return [canonical_order(Bag(s, t)) for s, t in zip(symbols, targets, strict=True)]
 
 
 def qualities(network: nn.Module, symbols: Sequence[UInt8], part: Part, top: Float32) -> Float64:
