@@ -114,18 +114,21 @@ def polyp_boxes(data: Path, work: Path) -> Result:
     ]
 
 
+def pneumonia_folder(data: Path, folder: Path) -> LabelledFolder:
+    """PneumoniaMNIST's official part that the folder is named for, written there where it is not there yet."""
+    with np.load(data / "pneumoniamnist.npz") as images:
+        known = zip(images[f"{folder.name}_images"], images[f"{folder.name}_labels"], strict=True)
+    for i, (pixels, label) in enumerate(known):
+        place = folder / ("normal", "pneumonia")[int(label[0])] / f"{i:05}.png"
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place)
+    return open_labelled(folder)
+
+
 def pneumonia_parts(data: Path, work: Path) -> Iterator[Part]:
     """PneumoniaMNIST's official split."""
-    images = np.load(data / "chest" / "pneumoniamnist.npz")
-    folders = {}
-    for part in ("train", "test"):
-        folder = work / part
-        for i, (pixels, label) in enumerate(zip(images[f"{part}_images"], images[f"{part}_labels"], strict=True)):
-            place = folder / ("normal", "pneumonia")[int(label[0])] / f"{i:05}.png"
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(place)
-        folders[part] = open_labelled(folder)
+    folders = {part: pneumonia_folder(data / "chest", work / part) for part in ("train", "test")}
     package = trained(folders["train"], folders["train"].items, work / "P0", size=96)
     yield package, folders["test"], folders["test"].items
 
