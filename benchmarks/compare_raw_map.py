@@ -1,48 +1,67 @@
 #!/usr/bin/env python3
-"""What released forms cost against the raw feature map: 3x3 convolutions on all of the backbone's taps, in order.
+"""What released forms cost against the raw feature map: all of the backbone's taps, in order, for any package's task.
 
     benchmarks/compare_raw_map.py [--package runs/polyps/P0] [--others runs/privacy/forms/...]
         [--data ../shared/data/polyps] [--work runs/raw-map]
 
-Nothing is taken away from the raw map: no neck, no quantization, every vector where it stood. Its recognizer learns
-from the package's founding images and five changed versions of each, as many steps as founding gives a recognizer, and
-keeps what was best on the calibration images, as there. Compared are the recognizers of the package and of others with
-the same extractor, as they were founded, each from the whole frame's values as a device sees them. Dice over sub-cells
-on Kvasir-SEG's held-out 200 and on ClinicDB, and the differences, with 95% intervals over groups. What is in --work
-already isn't done again.
+Nothing is taken away from the raw map: no neck, no quantization, every vector where it stood. It is recognized by 3x3
+convolutions; for boxes and classes also by founding's own kind of recognizer, which of classes takes statistics of each
+tap, as the package does of its channels. All learn from the package's founding images and five changed versions of
+each, as many steps as founding gives a recognizer, and keep what was best on the calibration images, as there. Compared
+are the recognizers of the package and of others with the same extractor, as they were founded, each from the whole
+frame's values as a device sees them. What they have less is less than the better of the raw map's, column by column.
+
+Masks: Dice over sub-cells, boxes: AP50 and F1, both on Kvasir-SEG's held-out 200 and on ClinicDB. Classes: AUC and
+accuracy on PneumoniaMNIST's official validation images, of the founding images' source, and test images, of another
+one (--data ../shared/data/chest). The differences have 95% intervals over groups. What is in --work already isn't done
+again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from bench_recognition import pneumonia_folder
 from compare_necks import taps_of
-from compare_recognizers import ConvRecognizer, size
 from numpy.typing import NDArray
+from raw_maps import AS_FOUNDED, CONVOLVED, Part, labelled, rivals
 
-from featureloop.core.types import Frame, Task
-from featureloop.images.labelled import LabelledFolder, open_labelled, split
-from featureloop.images.truths import LabelledItem
-from featureloop.learner.founding import CALIBRATION_SHARE
-from featureloop.learner.gate import bootstrap_means
-from featureloop.model.augment import augment, augmentation_for
-from featureloop.model.early_cache import square_truth
-from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
-from featureloop.model.founding_settings import FoundingSettings
+from featureloop.core.intervals import Figure, Statistic, mean_of, ratio_of
+from featureloop.core.types import Bool, Recognition, Task, Truth, UInt8
+from featureloop.images.labelled import open_labelled, split
+from featureloop.learner.box_matching import average_precisions, right_boxes
+from featureloop.learner.class_figures import one_label_figures
+from featureloop.learner.gate import RESAMPLES
 from featureloop.model.package import Package, load_package
-from featureloop.model.preprocess import mask_to_targets, resize_frame
-from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
-from featureloop.model.tasks.segmentation import dice
+from featureloop.model.tasks import RULES
+from featureloop.model.tasks.detection import DISTANCES
 from featureloop.sharing.anonymize import release_vectors
 
-Float64 = NDArray[np.float64]
-Part = tuple[LabelledFolder, Sequence[LabelledItem]]
+FIGURES = {
+    Task.SEGMENTATION: ("Dice",),
+    Task.DETECTION: ("AP50", "F1"),
+    Task.CLASSIFICATION: ("AUC", "accuracy"),
+}
+FEWER = 1000
+"""Resamples of figures that are no means, which take longer."""
+Column = tuple[str, str]
+"""A test, and a figure."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Test:
+    """Images that no recognizer learned from, with what is true of each, masks left out, and its group."""
+
+    part: Part
+    truths: Sequence[Truth]
+    groups: NDArray[np.str_]
 
 
 def main() -> None:
@@ -50,108 +69,171 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--package", type=Path, default=root / "runs" / "polyps" / "P0")
     parser.add_argument("--others", type=Path, nargs="*", default=[])
-    parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
+    parser.add_argument("--data", type=Path, help="default: polyps or chest in ../shared/data, by the task")
     parser.add_argument("--work", type=Path, default=root / "runs" / "raw-map")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     package = load_package(args.package)
-    kvasir, clinic = (open_labelled(args.data / name) for name in ("kvasir-seg", "cvc-clinicdb"))
-    rest, held_out = split(kvasir.items, hold_out=0.2, seed=1)
-    tests: dict[str, Part] = {"Kvasir-SEG 200": (kvasir, held_out), "ClinicDB": (clinic, clinic.items)}
+    task, shared = Task(package.manifest.task), root.parent / "shared" / "data"
+    if task not in FIGURES:
+        raise SystemExit(f"the package is for {task}; compared are packages for {', '.join(FIGURES)}")
+    data = args.data or shared / ("chest" if task is Task.CLASSIFICATION else "polyps")
+    founding, tests = images_of(package, data, args.work)
     kept = args.work / f"raw-{package.short}.npz"
     if not kept.exists():
-        np.savez(kept, **raw_map(package, (kvasir, rest), tests, args.work))
-    raw = np.load(kept)
-    print(
-        "| recognized from | " + " | ".join(f"{name} | less" for name in tests) + " |\n|---|" + "---|---|" * len(tests)
-    )
-    print("| the raw map | " + " | ".join(f"{raw[name].mean():.4f} |" for name in tests) + " |", flush=True)
+        np.savez(kept, **raw_maps(package, founding, tests, args.work))  # type: ignore[arg-type]  # Arrays by name.
+    columns = [(name, figure) for name in tests for figure in FIGURES[task]]
+    titles = [name if len(FIGURES[task]) == 1 else f"{name}, {figure}" for name, figure in columns]
+    print("| recognized from | " + " | ".join(f"{t} | less" for t in titles) + " |\n|---|" + "---|---|" * len(columns))
+    best: dict[Column, Statistic] = {}
+    with np.load(kept) as raw:
+        for line in lines_of(task):
+            found = statistics_of(package, tests, {name: raw[key(line, name)] for name in tests})
+            cells = []
+            for c in columns:
+                value = whole(found[c], tests[c[0]])
+                if c not in best or value > whole(best[c], tests[c[0]]):
+                    best[c] = found[c]
+                cells.append(f"{value:.4f} |")
+            print(f"| {line} | " + " | ".join(cells) + " |", flush=True)
+    count = RESAMPLES if task is Task.SEGMENTATION else FEWER
     lost_by: dict[str, dict[str, float]] = {}
     for path in (args.package, *args.others):
-        cells = []
-        for name, part in tests.items():
-            found, groups = recognized(load_package(path), part)
-            low, high = np.quantile(bootstrap_means(found - raw[name], groups, seed=1), [0.025, 0.975])
-            lost_by.setdefault(path.name, {})[name] = float((found - raw[name]).mean())
-            lost = f"{100 * (found - raw[name]).mean():+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
-            cells.append(f"{found.mean():.4f} | {lost}")
+        other, cells = load_package(path), []
+        found = statistics_of(other, tests, {name: recognized(other, test) for name, test in tests.items()})
+        for title, c in zip(titles, columns, strict=True):
+            value, (less, low, high) = whole(found[c], tests[c[0]]), compared(found[c], best[c], tests[c[0]], count)
+            lost_by.setdefault(path.name, {})[title] = less
+            cells.append(f"{value:.4f} | {100 * less:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
         print(f"| {path.name} | {' | '.join(cells)} |", flush=True)
-    (args.work / "less.json").write_text(json.dumps(lost_by, indent=1))
+    less_of = "less.json" if task is Task.SEGMENTATION else f"less-{task}.json"
+    (args.work / less_of).write_text(json.dumps(lost_by, indent=1))
 
 
-def raw_map(package: Package, founding: Part, tests: dict[str, Part], work: Path) -> dict[str, Float64]:
-    """Dice of every test frame from its raw map, by a recognizer that learned from the founding images' maps."""
-    settings, taps, grid = FoundingSettings(), taps_of(package), package.manifest.features.grid
-    train, held = split(founding[1], hold_out=CALIBRATION_SHARE, seed=settings.seed)
-    shape = (len(train) * (settings.augmentations + 1), grid**2, len(taps(np.zeros((64, 64, 3), np.uint8))[0]))
-    path = work / "taps.npy"
-    values, targets = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape), []
-    for i, (frame, mask) in enumerate(versions(founding[0], train, package, settings.augmentations)):
-        values[i], row = taps(frame), mask_to_targets(mask, grid)
-        targets.append(row)
-    values = values[: len(targets)]
-    calibration = [(taps(f), mask_to_targets(m, grid)) for f, m in versions(founding[0], held, package, 0)]
-    drawn = values[:: max(1, len(values) // 400)].astype(np.float32).reshape(-1, shape[2])
-    scale, offset = 1 / (drawn.std(axis=0) + 1e-3), -drawn.mean(axis=0) / (drawn.std(axis=0) + 1e-3)
+def images_of(package: Package, data: Path, work: Path) -> tuple[Part, dict[str, Test]]:
+    """The images that the package was founded on, and the tests."""
+    task, labels = Task(package.manifest.task), package.manifest.labels
+    if task is Task.CLASSIFICATION:
+        train, own, other = (
+            pneumonia_folder(data, work / "pneumonia" / part).with_classes(labels) for part in ("train", "val", "test")
+        )
+        founding = (train, train.items)
+        tests = {"PneumoniaMNIST validation": (own, own.items), "PneumoniaMNIST test": (other, other.items)}
+    else:
+        kvasir, clinic = (
+            open_labelled(data / name, task=task).with_classes(labels) for name in ("kvasir-seg", "cvc-clinicdb")
+        )
+        rest, held_out = split(kvasir.items, hold_out=0.2, seed=1)
+        founding = (kvasir, rest)
+        tests = {"Kvasir-SEG 200": (kvasir, held_out), "ClinicDB": (clinic, clinic.items)}
+    return founding, {name: opened(part, package) for name, part in tests.items()}
 
-    def bags(x: NDArray[np.float16], y: NDArray[np.uint8]) -> BagSet:
-        return BagSet(x, y, np.full(len(x), 1 / len(x)), np.ones(len(x), np.float32), scale, offset)  # type: ignore[arg-type]  # A batch becomes float32.
 
-    channels = shape[2]
-    weights = size(build_recognizer(package.manifest.recognizer, channels=channels))
-    width = next(w for w in range(8, 512, 4) if size(conv(channels, w)) >= weights)
-    torch.manual_seed(settings.seed)
-    network = conv(channels, width)
-    passes = settings.recognizer_steps(len(train)) * settings.batch / len(values)
-    known, looked = (np.stack(part) for part in zip(*calibration, strict=True))
-    fit_recognizer(
-        network, bags(values, np.stack(targets)), task=Task.SEGMENTATION,
-        settings=FitSettings(passes, settings.batch, settings.learning_rate, seed=settings.seed),
-        held=bags(known.astype(np.float16), looked),
-    )  # fmt: skip
-    network.eval()
-    out = {}
-    for name, (folder, items) in tests.items():
-        found = []
-        for frame, mask in versions(folder, items, package, 0):
-            with torch.no_grad():
-                logits = network(torch.from_numpy(offset + scale * taps(frame))[None])[0].numpy()
-            found.append(dice((logits >= 0).astype(np.uint8), mask_to_targets(mask, grid)))
-        out[name] = np.array(found)
-    path.unlink()
+def opened(part: Part, package: Package) -> Test:
+    """A test of a folder's items."""
+    known = [(f.truth or Truth(), f.group or f.name) for f, _ in labelled(part, package)]
+    return Test(part, [replace(truth, mask=None) for truth, _ in known], np.array([group for _, group in known]))
+
+
+def lines_of(task: Task) -> tuple[str, ...]:
+    """The names of what recognizes raw maps."""
+    return (CONVOLVED,) if task is Task.SEGMENTATION else (CONVOLVED, AS_FOUNDED)
+
+
+def key(line: str, test: str) -> str:
+    """Under which a test's results are in the file that is kept."""
+    return test if line == CONVOLVED else f"{test}, {line}"
+
+
+def raw_maps(package: Package, founding: Part, tests: Mapping[str, Test], work: Path) -> dict[str, NDArray[Any]]:
+    """What is kept of every test frame's results from its raw map, by recognizers of the founding images' maps."""
+    by_line, taps = rivals(package, founding, work), taps_of(package)
+    out: dict[str, NDArray[Any]] = {}
+    for name, test in tests.items():
+        found: dict[str, list[NDArray[Any]]] = {line: [] for line in by_line}
+        for frame, rows in labelled(test.part, package):
+            values = taps(frame.pixels)
+            for line, rival in by_line.items():
+                found[line].append(result(rival.recognition(values), rows))
+        out |= {key(line, name): np.stack(each) for line, each in found.items()}
     return out
 
 
-def conv(channels: int, width: int) -> ConvRecognizer:
-    return ConvRecognizer(channels, width=width, blocks=3, outputs=16)
+def recognized(package: Package, test: Test) -> NDArray[Any]:
+    """What is kept of every frame's result as a device recognizes it."""
+    runtime, released = Runtime(package), package.manifest.released
+    return np.stack(
+        [
+            result(runtime.recognize(release_vectors(runtime.extract(frame.pixels), released)), rows)
+            for frame, rows in labelled(test.part, package)
+        ]
+    )
 
 
-def versions(
-    folder: LabelledFolder, items: Sequence[LabelledItem], package: Package, count: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """Pixels and mask of frames, each followed by so many changed versions."""
-    frames = [f for f in folder.frames(items) if isinstance(f, Frame) and f.truth and f.truth.mask is not None]
-    rng, edge = np.random.default_rng(1), package.manifest.preprocessing.size
-    by = augmentation_for(frames, FoundingSettings().augmentation)
-    for frame in frames:
-        small, square = resize_frame(frame.pixels, edge), square_truth(frame, edge)
-        for pixels, truth in [(frame.pixels, frame.truth), *(augment(small, square, rng, by=by) for _ in range(count))]:
-            if truth is None or truth.mask is None:
-                raise SystemExit(f"'{frame.name}' has no mask")
-            yield pixels, truth.mask
+def result(found: Recognition, rows: UInt8) -> NDArray[Any]:
+    """What is kept of a result: Dice of a mask, else probabilities float32 (N or 1, K), with boxes' four distances."""
+    if found.task is Task.SEGMENTATION:
+        return np.array(RULES[found.task].quality(found, rows))
+    return found.probabilities if found.distances is None else np.hstack([found.probabilities, found.distances])
 
 
-def recognized(package: Package, part: Part) -> tuple[Float64, NDArray[np.str_]]:
-    """Dice of every frame as a device recognizes it, and its group."""
-    runtime, manifest, found, groups = Runtime(package), package.manifest, [], []
-    for frame in part[0].frames(part[1]):
-        if isinstance(frame, Frame) and frame.truth and frame.truth.mask is not None:
-            logits = runtime.logits(release_vectors(runtime.extract(frame.pixels), manifest.released))
-            found.append(
-                dice((logits >= 0).astype(np.uint8), mask_to_targets(frame.truth.mask, manifest.features.grid))
-            )
-            groups.append(frame.group or frame.name)
-    return np.array(found), np.array(groups)
+def statistics_of(
+    package: Package, tests: Mapping[str, Test], kept: Mapping[str, NDArray[Any]]
+) -> dict[Column, Statistic]:
+    """The figures of what is kept of the tests' frames, as functions of frame numbers."""
+
+    def each(test: Test, values: NDArray[Any]) -> dict[str, Statistic]:
+        if values.ndim == 1:
+            return {"Dice": mean_of(values)}
+        if package.manifest.task == Task.DETECTION:
+            return box_statistics(values, test.truths)
+        return class_statistics(values, test.truths, package.manifest.labels)
+
+    return {(name, figure): s for name, test in tests.items() for figure, s in each(test, kept[name]).items()}
+
+
+def box_statistics(kept: NDArray[Any], truths: Sequence[Truth]) -> dict[str, Statistic]:
+    """Of boxes in rows (M, N, K + 4); F1 is of those that are shown."""
+    results = [Recognition(Task.DETECTION, rows[:, :-DISTANCES], rows[:, -DISTANCES:]) for rows in kept]
+    found, true = [r.boxes() for r in results], [t.boxes or () for t in truths]
+    shown = [[box for box in boxes if box.score >= 0.5] for boxes in found]
+    right = np.array([sum(right_boxes(s, t)) for s, t in zip(shown, true, strict=True)], np.float64)
+    total = np.array([len(s) + len(t) for s, t in zip(shown, true, strict=True)], np.float64)
+    precisions = average_precisions(found, true)
+    return {"AP50": lambda at: precisions(at)["ap50"], "F1": ratio_of(2 * right, total)}
+
+
+def class_statistics(kept: NDArray[Any], truths: Sequence[Truth], labels: Sequence[str]) -> dict[str, Statistic]:
+    """Of one row of probabilities a frame, (M, 1, K)."""
+    found: dict[str, Statistic] = {}
+
+    def noted(name: str, statistic: Statistic, *, needs: Sequence[Bool] = (), most: float = 1.0) -> Figure:  # noqa: ARG001
+        found[name] = statistic
+        return Figure(name, np.nan, np.nan, np.nan, 0)
+
+    true = np.array([-1 if t.label is None else t.label for t in truths])
+    one_label_figures(kept[:, 0], true, labels, noted)
+    return {"AUC": found["auc"], "accuracy": found["accuracy"]}
+
+
+def whole(statistic: Statistic, test: Test) -> float:
+    """A figure of all frames."""
+    return statistic(np.arange(len(test.groups)))
+
+
+def compared(ours: Statistic, raw: Statistic, test: Test, count: int) -> tuple[float, float, float]:
+    """How much ours is more, and its 95% interval: both of the same resampled groups."""
+    drawn = [ours(at) - raw(at) for at in resamples(test.groups, count)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return whole(ours, test) - whole(raw, test), float(low), float(high)
+
+
+def resamples(groups: NDArray[np.str_], count: int) -> Iterator[NDArray[np.intp]]:
+    """Frame numbers of as many groups as there are, drawn anew so many times: always the same ones."""
+    _, member = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(member == group) for group in range(member.max() + 1)]
+    for row in np.random.default_rng(1).integers(0, len(members), (count, len(members))):
+        yield np.concatenate([members[group] for group in row])
 
 
 if __name__ == "__main__":

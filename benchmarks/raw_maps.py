@@ -1,0 +1,238 @@
+"""Recognizers of the raw feature map: all of the backbone's taps, in order, nothing left out and nothing quantized.
+
+They learn as founding's recognizers do: from the founding images and changed versions of each, drawn alike, as many
+steps; kept is what was best on the calibration images, by which their results are calibrated, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from compare_necks import taps_of
+from compare_recognizers import ConvRecognizer, size
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featureloop.core.types import Float32, Frame, Recognition, Task, UInt8
+from featureloop.images.labelled import LabelledFolder, split
+from featureloop.images.truths import LabelledItem
+from featureloop.learner.founding import CALIBRATION_SHARE
+from featureloop.model.augment import augment, augmentation_for
+from featureloop.model.early_cache import square_truth
+from featureloop.model.fit import BagSet, FitSettings, batches_of, fit_recognizer
+from featureloop.model.founding_features import frame_shares
+from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.losses import recognition_loss
+from featureloop.model.manifest import Calibration, uncalibrated
+from featureloop.model.package import Package
+from featureloop.model.preprocess import resize_frame
+from featureloop.model.recognizers import NOISE, GlobalRecognizer, build_recognizer
+from featureloop.model.tasks import RULES
+from featureloop.sharing.anonymize import pool
+
+Part = tuple[LabelledFolder, Sequence[LabelledItem]]
+CONVOLVED = "the raw map"
+AS_FOUNDED = "the raw map, by founding's recognizer"
+SETTINGS = FoundingSettings()
+
+
+class ClassConv(nn.Module):
+    """A `ConvRecognizer` under the mean over all positions: (B, N, C) to the logits (B, 1, K) of classes.
+
+    Learns with dropout and noise, as `GlobalRecognizer` does: float32 (C,), one draw for all positions of a frame.
+    """
+
+    noise: Tensor
+
+    def __init__(self, channels: int, *, width: int, outputs: int, noise: Float32) -> None:
+        super().__init__()
+        self.trunk = ConvRecognizer(channels, width=width, blocks=3, outputs=width)
+        self.last = nn.Sequential(nn.Dropout(0.2), nn.Linear(width, outputs))
+        self.register_buffer("noise", torch.from_numpy(noise))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits of the classes."""
+        if self.training:
+            vectors = vectors + self.noise * torch.randn_like(vectors[:, :1])
+        return cast(Tensor, self.last(self.trunk(vectors).relu().mean(1, keepdim=True)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """Values float16 (M, N, D) or pooled ones float32 (M, 1, P D), and rows of targets uint8 (M, N or 1, T)."""
+
+    values: NDArray[Any]
+    targets: UInt8
+
+    def bags(self, scale: Float32, offset: Float32, task: Task) -> BagSet:
+        """What is learned from, drawn as founding draws frames."""
+        ones = np.ones(len(self.values), np.float32)
+        return BagSet(self.values, self.targets, frame_shares(self.targets, task=task), ones, scale, offset)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rival:
+    """A recognizer of taps.
+
+    Attributes
+    ----------
+    network
+        Takes `offset + scale * of(taps)` of taps float32 (N, D).
+    calibration
+        Of its logits, for a result of the task.
+    """
+
+    network: nn.Module
+    of: Callable[[Any], Any]
+    scale: Float32
+    offset: Float32
+    task: Task
+    calibration: Calibration
+
+    def logits(self, taps: NDArray[Any]) -> Float32:
+        """Logits float32 (N or 1, T)."""
+        x = self.offset + self.scale * self.of(taps.astype(np.float32))
+        with torch.no_grad():
+            return cast(Float32, self.network(torch.from_numpy(x)[None])[0].numpy())
+
+    def recognition(self, taps: NDArray[Any]) -> Recognition:
+        """The result in a frame's taps."""
+        return RULES[self.task].recognition(self.logits(taps), self.calibration)
+
+    def calibrated(self, held: Known) -> Rival:
+        """The same, calibrated on frames that it didn't learn from."""
+        temperature, bias = RULES[self.task].scaling([self.logits(v) for v in held.values], list(held.targets))
+        return replace(self, calibration=replace(self.calibration, temperature=temperature, bias=bias))
+
+
+def rivals(package: Package, founding: Part, work: Path) -> dict[str, Rival]:
+    """What recognizes raw maps, by name: convolutions, and of boxes and classes founding's own recognizer, too.
+
+    The convolutions have as many weights as founding's recognizer has on taps, at least.
+    """
+    task = Task(package.manifest.task)
+    train, held = split(founding[1], hold_out=CALIBRATION_SHARE, seed=SETTINGS.seed)
+    taps, path = taps_of(package), work / f"taps-{package.short}.npy"
+    shape = (len(train) * (SETTINGS.augmentations + 1), *taps(np.zeros((64, 64, 3), np.uint8)).shape)
+    values, rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape), []
+    for i, (pixels, row) in enumerate(versions(founding[0], train, package, SETTINGS.augmentations)):
+        values[i] = taps(pixels)
+        rows.append(row)
+    learned = Known(values[: len(rows)], np.stack(rows))
+    each = [(taps(pixels).astype(np.float16), row) for pixels, row in versions(founding[0], held, package, 0)]
+    known = Known(*(np.stack(part) for part in zip(*each, strict=True)))
+    found = {CONVOLVED: convolved(package, learned, known, len(train))}
+    if task is not Task.SEGMENTATION:
+        found[AS_FOUNDED] = as_founded(package, learned, known, len(train))
+    path.unlink()
+    return {name: rival.calibrated(known) for name, rival in found.items()}
+
+
+def convolved(package: Package, learned: Known, held: Known, frames: int) -> Rival:
+    """3x3 convolutions on the map; for classes with founding's noise or without, as the calibration images say."""
+    task, (scale, offset, noise) = Task(package.manifest.task), spread(learned)
+    channels, outputs = len(scale), learned.targets.shape[2]
+    weights = size(own_recognizer(package, channels))
+
+    def network(width: int, strength: float) -> nn.Module:
+        if RULES[task].form == "set":
+            return ConvRecognizer(channels, width=width, blocks=3, outputs=outputs)
+        return ClassConv(channels, width=width, outputs=outputs, noise=np.float32(strength) * noise)
+
+    width = next(w for w in range(8, 512, 4) if size(network(w, 0.0)) >= weights)
+    bags = [known.bags(scale, offset, task) for known in (learned, held)]
+    strengths = (0.0,) if RULES[task].form == "set" else (0.0, NOISE)
+    made = [fitted(partial(network, width, strength), *bags, task=task, frames=frames) for strength in strengths]
+    best = made[0] if len(made) == 1 else min(made, key=lambda m: held_loss(m, bags[1], task))
+    return Rival(best, lambda v: v, scale, offset, task, uncalibrated(RULES[task].method))
+
+
+def as_founded(package: Package, learned: Known, held: Known, frames: int) -> Rival:
+    """The recognizer that founding builds, on taps; where it takes one vector, on statistics of each tap."""
+    task, statistics = Task(package.manifest.task), package.manifest.released.statistics
+
+    def taken(taps: NDArray[Any]) -> NDArray[Any]:
+        return pool(taps.astype(np.float32), statistics) if statistics else taps
+
+    if statistics:
+        learned, held = (Known(np.stack([taken(v) for v in known.values]), known.targets) for known in (learned, held))
+        scale, offset = np.ones(learned.values.shape[2], np.float32), np.zeros(learned.values.shape[2], np.float32)
+    else:
+        scale, offset, _ = spread(learned)
+
+    def network() -> nn.Module:
+        made = build_recognizer(package.manifest.recognizer, channels=len(scale))
+        if isinstance(made, GlobalRecognizer):
+            made.standardize_by(torch.from_numpy(learned.values))
+        return made
+
+    bags = [known.bags(scale, offset, task) for known in (learned, held)]
+    made = fitted(network, *bags, task=task, frames=frames)
+    return Rival(made, taken, scale, offset, task, uncalibrated(RULES[task].method))
+
+
+def own_recognizer(package: Package, channels: int) -> nn.Module:
+    """As founding builds it for taps of so many channels."""
+    statistics = max(1, len(package.manifest.released.statistics))
+    return build_recognizer(package.manifest.recognizer, channels=statistics * channels)
+
+
+def spread(learned: Known) -> tuple[Float32, Float32, Float32]:
+    """Scale and offset that standardize taps, and the deviation of frames' means on that scale; float32 (D,) each."""
+    drawn = learned.values[:: max(1, len(learned.values) // 400)].astype(np.float32)
+    rows = drawn.reshape(-1, drawn.shape[2])
+    scale = 1 / (rows.std(axis=0) + 1e-3)
+    return scale, -rows.mean(axis=0) / (rows.std(axis=0) + 1e-3), scale * drawn.mean(axis=1).std(axis=0)
+
+
+def fitted(make: Callable[[], nn.Module], learned: BagSet, held: BagSet, *, task: Task, frames: int) -> nn.Module:
+    """A network, trained as founding trains recognizers on so many frames."""
+    torch.manual_seed(SETTINGS.seed)
+    network = make()
+    passes = SETTINGS.recognizer_steps(frames) * SETTINGS.batch / len(learned)
+    settings = FitSettings(passes, SETTINGS.batch, SETTINGS.learning_rate, seed=SETTINGS.seed)
+    fit_recognizer(network, learned, task=task, settings=settings, held=held)
+    return network.eval()
+
+
+def held_loss(network: nn.Module, held: BagSet, task: Task) -> float:
+    """The mean loss on calibration images."""
+    batches = [held.batch(at) for at in batches_of(len(held), SETTINGS.batch)]
+    with torch.no_grad():
+        each = [
+            recognition_loss(network(torch.from_numpy(b.x)), torch.from_numpy(b.y), task=task).numpy() for b in batches
+        ]
+    return float(np.concatenate(each).mean())
+
+
+def labelled(part: Part, package: Package) -> Iterator[tuple[Frame, UInt8]]:
+    """Frames with the truth that the package's task needs, and their rows of targets."""
+    manifest = package.manifest
+    rules, labels, grid = RULES[Task(manifest.task)], len(manifest.labels), manifest.features.grid
+    for frame in part[0].frames(part[1]):
+        if isinstance(frame, Frame) and frame.truth is not None:
+            rows = rules.truth_rows(frame.truth, labels=labels, grid=grid)
+            if rows is not None:
+                yield frame, rows
+
+
+def versions(
+    folder: LabelledFolder, items: Sequence[LabelledItem], package: Package, count: int
+) -> Iterator[tuple[UInt8, UInt8]]:
+    """Pixels and rows of targets of frames, each followed by so many changed versions."""
+    manifest, frames = package.manifest, list(labelled((folder, items), package))
+    rules, rng, edge = RULES[Task(manifest.task)], np.random.default_rng(1), manifest.preprocessing.size
+    by = augmentation_for([frame for frame, _ in frames], SETTINGS.augmentation)
+    for frame, rows in frames:
+        yield frame.pixels, rows
+        small, square = resize_frame(frame.pixels, edge), square_truth(frame, edge)
+        for _ in range(count):
+            pixels, moved = augment(small, square, rng, by=by)
+            there = rules.truth_rows(moved, labels=len(manifest.labels), grid=manifest.features.grid)
+            yield pixels, rows if there is None else there
