@@ -13,18 +13,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from bench_privacy import BUDGETS, MOST
 
 from featureloop.audit.findings import Measure, strongest
 from featureloop.audit.linkage import LinkageSettings, attack_linkage
-from featureloop.audit.material import Lab, Party, party
+from featureloop.audit.material import Lab, party
+from featureloop.audit.provided import provided
 from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
-from featureloop.model.package import Package, load_package
-from featureloop.model.runtime import Runtime
-from featureloop.sharing.anonymize import release_vectors
-from featureloop.sharing.near import NearDuplicates, look_of
+from featureloop.model.package import load_package
 
 
 def main() -> None:
@@ -46,7 +43,7 @@ def main() -> None:
     print("| near_duplicates | records | linked, top-1 | by chance | the recognition alone | AUC | controls |")
     print("|---|---|---|---|---|---|---|")
     for near in args.near:
-        some = provided(package, theirs, near)
+        some = provided(theirs, package, near=near)
         found = attack_linkage(Lab(package, mine, some), given)
         top1, alone = (strongest(found.measures, "top-1", arms=[arm]) for arm in ("release", "baseline"))
         area = strongest(found.measures, "AUC")
@@ -55,19 +52,6 @@ def main() -> None:
             f"{'hold' if found.controls else 'fail'} |",
             flush=True,
         )
-
-
-def provided(package: Package, whole: Party, near: float) -> Party:
-    """The frames that a device would provide."""
-    runtime, released = Runtime(package), package.manifest.released
-    known, kept = NearDuplicates(near, released.usually_apart), []
-    for i, frame in enumerate(whole.frames):
-        vectors = release_vectors(runtime.extract(frame.pixels), released)
-        look = look_of(vectors, runtime.recognize(vectors), released)
-        if not known.is_near(look, whole.groups[i]):
-            known.keep(look, whole.groups[i])
-            kept.append(i)
-    return whole.only(np.array(kept))
 
 
 def said(m: Measure) -> str:

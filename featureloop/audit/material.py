@@ -68,18 +68,35 @@ class Party:
         str (M,), the patient or examination of each; a frame without one is its own.
     attributes
         What a table says of its images.
+    near_duplicates
+        Of frames of one patient nearer than this share only the first is there (`audit.provided`); 0: all are.
     """
 
     frames: tuple[Frame, ...]
     groups: NDArray[np.str_]
     attributes: Attributes = field(default_factory=dict)
+    near_duplicates: float = 0.0
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def only(self, chosen: NDArray[np.intp]) -> Party:
         """Some of the frames, by number."""
-        return Party(tuple(self.frames[i] for i in chosen), self.groups[chosen], self.attributes)
+        return replace(self, frames=tuple(self.frames[i] for i in chosen), groups=self.groups[chosen])
+
+    def thinned(self, most: int, *, seed: int = 1) -> Party:
+        """About `most` of the frames, of which every group keeps about its share; all where there are no more."""
+        if len(self) <= most:
+            return self
+        # Evenly over the groups' own order keeps neighbours of one examination together.
+        rng = np.random.default_rng(seed)
+        chosen: list[int] = []
+        for name in np.unique(self.groups):
+            own = np.flatnonzero(self.groups == name)
+            share = len(own) * most / len(self)
+            keep = int(share) + int(rng.random() < share % 1)
+            chosen += own[np.linspace(0, len(own) - 1, keep).round().astype(int)].tolist() if keep else []
+        return self.only(np.array(sorted(chosen)))
 
     def said(self, number: int) -> Mapping[str, str]:
         """What the table says of one frame; nothing where it doesn't name it."""
@@ -120,17 +137,7 @@ def party(
             f"{LEAST_GROUPS} patients (groups.csv says whose an image is)"
         )
     whole = Party(tuple(good), groups, attributes or {})
-    if most is None or len(good) <= most:
-        return whole, bad
-    # Evenly over the groups' own order keeps neighbours of one examination together.
-    rng = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for name in np.unique(groups):
-        own = np.flatnonzero(groups == name)
-        share = len(own) * most / len(good)
-        keep = int(share) + int(rng.random() < share % 1)
-        chosen += own[np.linspace(0, len(own) - 1, keep).round().astype(int)].tolist() if keep else []
-    return whole.only(np.array(sorted(chosen))), bad
+    return (whole if most is None else whole.thinned(most, seed=seed)), bad
 
 
 class Lab:

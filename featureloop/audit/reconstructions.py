@@ -26,6 +26,8 @@ PSNR, GAIN, SIMILAR, LOOKS, FOUND = (
     f"less {PERCEPTUAL}",
     "reconstructions linked, top-1",
 )
+ALIKE = 1e-3
+"""What values that are all alike differ by, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,13 +94,17 @@ def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> Measur
 
 
 def _unit(looks: Perceptual, pictures: Float32) -> Float32:
-    """One vector of unit length for each picture: structure at stride 8, and colours at 8 x 8."""
+    """One vector of unit length for each picture: structure at stride 8, and colours at 8 x 8; 0 where all are alike.
+
+    Of pictures that are all the same one nothing is left but rounding, which must not point at anybody.
+    """
     m = len(pictures)
     small = pictures.reshape(m, 3, 8, SIDE // 8, 8, SIDE // 8).mean((3, 5)).reshape(m, -1)
     seen = looks.features(pictures).reshape(m, -1)
-    parts = [(x - x.mean(0)) / max(float(x.std()), 1e-6) / x.shape[1] ** 0.5 for x in (small, seen)]
+    parts = [(x - x.mean(0)) / max(float(x.std()), ALIKE) / x.shape[1] ** 0.5 for x in (small, seen)]
     joined = np.concatenate(parts, axis=1)
-    return np.asarray(joined / np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-6), np.float32)
+    length = np.linalg.norm(joined, axis=1, keepdims=True)
+    return np.asarray(np.where(length > ALIKE, joined / np.maximum(length, ALIKE), 0), np.float32)
 
 
 def sheet_of(case: Case, drawn: Mapping[str, Float32], guess: Float32, judge: Judge, *, most: int) -> str:

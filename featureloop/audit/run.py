@@ -130,6 +130,7 @@ def _report(lab: Lab, findings: Mapping[str, Finding]) -> PrivacyReport:
         patients={name: len(set(side.groups.tolist())) for name, side in sides.items()},
         seed=lab.seed,
         quarter=quarter_of(datetime.now(UTC).date()),
+        near_duplicates=lab.victims.near_duplicates,
     )
 
 

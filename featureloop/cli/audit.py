@@ -20,6 +20,7 @@ from featureloop.images.sidecar import ATTRIBUTES, look_up, read_attributes, rea
 from featureloop.images.source import open_source
 from featureloop.model.package import Package, load_package, write_atomically
 from featureloop.model.reseal import check_resealable
+from featureloop.sharing.near import NEAR_DUPLICATES
 from featureloop.sharing.privacy import ATTACKS, PAGE, REPORT, report_file
 
 if TYPE_CHECKING:
@@ -58,6 +59,16 @@ def privacy(
     attacks: Annotated[
         list[AttackName] | None, typer.Option("--attack", help="Only this one; may be given several times.")
     ] = None,
+    near: Annotated[
+        float,
+        typer.Option(
+            "--near-duplicates",
+            min=0.0,
+            max=0.99,
+            help="As the sites' policies say it: the victims' frames nearer to one before are not attacked, since they "
+            "don't leave. 0 for all frames: such a report is good for every site.",
+        ),
+    ] = NEAR_DUPLICATES,
     most: Annotated[int, typer.Option("--images-most", min=20, help="Images of either side, at most.")] = MOST,
     diffusion_steps: Annotated[
         int | None,
@@ -83,6 +94,7 @@ def privacy(
     from featureloop.audit.inversion_settings import InversionSettings
     from featureloop.audit.material import Lab
     from featureloop.audit.page import render
+    from featureloop.audit.provided import provided
     from featureloop.audit.run import audit as run
     from featureloop.learner.keys import load_key
 
@@ -95,9 +107,11 @@ def privacy(
     if whole:
         check_resealable(loaded, secret)
     with progress_bars() as progress:
-        mine, theirs = _parties(view, images, attacker_images, groups, most=most, seed=seed)
+        sides = _parties(view, images, attacker_images, groups, seed=seed)
+        mine = sides[0].thinned(most, seed=seed)
+        theirs = provided(sides[1], view, near=near, progress=progress).thinned(most, seed=seed)
         tell(f"{len(mine)} images of {_patients(mine)} patients attack {len(theirs)} of {_patients(theirs)} others")
-        unseen = None if outsiders is None else _side(view, outsiders, None, most=None, seed=seed)
+        unseen = None if outsiders is None else _side(view, outsiders, None)
         lab = Lab(view, mine, theirs, outsiders=unseen, seed=seed, progress=progress)
         diffusion = DiffusionSettings() if diffusion_steps is None else DiffusionSettings(steps=diffusion_steps)
         settings = {"inversion": InversionSettings(diffusion=diffusion)}
@@ -124,7 +138,7 @@ def _lacking(found: Audited) -> str:
 
 
 def _parties(
-    view: Package, images: Path, attacker_images: Path | None, groups: Path | None, *, most: int, seed: int
+    view: Package, images: Path, attacker_images: Path | None, groups: Path | None, *, seed: int
 ) -> tuple[Party, Party]:
     """The attacker and the victims.
 
@@ -136,17 +150,16 @@ def _parties(
     from featureloop.audit.material import split_party
 
     if attacker_images is None:
-        return split_party(_side(view, images, groups, most=2 * most, seed=seed), seed=seed)
-    mine = _side(view, attacker_images, None, most=most, seed=seed)
-    return mine, _side(view, images, groups, most=most, seed=seed)
+        return split_party(_side(view, images, groups), seed=seed)
+    return _side(view, attacker_images, None), _side(view, images, groups)
 
 
-def _side(view: Package, path: Path, groups: Path | None, *, most: int | None, seed: int) -> Party:
+def _side(view: Package, path: Path, groups: Path | None) -> Party:
     """A folder's images as a party; raises as `_parties`."""
     from featureloop.audit.material import party
 
     size, known = view.manifest.preprocessing.size, _attributes(path)
-    side, bad = party(_frames(view, path, groups), size=size, most=most, attributes=known, seed=seed)
+    side, bad = party(_frames(view, path, groups), size=size, attributes=known)
     tell_skipped(bad)
     return side
 

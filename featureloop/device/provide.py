@@ -226,7 +226,7 @@ def check_policy(package: Package, policy: Policy) -> None:
     """
     check_form(package, policy)
     for view in package.views:
-        check_privacy(view, policy.privacy)
+        check_privacy(view, policy.privacy, near_duplicates=policy.share.near_duplicates)
 
 
 def check_form(package: Package, policy: Policy) -> None:

@@ -19,6 +19,8 @@ from featureloop.core.types import Float32, Recognition, Task, UInt8
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
 
+NEAR_DUPLICATES = 0.3
+"""How near is too near, where a site says nothing else (`NearDuplicates`)."""
 QUANTILES = 64
 KEPT = 64
 """Frames of a group that a new one is compared with: the latest provided."""

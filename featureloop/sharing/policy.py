@@ -51,6 +51,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from featureloop.core.errors import InputError, PolicyError
 from featureloop.model.forms import BASES, WINDOW, request_form
+from featureloop.sharing.near import NEAR_DUPLICATES
 from featureloop.sharing.presets import PRESETS
 from featureloop.sharing.privacy import Privacy, limits_from
 
@@ -107,7 +108,7 @@ class Share:
     below_threshold: Step | tuple[Step, ...] = "ask"
     content: Content = "result-and-reliability"
     threshold: float | None = None
-    near_duplicates: float = 0.0
+    near_duplicates: float = NEAR_DUPLICATES
     groups: bool = True
     rotation: Rotation = "quarter"
     change: Which = "below-threshold"

@@ -114,6 +114,8 @@ class PrivacyReport:
         Of every random choice.
     quarter
         When it was made, `4 * year + quarter - 1`.
+    near_duplicates
+        The share by which near-duplicates of the victims' frames were held back, as a policy says it; 0: none were.
     """
 
     task: str
@@ -124,6 +126,7 @@ class PrivacyReport:
     patients: dict[str, int]
     seed: int
     quarter: int
+    near_duplicates: float = 0.0
     format: int = FORMAT
 
     def to_json(self) -> bytes:
@@ -214,8 +217,13 @@ class Privacy:
         return self.limits.get(name, RULES[name].limit)
 
 
-def check_privacy(view: Package, privacy: Privacy) -> None:
+def check_privacy(view: Package, privacy: Privacy, *, near_duplicates: float = 0.0) -> None:
     """Refuse to provide under a package of one task whose report doesn't meet the site's demands.
+
+    Parameters
+    ----------
+    near_duplicates
+        The site's: a report of what leaves where more frames are held back says too little.
 
     Raises
     ------
@@ -240,6 +248,12 @@ def check_privacy(view: Package, privacy: Privacy) -> None:
             raise PolicyError(
                 f"{name}: its privacy report is of another {part}; run 'featureloop audit privacy' for this package"
             )
+    if report.near_duplicates > near_duplicates:
+        raise PolicyError(
+            f"{name}: its privacy report is of frames without near-duplicates nearer than {report.near_duplicates:g}, "
+            f"the site's policy lets frames as near as {near_duplicates:g} leave; say near_duplicates = "
+            f"{report.near_duplicates:g} under [share], or audit again with --near-duplicates {near_duplicates:g}"
+        )
     if wrong := [text for figure in RULES if (text := _wrong(report, figure, privacy.limit(figure)))]:
         raise PolicyError(
             f"{name} is beyond what the site's policy allows: {'; '.join(wrong)}. Take another package, audit again "

@@ -203,7 +203,7 @@ def test_new_and_doubtful_frames_and_what_a_person_changed_leave_before_the_othe
     package: Package, tmp_path: Path
 ) -> None:
     """Of a film's frames, in their order: seen before, new, and changed by a person though it was seen before."""
-    share = Share(threshold=0.5, below_threshold=("ask", "provide"))
+    share = Share(threshold=0.5, below_threshold=("ask", "provide"), near_duplicates=0)
     reviewer = FakeReviewer([Change(np.zeros((16, 16), np.uint8), ChangedBy.CLINICIAN)])
     with Outbox(tmp_path / "outbox.sqlite") as outbox:
         owner = Provider(

@@ -111,7 +111,7 @@ def test_frames_that_disagree_settle_nothing_and_the_next_step_is_tried(package:
 
 
 def test_frames_of_another_film_or_beyond_a_cut_have_no_say(package: Package, outbox: Outbox) -> None:
-    share = Share(below_threshold=("consensus", "withhold"))
+    share = Share(below_threshold=("consensus", "withhold"), near_duplicates=0)
     summary, _ = run(package, outbox, share, [*film(140), *film(250, 250, name="other")])
     assert summary.outcomes == {"withheld": 1, "provided": 2}
     for usually, outcome in ((100.0, "confirmed"), (1.0, "withheld")):

@@ -64,6 +64,16 @@ def package(tmp_path: Path) -> Package:
     return tiny_package(tmp_path / "p")
 
 
+def test_a_report_without_near_duplicates_is_not_good_for_a_site_that_lets_them_leave(package: Package) -> None:
+    made = reported(package, replace(report_of(package), near_duplicates=0.3))
+    check_privacy(made, Privacy(), near_duplicates=0.3)
+    check_privacy(made, Privacy(), near_duplicates=0.5)
+    with pytest.raises(
+        PolicyError, match=r"near-duplicates nearer than 0\.3.*as near as 0\.1 leave.*--near-duplicates"
+    ):
+        check_privacy(made, Privacy(), near_duplicates=0.1)
+
+
 def test_a_package_within_the_limits_is_accepted(package: Package) -> None:
     check_privacy(reported(package, report_of(package)), Privacy())
 
