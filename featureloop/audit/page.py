@@ -153,11 +153,11 @@ def _row(judgement: Judgement, findings: Mapping[str, Finding]) -> _Row | None:
 
 
 def _control(finding: Finding, headline: Measure) -> float | None:
-    """What the positive control gives for the same figure."""
+    """What the positive control gives for the same figure: of 'site AUC' and any other attribute's, 'AUC'."""
     values = [
         m.value
         for m in finding.measures
-        if m.arm in {"shallow", "planted"} and m.figure == headline.figure and math.isfinite(m.value)
+        if m.arm in {"shallow", "planted"} and f" {headline.figure}".endswith(f" {m.figure}") and math.isfinite(m.value)
     ]
     return max(values, default=None)
 

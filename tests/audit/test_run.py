@@ -17,7 +17,7 @@ from featureloop.audit.diffusion import DiffusionSettings
 from featureloop.audit.findings import Finding
 from featureloop.audit.inversion_settings import InversionSettings
 from featureloop.audit.material import Lab
-from featureloop.audit.page import render
+from featureloop.audit.page import _row, render
 from featureloop.audit.run import audit
 from featureloop.audit.verdicts import judge_figures, verdicts
 from featureloop.core.errors import InputError, PackageError
@@ -167,3 +167,21 @@ def test_the_report_names_no_file_and_no_patient(lab: Lab, tmp_path: Path) -> No
     text = json.dumps(json.loads(found.report.to_json())) + render(found, lab.package)
     for frame in (*lab.attacker.frames, *lab.victims.frames):
         assert frame.name not in text
+
+
+def test_an_attribute_is_drawn_between_chance_and_its_control_whose_figure_names_no_attribute(
+    lab: Lab, tmp_path: Path
+) -> None:
+    def found(name: str) -> Attack:
+        def attack(_lab: Lab) -> Finding:
+            made = made_finding(name)
+            site = replace(made.measures[0], figure="site AUC", arm="release", value=0.7, chance=0.5)
+            planted = replace(site, figure="AUC", arm="planted", value=0.9)
+            return replace(made, headline={"attributes.site_auc": site}, measures=(site, planted))
+
+        return attack
+
+    audited = audit(lab, tmp_path / "out", attacks=["attributes"], find=found)
+    row = _row(judge_figures(audited, Privacy())["attributes.site_auc"], audited.findings)
+    assert row is not None
+    assert row.value == pytest.approx(0.5)
