@@ -41,26 +41,28 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
         searched = searched_pictures(lab, case, theirs, drawn["network"], count=given.searched, search=given.search)
     except PackageError as error:
         notes.append(f"The search along the gradient was not run: {error}.")
-    control, blind = drawn_of_shallow(lab, case, theirs, given), drawn_of_random(lab, case, given).pictures
+    one = case.first()
+    control, blind = drawn_of_shallow(lab, one, theirs, given), drawn_of_random(lab, one, given).pictures
     shallow = control.pictures
     notes.append(_of_diffusion(given, release, control))
     guesses = _guesses(case)
     measures: list[Measure] = []
     best = max(guesses, key=lambda by: float(psnr(guesses[by], case.pictures).mean()))
     judge = Judge(case, guesses[best], seed=lab.seed)
-    every = np.arange(len(case.pictures))
+    every, first = np.arange(len(case.pictures)), np.arange(len(one.pictures))
     arms: list[tuple[Arm, Mapping[str, tuple[Float32, NDArray[np.intp]]]]] = [
         ("release", {**{by: (p, every) for by, p in drawn.items()}, **_along(searched, "release")}),
-        ("shallow", {**{by: (p, every) for by, p in shallow.items()}, **_along(searched, "shallow")}),
-        ("random", {by: (p, every) for by, p in blind.items()}),
+        ("shallow", {**{by: (p, first) for by, p in shallow.items()}, **_along(searched, "shallow")}),
+        ("random", {by: (p, first) for by, p in blind.items()}),
         ("baseline", {by: (p, every) for by, p in guesses.items()}),
     ]
     for arm, found in arms:
         for by, (pictures, at) in found.items():
             measures += judge.measures(pictures, at, arm=arm, by=by)
-    found_again = [linked(lab, case, pictures, "release", by) for by, pictures in drawn.items()]
-    found_again.append(linked(lab, case, max(shallow.values(), key=judge.gain), "shallow", "the strongest decoder"))
-    found_again.append(linked(lab, case, guesses[best], "baseline", best))
+    found_again = [m for by, pictures in drawn.items() for m in linked(lab, case, pictures, "release", by)]
+    clearest = max(shallow.values(), key=lambda p: judge.gain(p, first))
+    found_again += linked(lab, one, clearest, "shallow", "the strongest decoder")
+    found_again += linked(lab, case, guesses[best], "baseline", best)
     notes.append(f"The best guess without features is the {best}; gains are over it, record by record.")
     return Finding(
         attack="inversion",
@@ -73,8 +75,9 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
         curve=_curve(lab, case, judge, given),
         curve_by="ridge regression alone",
         budget=(
-            f"{len(case.known)} images of the attacker; {len(case.asked)} records drawn at {SIDE} x {SIDE} pixels; "
-            f"{given.steps} steps of {given.batch} images; {given.searched} records searched for, in "
+            f"{len(case.known)} images of the attacker; {len(one.asked)} records drawn at {SIDE} x {SIDE} pixels"
+            + (f", of {case.draws} draws of what leaves; " if case.draws > 1 else "; ")
+            + f"{given.steps} steps of {given.batch} images; {given.searched} records searched for, in "
             f"{given.search.steps} steps each."
         ),
         notes=tuple(notes),
@@ -95,11 +98,12 @@ def _of_diffusion(given: InversionSettings, release: Drawn, control: Drawn) -> s
 def _case(lab: Lab, given: InversionSettings) -> tuple[Case, Party]:
     """Records of one frame each or of several, with the first one's picture; victims thinned evenly."""
     if given.victims is None or given.victims >= len(lab.victims):
-        theirs, asked = lab.victims, lab.theirs
+        theirs, draws = lab.victims, lab.their_draws
     else:
         theirs = lab.victims.only(np.linspace(0, len(lab.victims) - 1, given.victims).round().astype(int))
-        asked = lab.release(theirs.frames, what="the victims' records")
-    mine = lab.mine
+        several = range(len(lab.their_draws))
+        draws = lab.releases(theirs.frames, what="the victims' records", draws=several)
+    mine, asked = lab.mine, [r for records in draws for r in records]
     first, others = ([r.frames[0] for r in releases] for releases in (mine, asked))
     case = Case(
         mine,
@@ -109,6 +113,7 @@ def _case(lab: Lab, given: InversionSettings) -> tuple[Case, Party]:
         pictures_of(theirs)[others],
         theirs.groups[others],
         [theirs.frames[i] for i in others],
+        len(draws),
     )
     return case, theirs
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featureloop.audit.descriptors import Codebooks, describe, describe_ordered
 from featureloop.audit.findings import Arm, Finding, Measure, Point, apart, as_measure, strongest
 from featureloop.audit.linking import Attacker, Known, Target, mated, prepare, search_of
-from featureloop.audit.material import LEAST_GROUPS, Lab, Party, Release
+from featureloop.audit.material import DRAWS, LEAST_GROUPS, Lab, Party, Release
 from featureloop.audit.pictures import similarity_chart
 from featureloop.audit.retrieval import Search, measures_of, top1_of
 from featureloop.audit.rows import row_votes
@@ -62,19 +62,20 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
     single = len(mated(lab.victims.groups)) < LEAST_GROUPS
     books = Codebooks(lab.mine, seed=lab.seed, unit=lab.unit)
     described = partial(describe, books=books)
-    known, gallery = _known(lab, described, given), described(lab.theirs)
-    target = _target(lab, gallery, described if single else None)
+    known, targets = _known(lab, described, given), _targets(lab, described, single=single)
+    target = targets[0]
     attacker = prepare(known, steps=given.steps, seed=lab.seed, progress=lab.progress)
-    found = attacker.similarities(target)
+    each = [attacker.similarities(t) for t in targets]
+    found = {by: [s[by] for s in each] for by in each[0]}
     if not books.single and not single:
-        found["nearest rows"] = row_votes(lab.theirs, lab.theirs, books, progress=lab.progress)
+        found["nearest rows"] = [row_votes(r, r, books, progress=lab.progress) for r in lab.their_draws]
     measures = [
         m for by, s in found.items() for m in measures_of(s, target.search, arm="release", by=by, seed=lab.seed)
     ]
     best = strongest(measures, "top-1")
     measures += _recognition_alone(lab, single=single)
     measures += _far(lab, found[best.by], best.by) if not single else []
-    measures += _image_to_record(lab, described, gallery, attacker, given)
+    measures += _image_to_record(lab, described, target.gallery, attacker, given)
     shallow, random = _shallow(lab, given, single=single), _random(lab, known, described, given, single=single)
     measures += [*shallow, *random]
     return Finding(
@@ -90,9 +91,10 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
         budget=(
             f"{len(lab.attacker)} images of its own with {given.takes} takes of each, {given.steps} steps of "
             f"training; a gallery of {len(lab.theirs)} records of {len(np.unique(lab.victims.groups))} patients"
+            + (f", drawn {len(targets)} times" if len(targets) > 1 else "")
         ),
         notes=_notes(lab, attacker, best, single=single),
-        charts=(similarity_chart(found[best.by], target.search, by=best.by),),
+        charts=(similarity_chart(found[best.by][0], target.search, by=best.by),),
     )
 
 
@@ -110,28 +112,32 @@ def _known(lab: Lab, described: Describe, given: LinkageSettings) -> Known:
     return Known(described(lab.mine), tuple(described(t) for t in takes), groups[0], tuple(groups[1:]))
 
 
-def _target(lab: Lab, gallery: Mapping[str, Float32], described: Describe | None) -> Target:
-    """The victims' records searched by themselves, or by another take of each frame where `described` is given."""
-    owners = _patients(lab.theirs, lab.victims)
-    if described is None:
-        return Target(gallery, search_of(owners))
-    others = lab.release(takes_of(lab.victims.frames, seed=(lab.seed, 43)), what="other takes")
-    return Target(gallery, search_of(_patients(others, lab.victims), owners), described(others))
+def _targets(lab: Lab, described: Describe, *, single: bool) -> list[Target]:
+    """Every draw of the victims' records, searched by themselves, or of `single` frames by another take of each."""
+    draws, owners = lab.their_draws, _patients(lab.theirs, lab.victims)
+    if not single:
+        return [Target(described(records), search_of(owners)) for records in draws]
+    takes = takes_of(lab.victims.frames, seed=(lab.seed, 43))
+    others = lab.releases(takes, what="other takes", draws=range(DRAWS, DRAWS + len(draws)))
+    search = search_of(_patients(others[0], lab.victims), owners)
+    return [Target(described(r), search, described(o)) for r, o in zip(draws, others, strict=True)]
 
 
 def _recognition_alone(lab: Lab, *, single: bool) -> tuple[Measure, ...]:
     """What the recognition links without any feature; of single frames it is the same for both takes or nearly."""
     if single:
         return ()
-    told = np.stack([np.concatenate([r.rows.mean(0), r.rows.std(0)]) for r in lab.theirs]).astype(np.float32)
-    told = (told - told.mean(0)) / (told.std(0) + np.float32(1e-6))
-    squared = (told**2).sum(1)
-    distance = 2 * told @ told.T - squared[:, None] - squared
+    each = []
+    for records in lab.their_draws:
+        told = np.stack([np.concatenate([r.rows.mean(0), r.rows.std(0)]) for r in records]).astype(np.float32)
+        told = (told - told.mean(0)) / (told.std(0) + np.float32(1e-6))
+        squared = (told**2).sum(1)
+        each.append(2 * told @ told.T - squared[:, None] - squared)
     search = search_of(_patients(lab.theirs, lab.victims))
-    return measures_of(distance, search, arm="baseline", by="recognition alone", seed=lab.seed)
+    return measures_of(each, search, arm="baseline", by="recognition alone", seed=lab.seed)
 
 
-def _far(lab: Lab, similarity: Float32, by: str) -> tuple[Measure, ...]:
+def _far(lab: Lab, draws: Sequence[Float32], by: str) -> tuple[Measure, ...]:
     """The search without the neighbours of a frame in its examination."""
     search = search_of(_patients(lab.theirs, lab.victims))
     place = np.zeros(len(lab.victims), np.intp)
@@ -144,7 +150,7 @@ def _far(lab: Lab, similarity: Float32, by: str) -> tuple[Measure, ...]:
     if not far.decided.any():
         return ()
     suffix = f", at least {APART} frames apart"
-    return measures_of(similarity, far, arm="release", by=by, seed=lab.seed, suffix=suffix)
+    return measures_of(draws, far, arm="release", by=by, seed=lab.seed, suffix=suffix)
 
 
 def _image_to_record(
@@ -157,7 +163,7 @@ def _image_to_record(
     out = []
     takes = takes_of(held.frames, seed=(lab.seed, 47))
     for frames, name in ((held.frames, SAME_IMAGE), (takes, OTHER_TAKE)):
-        asked = lab.release(frames, what="held images")
+        asked = lab.release(frames, what="held images", draw=2 * DRAWS)  # Whoever holds an image has no site's key.
         own = search_of([{str(chosen[i]) for i in r.frames} for r in asked], owners)
         search = Search(own.mates, own.allowed, np.array([held.groups[r.frames[0]] for r in asked]))
         found = attacker.similarities(Target(gallery, search, described(asked)))
@@ -206,7 +212,7 @@ def _random(lab: Lab, known: Known, described: Describe, given: LinkageSettings,
 def _control(lab: Lab, known: Known, target: Target, given: LinkageSettings, *, arm: Arm) -> list[Measure]:
     attacker = prepare(known, steps=max(1, given.steps // 2), seed=lab.seed, progress=lab.progress)
     found = attacker.similarities(target)
-    return [m for by, s in found.items() for m in measures_of(s, target.search, arm=arm, by=by, seed=lab.seed)]
+    return [m for by, s in found.items() for m in measures_of([s], target.search, arm=arm, by=by, seed=lab.seed)]
 
 
 def _curve(known: Known, target: Target, best: Measure, given: LinkageSettings, lab: Lab) -> tuple[Point, ...]:

@@ -32,6 +32,8 @@ from featureloop.sharing.view import positions_in_view
 Attributes = Mapping[str, Mapping[str, str]]
 """Of each image the values that are known, by name (`images.sidecar.read_attributes`)."""
 LEAST_GROUPS = 4
+DRAWS = 5
+"""How often the victims' frames are released where chance decides what of a frame leaves."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,28 +181,41 @@ class Lab:
         """Rows of a record that stay together as they stood (`Form.unit`)."""
         return self.package.manifest.released.form.unit(self.package.manifest.features.grid)
 
-    def release(self, frames: Sequence[Frame], *, what: str = "releases") -> list[Release]:
-        """What leaves of frames, through the very bytes; where frames share a record, some may be left over."""
-        out: list[Release] = []
-        mixer: Mixer[Bag] = Mixer(self.package.manifest.released.form.mix)
+    def release(self, frames: Sequence[Frame], *, what: str = "releases", draw: int = 0) -> list[Release]:
+        """What leaves of frames, through the very bytes; where frames share a record, some may be left over.
+
+        Parameters
+        ----------
+        draw
+            Of the key by which chance decides what of a frame leaves: another number, another key.
+        """
+        return self.releases(frames, what=what, draws=(draw,))[0]
+
+    def releases(self, frames: Sequence[Frame], *, what: str, draws: Sequence[int]) -> list[list[Release]]:
+        """`release` with each of several keys."""
+        out: list[list[Release]] = [[] for _ in draws]
+        mixers: list[Mixer[Bag]] = [Mixer(self.package.manifest.released.form.mix) for _ in draws]
         for i, frame in enumerate(frames):
-            together = mixer.put(i, self._part(frame), group=frame.group or f"{frame.name}#{frame.index}")
-            if together:
-                out.append(self._release(together))
-            mixer.drop(together)
+            vectors = release_vectors(self.runtime.extract(frame.pixels), self.package.manifest.released)
+            recognized = self.runtime.recognize(vectors).targets()
+            for draw, mixer, own in zip(draws, mixers, out, strict=True):
+                part = self._part(frame, vectors, recognized, draw)
+                together = mixer.put(i, part, group=frame.group or f"{frame.name}#{frame.index}")
+                if together:
+                    own.append(self._release(together))
+                mixer.drop(together)
             self.progress(what, i + 1, len(frames))
         return out
 
-    def _part(self, frame: Frame) -> Bag:
+    def _part(self, frame: Frame, vectors: Float32, recognized: UInt8, draw: int) -> Bag:
         released, grid = self.package.manifest.released, self.package.manifest.features.grid
-        vectors = release_vectors(self.runtime.extract(frame.pixels), released)
         return part_of(
             vectors,
-            self.runtime.recognize(vectors).targets(),
+            recognized,
             released=released,
             grid=grid,
             view=positions_in_view(frame.pixels, grid) if released.form.subset else None,
-            secret=b"the victims' key, drawn by seed %d" % self.seed,
+            secret=b"the victims' key %d, drawn by seed %d" % (draw, self.seed),
         )
 
     def _release(self, parts: Mapping[Hashable, Bag]) -> Release:
@@ -219,9 +234,20 @@ class Lab:
         return self.release(self.attacker.frames, what="the attacker's releases")
 
     @cached_property
+    def their_draws(self) -> list[list[Release]]:
+        """What leaves of the victims' frames: once, and where chance decides what of a frame leaves, several times.
+
+        An attacker sees one of them. What it finds is taken from all, since one draw says little of a few rows.
+        """
+        form = self.package.manifest.released.form
+        several = bool(form.subset or form.noise) and form.mix == 1
+        draws = range(DRAWS if several else 1)
+        return self.releases(self.victims.frames, what="the victims' releases", draws=draws)
+
+    @property
     def theirs(self) -> list[Release]:
-        """What leaves of the victims' frames."""
-        return self.release(self.victims.frames, what="the victims' releases")
+        """What leaves of the victims' frames, the first of `their_draws`."""
+        return self.their_draws[0]
 
     def ordered(self, frames: Sequence[Frame], *, what: str = "maps") -> Float32:
         """The extractor's maps before coordinates are removed: float32 (M, G * G, C) in the map's order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +13,35 @@ from featureloop.audit.findings import Arm, Measure, as_measure
 from featureloop.audit.image_distance import PERCEPTUAL, SIDE, Perceptual, psnr, ssim
 from featureloop.audit.linking import mated, search_of
 from featureloop.audit.material import LEAST_GROUPS, Lab, Party, Release
-from featureloop.audit.retrieval import top1_of
+from featureloop.audit.retrieval import measures_of
 from featureloop.audit.takes import takes_of
 from featureloop.core.intervals import Float64, figure_maker, mean_of
 from featureloop.core.types import Float32, Frame
 from featureloop.model.charts import picture_url
 
-PSNR, GAIN, SIMILAR, LOOKS, FOUND = (
+PSNR, GAIN, SIMILAR, LOOKS, LINKED = (
     "PSNR, dB",
     "PSNR gain, dB",
     "SSIM gain",
     f"less {PERCEPTUAL}",
-    "reconstructions linked, top-1",
+    "reconstructions linked",
 )
+FOUND = f"{LINKED}, top-1"
 ALIKE = 1e-3
 """What values that are all alike differ by, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """What is known of both sides: pictures float32 (M, 3, 64, 64) in [0, 1] and records, one for one."""
+    """What is known of both sides: pictures float32 (M, 3, 64, 64) in [0, 1] and records, one for one.
+
+    Attributes
+    ----------
+    asked, pictures, groups, frames
+        Of the victims: one draw of their records after the other (`Lab.their_draws`).
+    draws
+        How many of them.
+    """
 
     known: Sequence[Release]
     known_pictures: Float32
@@ -41,6 +50,13 @@ class Case:
     pictures: Float32
     groups: NDArray[np.str_]
     frames: Sequence[Frame]
+    draws: int = 1
+
+    def first(self) -> Case:
+        """With the first draw alone."""
+        n = len(self.asked) // self.draws
+        asked = self.asked[:n], self.pictures[:n], self.groups[:n], self.frames[:n]
+        return Case(self.known, self.known_pictures, self.known_groups, *asked)
 
 
 def pictures_of(side: Party) -> Float32:
@@ -56,9 +72,10 @@ class Judge:
         self._psnr, self._ssim = psnr(guess, case.pictures), ssim(guess, case.pictures)
         self._distance = self._looks(guess, case.pictures)
 
-    def gain(self, pictures: Float32) -> float:
-        """The mean PSNR gain of pictures of all victims."""
-        return float((psnr(pictures, self._case.pictures) - self._psnr).mean())
+    def gain(self, pictures: Float32, at: NDArray[np.intp] | None = None) -> float:
+        """The mean PSNR gain of pictures of all victims' records, or of those of these numbers."""
+        own = np.arange(len(self._psnr)) if at is None else at
+        return float((psnr(pictures, self._case.pictures[own]) - self._psnr[own]).mean())
 
     def measures(self, pictures: Float32, at: NDArray[np.intp], *, arm: Arm, by: str) -> list[Measure]:
         """PSNR itself, and the three gains, of pictures of the records of these numbers."""
@@ -75,22 +92,24 @@ class Judge:
         return [as_measure(f, arm=arm, by=by, chance=None if f.name == PSNR else 0.0) for f in found]
 
 
-def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> Measure:
+def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> list[Measure]:
     """How often a reconstruction's nearest image, among other images of the victims, is of the same patient.
 
-    Where patients have one image each, the image itself stands among other takes.
+    Where patients have one image each, the image itself stands among other takes. Pictures of every draw are searched
+    for; the figures are the means over the draws.
     """
-    single = len(mated(case.groups)) < LEAST_GROUPS
-    gallery = case.pictures
+    one = case.first()
+    single = len(mated(one.groups)) < LEAST_GROUPS
+    gallery = one.pictures
     if single:
-        gallery = pictures_of(Party(tuple(takes_of(case.frames, seed=(lab.seed, 61))), case.groups))
+        gallery = pictures_of(Party(tuple(takes_of(one.frames, seed=(lab.seed, 61))), one.groups))
     looks = Perceptual()
-    found, others = (_unit(looks, p) for p in (pictures, gallery))
-    whose = [{g} for g in case.groups.tolist()]
+    others = _unit(looks, gallery)
+    whose = [{g} for g in one.groups.tolist()]
     search = search_of(whose, whose if single else None)
-    hits = top1_of((found @ others.T).astype(np.float32), search)
-    f = figure_maker(case.groups, seed=lab.seed)(FOUND, mean_of(hits))
-    return as_measure(f, arm=arm, by=by, chance=search.chance_top1)
+    each = [(_unit(looks, p) @ others.T).astype(np.float32) for p in np.split(pictures, len(pictures) // len(gallery))]
+    found = measures_of(each, search, arm=arm, by=by, seed=lab.seed)
+    return [replace(m, figure=f"{LINKED}, {m.figure}") for m in found if m.figure in {"top-1", "AUC"}]
 
 
 def _unit(looks: Perceptual, pictures: Float32) -> Float32:
@@ -111,7 +130,8 @@ def sheet_of(case: Case, drawn: Mapping[str, Float32], guess: Float32, judge: Ju
     """Original, strongest reconstruction, guess and nearest image of a few victims, a row each, as a data URL."""
     best = max((by for by in drawn if not by.startswith("nearest")), key=lambda by: judge.gain(drawn[by]))
     near = next(p for by, p in drawn.items() if by.startswith("nearest"))
-    at = np.linspace(0, len(case.pictures) - 1, min(most, len(case.pictures))).round().astype(int)
+    count = len(case.first().pictures)
+    at = np.linspace(0, count - 1, min(most, count)).round().astype(int)
     rows = [np.concatenate([p[i].transpose(1, 2, 0) for p in (case.pictures, drawn[best], guess, near)], 1) for i in at]
     pixels = (np.concatenate(rows) * 255).round().astype(np.uint8)
     return picture_url(Image.fromarray(pixels).resize((2 * pixels.shape[1], 2 * pixels.shape[0])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,18 +111,28 @@ def pairs_of(similarity: Float32, search: Search) -> Pairs:
 
 
 def measures_of(
-    similarity: Float32, search: Search, *, arm: Arm, by: str, seed: int, suffix: str = ""
+    draws: Sequence[Float32], search: Search, *, arm: Arm, by: str, seed: int, suffix: str = ""
 ) -> tuple[Measure, ...]:
-    """Top-1, mean average precision, area under the curve and true positives, with intervals by patient."""
-    pairs, chance = pairs_of(similarity, search), search.chance_top1
+    """Top-1, mean average precision, area under the curve and true positives, with intervals by patient.
+
+    Parameters
+    ----------
+    draws
+        Similarities float32 (Q, R) of the same queries with the same records, for each draw of what leaves of them:
+        the figures are the means over the draws.
+    """
+    pairs, chance = [pairs_of(s, search) for s in draws], search.chance_top1
     make, needs = figure_maker(search.groups, seed=seed), (search.decided,)
+
+    def over_draws(each: Sequence[Statistic]) -> Statistic:
+        return each[0] if len(each) == 1 else lambda at: float(np.mean([statistic(at) for statistic in each]))
 
     def measure(name: str, statistic: Statistic, chance: float | None) -> Measure:
         return as_measure(make(name + suffix, statistic, needs=needs), arm=arm, by=by, chance=chance)
 
     return (
-        measure("top-1", mean_of(top1_of(similarity, search)), chance),
-        measure("mAP", mean_of(precision_of(similarity, search)), chance),
-        measure("AUC", pairs.area, 0.5),
-        measure("TPR at 1e-3 FPR", pairs.found, FALSE_POSITIVES),
+        measure("top-1", mean_of(np.mean([top1_of(s, search) for s in draws], axis=0)), chance),
+        measure("mAP", mean_of(np.mean([precision_of(s, search) for s in draws], axis=0)), chance),
+        measure("AUC", over_draws([p.area for p in pairs]), 0.5),
+        measure("TPR at 1e-3 FPR", over_draws([p.found for p in pairs]), FALSE_POSITIVES),
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featureloop.audit.material import Lab, Party, party, split_party
+from featureloop.audit.material import DRAWS, Lab, Party, party, split_party
 from featureloop.core.errors import InputError
 from featureloop.core.types import Frame, Skipped
 from featureloop.testing import tiny_package
@@ -97,3 +97,15 @@ def test_the_positive_control_is_an_ordered_map_that_shows_the_frame(tmp_path):
     grey = made.victims.pixels(maps.shape[2]).astype(float).mean(axis=3)
     # The tiny extractor has one layer of stride 16, so the control is the means of the pixels themselves.
     assert np.corrcoef(maps.mean(axis=1).ravel(), grey.ravel())[0, 1] > 0.8
+
+
+def test_where_chance_decides_what_leaves_there_are_several_draws_and_the_first_is_what_leaves(tmp_path):
+    package = tiny_package(tmp_path / "p", release="set subset=5,balanced")
+    whole, _ = party(noisy_frames(16, groups=8), size=package.manifest.preprocessing.size)
+    made = Lab(package, *split_party(whole))
+    assert len(made.their_draws) == DRAWS
+    assert [r.values.tolist() for r in made.theirs] == [r.values.tolist() for r in made.release(made.victims.frames)]
+    a, b = made.their_draws[:2]
+    assert [r.frames for r in a] == [r.frames for r in b]
+    assert any(x.values.tolist() != y.values.tolist() for x, y in zip(a, b, strict=True))
+    assert len(lab(tmp_path / "whole").their_draws) == 1

@@ -55,9 +55,19 @@ def test_true_positives_are_counted_above_one_wrong_pair_in_a_thousand(search):
 
 
 def test_measures_have_chance_and_intervals_by_patient(search):
-    found = {m.figure: m for m in measures_of(similarity(search, 2.0), search, arm="release", by="x", seed=1)}
+    found = {m.figure: m for m in measures_of([similarity(search, 2.0)], search, arm="release", by="x", seed=1)}
     assert set(found) == {"top-1", "mAP", "AUC", "TPR at 1e-3 FPR"}
     assert found["top-1"].groups == 6
     for m in found.values():
         assert m.low <= m.value <= m.high
         assert m.value > m.chance
+
+
+def test_figures_of_several_draws_are_their_means() -> None:
+    search = search_of([{f"g{i % 6}"} for i in range(60)])
+    each = [np.random.default_rng(seed).normal(size=(60, 60)).astype(np.float32) for seed in range(3)]
+    alone = [{m.figure: m.value for m in measures_of([s], search, arm="release", by="x", seed=1)} for s in each]
+    both = measures_of(each, search, arm="release", by="x", seed=1)
+    for m in both:
+        assert m.value == pytest.approx(np.mean([values[m.figure] for values in alone]))
+        assert m.low <= m.value <= m.high
