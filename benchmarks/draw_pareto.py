@@ -2,12 +2,13 @@
 """Draw leak against quality over released forms, from what bench_privacy.py and bench_privacy_pooled.py measured.
 
     benchmarks/draw_pareto.py [--masks runs/privacy] [--classes runs/privacy-pooled] [--raw runs/raw-map/less.json]
-        [--points docs/pareto.json] [--out docs/pareto.png]
+        [--audited PACKAGE ... --data ../shared/data/polyps] [--points docs/pareto.json] [--out docs/pareto.png]
 
 A form with its neck and attacks takes a quarter of an hour of a core, so that not all are measured under every
 founding. --points keeps every form's newest figures, each with what the default of its own founding reached: what was
 measured now is added, and all of it is drawn, as points lost or won against that default. Forms under another founding
-than the newest one are hollow.
+than the newest one are hollow. A package for masks that was founded for its form and audited (--audited) is drawn by
+its report, without the near-duplicates that the report is without.
 
 Forms that no other beats in both are coloured and joined; the default is a star, a diamond a neck that was trained
 against attackers, a square noise; the black line is the default policy's limit. With --raw (of compare_raw_map.py) a
@@ -32,9 +33,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from featureloop.core.types import Task
+from featureloop.images.labelled import open_labelled
+from featureloop.learner.evaluation import evaluate
 from featureloop.model.charts import ACCENT, COLOURS, SOFT
+from featureloop.model.package import load_package
 from featureloop.model.pooling import POOLED_BITS
-from featureloop.sharing.privacy import RULES
+from featureloop.sharing.privacy import RULES, load_report
 
 DEEP = 1.6
 """Forms so many points below the median are drawn at the edge, with their quality beside them."""
@@ -60,11 +65,15 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, default=root / "runs" / "privacy")
     parser.add_argument("--classes", type=Path, default=root / "runs" / "privacy-pooled")
     parser.add_argument("--raw", type=Path, default=root / "runs" / "raw-map" / "less.json")
+    parser.add_argument("--audited", type=Path, nargs="*", default=[])
+    parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
     parser.add_argument("--points", type=Path, default=root / "docs" / "pareto.json")
     parser.add_argument("--out", type=Path, default=root / "docs" / "pareto.png")
     args = parser.parse_args()
     kept: dict[str, Any] = json.loads(args.points.read_text())
     kept["masks"] = merged(kept["masks"], measured_masks(args.masks))
+    newest = kept["masks"][0]
+    kept["masks"] = [newest, *merged(kept["masks"][1:], [audited(p, args.data, newest) for p in args.audited])]
     kept["classes"] = merged(kept["classes"], measured_classes(args.classes))
     if (args.masks / f"{slug(DEFAULT)}.json").exists():
         kept["alone"] = json.loads((args.masks / f"{slug(DEFAULT)}.json").read_text())["all of linkage"][ALONE]
@@ -112,6 +121,24 @@ def measured_masks(folder: Path) -> list[Kept]:
         for n, f in found.items()
         if "linkage.top1" in f
     ]
+
+
+def audited(path: Path, data: Path, newest: Kept) -> Kept:
+    """What a package for masks is linked at by its report, and its Dice at the new site."""
+    package = load_package(path)
+    clinic = open_labelled(data / "cvc-clinicdb", task=Task.SEGMENTATION)
+    report, figures = load_report(package), evaluate(package, clinic, clinic.items).figures
+    if report is None:
+        raise SystemExit(f"'{path}' has no privacy report; run 'featureloop audit privacy'")
+    found = report.figures["linkage.top1"]
+    fewer = f", no near-duplicates ({report.near_duplicates:g})" if report.near_duplicates else ""
+    return {
+        "form": f"{package.manifest.released.anonymizer}, founded for it{fewer}",
+        "leak": [found.value, found.low, found.high],
+        "quality": next(f.value for f in figures if f.name == "dice"),
+        "against": newest["against"],
+        "founding": newest["founding"],
+    }
 
 
 def measured_classes(folder: Path) -> list[Kept]:
