@@ -76,26 +76,31 @@ def top1(similarity: Float32, search: Search) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """Counts of right and wrong pairs of each query in bins of similarity, int64 (Q, B), the most similar last."""
+    """Counts of right and wrong pairs of each query in bins of similarity, float64 (Q, B), the most similar last."""
 
-    right: NDArray[np.int64]
-    wrong: NDArray[np.int64]
+    right: Float64
+    wrong: Float64
 
     def area(self, at: NDArray[np.intp]) -> float:
         """Area under the ROC curve of the pairs of some queries; ties count half."""
-        right, wrong = self.right[at].sum(0), self.wrong[at].sum(0)
+        right, wrong = self._counts(at)
         below = np.cumsum(wrong) - wrong
-        total = float(right.sum()) * float(wrong.sum())
+        total = right.sum() * wrong.sum()
         return float((right * (below + 0.5 * wrong)).sum() / total) if total else float("nan")
 
     def found(self, at: NDArray[np.intp]) -> float:
         """Share of the right pairs above the similarity that one wrong pair in a thousand exceeds."""
-        right, wrong = self.right[at].sum(0)[::-1], self.wrong[at].sum(0)[::-1]
+        right, wrong = (x[::-1] for x in self._counts(at))
         if not right.sum() or not wrong.sum():
             return float("nan")
         over = np.concatenate([[0.0], np.cumsum(wrong) / wrong.sum()])
         share = np.concatenate([[0.0], np.cumsum(right) / right.sum()])
         return float(share[over <= FALSE_POSITIVES].max())
+
+    def _counts(self, at: NDArray[np.intp]) -> tuple[Float64, Float64]:
+        """Of some queries together, each as often as it is named; a product, since resampling asks for it often."""
+        often = np.bincount(at, minlength=len(self.right)).astype(np.float64)
+        return often @ self.right, often @ self.wrong
 
 
 def pairs_of(similarity: Float32, search: Search) -> Pairs:
@@ -103,7 +108,7 @@ def pairs_of(similarity: Float32, search: Search) -> Pairs:
     shares = np.concatenate([np.linspace(0, 0.99, BINS // 2), 1 - np.geomspace(0.01, 1e-6, BINS // 2)[1:]])
     edges = np.unique(np.quantile(similarity[search.allowed], shares))
     where = np.searchsorted(edges, similarity, side="right")
-    right, wrong = (np.zeros((len(similarity), len(edges) + 1), np.int64) for _ in range(2))
+    right, wrong = (np.zeros((len(similarity), len(edges) + 1), np.float64) for _ in range(2))
     for q in range(len(similarity)):
         right[q] = np.bincount(where[q, search.mates[q]], minlength=len(edges) + 1)
         wrong[q] = np.bincount(where[q, search.allowed[q] & ~search.mates[q]], minlength=len(edges) + 1)
