@@ -140,9 +140,9 @@ def _row(judgement: Judgement, findings: Mapping[str, Finding]) -> _Row | None:
         return None
     chance = found.chance or 0.0
     control = _control(finding, finding.headline[judgement.name])
-    span = (control if control is not None and control > chance else max(found.value, judgement.limit or 0.0)) - chance
-    if span <= 0:
-        span = 1.0
+    # A share without a control of its own stands between chance and always.
+    leaks = control if control is not None and control > chance else max(found.value, judgement.limit or 0.0, 1.0)
+    span = leaks - chance if leaks > chance else 1.0
 
     def scaled(value: float) -> float:
         return min(1.25, max(-0.1, (value - chance) / span))
