@@ -59,20 +59,20 @@ def main() -> None:
     own = {part: recognized(package, seen) for part, (seen, _) in tests.items()}
     mine, whole = (party(open_labelled(args.data / "polyps" / n).frames(), size=SIZE)[0] for n in POLYPS)
     heads = [f"{part}: accuracy, AUC | less AUC, points" for part in tests]
-    print(f"| bits | payload | {' | '.join(heads)} | records | linked, top-1 | AUC |\n|{'---|' * 9}")
+    print(f"| bits | bytes of a test image | {' | '.join(heads)} | records | linked, top-1 | AUC |\n|{'---|' * 9}")
     device = [f"{figures(own[part], true)} |" for part, (_, true) in tests.items()]
     print(f"| the device itself | | {' | '.join(device)} | | | |", flush=True)
     for bits in args.bits:
         fewer = with_bits(package, known, bits)
         cells: list[str] = []
+        size = 0.0
         for part, (seen, true) in tests.items():
-            found = decoded(fewer, seen)
+            found, size = decoded(fewer, seen)
             cells += [figures(found, true), lost(found, own[part], true)]
         theirs = provided(whole, fewer, near=args.near).thinned(MOST)
         lab = Lab(fewer, mine.thinned(MOST), theirs)
         linked = attack_linkage(lab, LINKAGE).headline
         said = [f"{m.value:.3f} ({m.low:.3f} to {m.high:.3f})" for m in (linked["linkage.top1"], linked["linkage.auc"])]
-        size = np.mean([r.payload for r in lab.theirs])
         print(f"| {bits:g} | {size:.0f} | {' | '.join(cells)} | {len(theirs)} | {' | '.join(said)} |", flush=True)
 
 
@@ -105,10 +105,11 @@ def recognized(package: Package, seen: Party) -> NDArray[np.float32]:
     return np.array([runtime.recognize(v).probabilities[0, -1] for v in vectors], np.float32)
 
 
-def decoded(package: Package, seen: Party) -> NDArray[np.float32]:
-    """The same from decoded records."""
+def decoded(package: Package, seen: Party) -> tuple[NDArray[np.float32], float]:
+    """The same from decoded records, and the mean bytes of their payloads."""
     lab = Lab(package, Party((), np.array([], np.str_)), seen)
-    return np.array([lab.runtime.recognize(r.values).probabilities[0, -1] for r in lab.theirs], np.float32)
+    found = [lab.runtime.recognize(r.values).probabilities[0, -1] for r in lab.theirs]
+    return np.array(found, np.float32), float(np.mean([r.payload for r in lab.theirs]))
 
 
 def figures(found: NDArray[np.float32], true: NDArray[np.intp]) -> str:
