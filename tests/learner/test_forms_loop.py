@@ -126,7 +126,7 @@ def test_a_package_of_a_form_is_founded_shared_under_and_trained_on(
             device=device.device,
             site_key=bytes(32),
             package=live,
-            policy=Policy(Share(anonymizers=("none",), threshold=1.0, below_threshold="ask")),
+            policy=Policy(Share(anonymizers=("none",), threshold=1.0, below_threshold="ask", near_duplicates=0)),
             keeper=outbox,
             reviewer=TruthReviewer(live.manifest),
             clock=FakeClock(),
