@@ -47,7 +47,7 @@ def group() -> Iterator[Children]:
 
 
 def unreported(folder: Path) -> str:
-    """A policy of a site that asks for no privacy report, as phantoms are nobody's images, and lets all frames leave."""
+    """A policy of a site that asks for no privacy report, as phantoms are nobody's, and lets near-duplicates leave."""
     path = folder / "policy.toml"
     path.write_text(NO_REPORT + "[share]\nnear_duplicates = 0\n")
     return str(path)
