@@ -19,7 +19,7 @@ from featureloop.cli.processes import children
 from featureloop.images.labelled import open_labelled, split
 from featureloop.sharing.policy import NO_REPORT
 
-SHARE_ALL = NO_REPORT + '\n[share]\nprovide = "all"\nbelow_threshold = "provide"\n'
+SHARE_ALL = NO_REPORT + '\n[share]\nprovide = "all"\nbelow_threshold = "provide"\nnear_duplicates = 0\n'
 HOLD_OUT = 0.2
 """The commands' own, with the seed 1."""
 

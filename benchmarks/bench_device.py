@@ -36,7 +36,7 @@ from featureloop.images.phantom_look import HOSPITAL_B
 from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package, load_package
 from featureloop.model.preprocess import to_input
 from featureloop.model.runtime import Runtime, session_options
-from featureloop.sharing.policy import Policy
+from featureloop.sharing.policy import Policy, Share
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def device(package: Package, folder: LabelledFolder, outbox_path: Path) -> float
         device="bench",
         site_key=bytes(32),
         package=package,
-        policy=Policy(),
+        policy=Policy(Share(near_duplicates=0)),
         keeper=outbox,
         reviewer=TruthReviewer(package.manifest),
         clock=time.time,

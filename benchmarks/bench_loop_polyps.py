@@ -13,7 +13,8 @@ own: it holds another third of the sequences back, and trains by its own draws.
         [--policy FILE] [--bits-per-vector N]
 
 With --policy, the site shares by that policy.toml: `threshold = 1.0` under `[share]` has every result looked at.
-Without, by the defaults, but that no privacy report is asked for: what leaves here goes to this machine only.
+Without, by the defaults, but that near-duplicates leave, too, and no privacy report is asked for: what leaves here goes
+to this machine only.
 
 The data are not part of the project (Kvasir-SEG: Jha et al. 2020; CVC-ClinicDB:
 Bernal et al. 2015). Steps whose result is in --work already are not repeated.
@@ -69,7 +70,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     policy: Path = args.policy or args.work / "policy.toml"
     if args.policy is None:
-        policy.write_text(NO_REPORT)
+        policy.write_text(NO_REPORT + "[share]\nnear_duplicates = 0\n")
     bits: tuple[str, ...] = () if args.bits_per_vector is None else ("--bits-per-vector", str(args.bits_per_vector))
     with children() as group:
         result = run(group, args.data, args.work, args.seeds, policy=policy, options=bits)

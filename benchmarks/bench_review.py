@@ -81,7 +81,8 @@ def review(folder: Path, package: Package, source: Iterator[Frame]) -> tuple[lis
     accounts.add("anna", PASSWORD, role=Role.REVIEWER)
     with Outbox(folder / "outbox.sqlite") as outbox:
         provider = Provider(
-            site="site-a", device="tower", site_key=bytes(32), package=package, policy=Policy(Share(threshold=1.0)),
+            site="site-a", device="tower", site_key=bytes(32), package=package,
+            policy=Policy(Share(threshold=1.0, near_duplicates=0)),
             keeper=outbox, reviewer=None, clock=time.time, later=queue,
         )  # fmt: skip
         cases = run_pipeline(source, runtime=Runtime(package, threads=1), provider=provider).frames

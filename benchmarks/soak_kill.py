@@ -64,7 +64,7 @@ def soak(work: Path, package: Path, images: Path, *, kills: int, seed: int) -> i
     data, state = work / "learner", work / "device"
     shutil.rmtree(data, ignore_errors=True)
     policy = work / "policy.toml"
-    policy.write_text(NO_REPORT + "[sending]\ndelay_seconds = 1\nbatch_records = 8\n")
+    policy.write_text(NO_REPORT + "[share]\nnear_duplicates = 0\n[sending]\ndelay_seconds = 1\nbatch_records = 8\n")
     with children() as group:
         port = free_port()
         serve = ["learner", "serve", "--data", str(data), "--port", str(port)]
