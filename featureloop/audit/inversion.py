@@ -60,8 +60,7 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
         for by, (pictures, at) in found.items():
             measures += judge.measures(pictures, at, arm=arm, by=by)
     found_again = [m for by, pictures in drawn.items() for m in linked(lab, case, pictures, "release", by)]
-    clearest = max(shallow.values(), key=lambda p: judge.gain(p, first))
-    found_again += linked(lab, one, clearest, "shallow", "the strongest decoder")
+    found_again += linked(lab, one, max(shallow.values(), key=judge.gain), "shallow", "the strongest decoder")
     found_again += linked(lab, case, guesses[best], "baseline", best)
     notes.append(f"The best guess without features is the {best}; gains are over it, record by record.")
     return Finding(
@@ -101,8 +100,7 @@ def _case(lab: Lab, given: InversionSettings) -> tuple[Case, Party]:
         theirs, draws = lab.victims, lab.their_draws
     else:
         theirs = lab.victims.only(np.linspace(0, len(lab.victims) - 1, given.victims).round().astype(int))
-        several = range(len(lab.their_draws))
-        draws = lab.releases(theirs.frames, what="the victims' records", draws=several)
+        draws = lab.releases(theirs.frames, what="the victims' records", draws=lab.draws)
     mine, asked = lab.mine, [r for records in draws for r in records]
     first, others = ([r.frames[0] for r in releases] for releases in (mine, asked))
     case = Case(

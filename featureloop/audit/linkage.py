@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featureloop.audit.descriptors import Codebooks, describe, describe_ordered
 from featureloop.audit.findings import Arm, Finding, Measure, Point, apart, as_measure, strongest
 from featureloop.audit.linking import Attacker, Known, Target, mated, prepare, search_of
-from featureloop.audit.material import DRAWS, LEAST_GROUPS, Lab, Party, Release
+from featureloop.audit.material import DRAWS, HOLDERS_DRAW, LEAST_GROUPS, Lab, Party, Release
 from featureloop.audit.pictures import similarity_chart
 from featureloop.audit.retrieval import Search, measures_of, top1_of
 from featureloop.audit.rows import row_votes
@@ -163,7 +163,7 @@ def _image_to_record(
     out = []
     takes = takes_of(held.frames, seed=(lab.seed, 47))
     for frames, name in ((held.frames, SAME_IMAGE), (takes, OTHER_TAKE)):
-        asked = lab.release(frames, what="held images", draw=2 * DRAWS)  # Whoever holds an image has no site's key.
+        asked = lab.release(frames, what="held images", draw=HOLDERS_DRAW)
         own = search_of([{str(chosen[i]) for i in r.frames} for r in asked], owners)
         search = Search(own.mates, own.allowed, np.array([held.groups[r.frames[0]] for r in asked]))
         found = attacker.similarities(Target(gallery, search, described(asked)))

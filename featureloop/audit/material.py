@@ -34,6 +34,8 @@ Attributes = Mapping[str, Mapping[str, str]]
 LEAST_GROUPS = 4
 DRAWS = 5
 """How often the victims' frames are released where chance decides what of a frame leaves."""
+HOLDERS_DRAW = 2 * DRAWS
+"""Of an attacker who holds a victim's image: without the site's key it draws others of its rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,16 +235,19 @@ class Lab:
         """What leaves of the attacker's own frames."""
         return self.release(self.attacker.frames, what="the attacker's releases")
 
-    @cached_property
-    def their_draws(self) -> list[list[Release]]:
-        """What leaves of the victims' frames: once, and where chance decides what of a frame leaves, several times.
+    @property
+    def draws(self) -> range:
+        """Keys by which victims' frames are released: one, and where chance decides what of a frame leaves, several.
 
         An attacker sees one of them. What it finds is taken from all, since one draw says little of a few rows.
         """
         form = self.package.manifest.released.form
-        several = bool(form.subset or form.noise) and form.mix == 1
-        draws = range(DRAWS if several else 1)
-        return self.releases(self.victims.frames, what="the victims' releases", draws=draws)
+        return range(DRAWS if (form.subset or form.noise) and form.mix == 1 else 1)
+
+    @cached_property
+    def their_draws(self) -> list[list[Release]]:
+        """What leaves of the victims' frames, by each of `draws`."""
+        return self.releases(self.victims.frames, what="the victims' releases", draws=self.draws)
 
     @property
     def theirs(self) -> list[Release]:

@@ -54,7 +54,7 @@ class Case:
 
     def first(self) -> Case:
         """With the first draw alone."""
-        n = len(self.asked) // self.draws
+        n = len(self.pictures) // self.draws
         asked = self.asked[:n], self.pictures[:n], self.groups[:n], self.frames[:n]
         return Case(self.known, self.known_pictures, self.known_groups, *asked)
 
@@ -72,10 +72,10 @@ class Judge:
         self._psnr, self._ssim = psnr(guess, case.pictures), ssim(guess, case.pictures)
         self._distance = self._looks(guess, case.pictures)
 
-    def gain(self, pictures: Float32, at: NDArray[np.intp] | None = None) -> float:
-        """The mean PSNR gain of pictures of all victims' records, or of those of these numbers."""
-        own = np.arange(len(self._psnr)) if at is None else at
-        return float((psnr(pictures, self._case.pictures[own]) - self._psnr[own]).mean())
+    def gain(self, pictures: Float32) -> float:
+        """The mean PSNR gain of pictures of all victims' records, or of the first draw's."""
+        n = len(pictures)
+        return float((psnr(pictures, self._case.pictures[:n]) - self._psnr[:n]).mean())
 
     def measures(self, pictures: Float32, at: NDArray[np.intp], *, arm: Arm, by: str) -> list[Measure]:
         """PSNR itself, and the three gains, of pictures of the records of these numbers."""
@@ -107,7 +107,7 @@ def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> list[M
     others = _unit(looks, gallery)
     whose = [{g} for g in one.groups.tolist()]
     search = search_of(whose, whose if single else None)
-    each = [(_unit(looks, p) @ others.T).astype(np.float32) for p in np.split(pictures, len(pictures) // len(gallery))]
+    each = [(_unit(looks, p) @ others.T).astype(np.float32) for p in np.split(pictures, case.draws)]
     found = measures_of(each, search, arm=arm, by=by, seed=lab.seed)
     return [replace(m, figure=f"{LINKED}, {m.figure}") for m in found if m.figure in {"top-1", "AUC"}]
 

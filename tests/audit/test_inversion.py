@@ -17,6 +17,7 @@ from featureloop.audit.inversion import attack_inversion
 from featureloop.audit.inversion_settings import InversionSettings
 from featureloop.audit.material import Lab, party, split_party
 from featureloop.audit.position import PositionSettings, restore
+from featureloop.audit.reconstructions import Case, linked
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map
 from featureloop.core.errors import PackageError
 from featureloop.core.ports import silent
@@ -203,3 +204,16 @@ def test_the_same_seed_finds_the_same(tmp_path: Path, task: Task) -> None:
         diffusion=DiffusionSettings(steps=2, batch=4, samples=2, drawing=2),
     )
     assert attack_inversion(lab, given).headline == attack_inversion(lab, given).headline
+
+
+def test_one_and_the_same_picture_is_linked_by_chance_and_originals_as_they_are_in_every_draw(lab: Lab) -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat([f"g{i}" for i in range(6)], 4)
+    of_group = rng.random((6, 3, SIDE, SIDE)).astype(np.float32)
+    true = np.clip(np.repeat(of_group, 4, axis=0) + 0.01 * rng.random((24, 3, SIDE, SIDE)), 0, 1).astype(np.float32)
+    twice = np.concatenate([true, true])
+    case = Case([], true[:0], groups[:0], [], twice, np.tile(groups, 2), [], draws=2)
+    alike = np.broadcast_to(true.mean(0), twice.shape).astype(np.float32)
+    blind, clear = (linked(lab, case, pictures, "release", "x") for pictures in (alike, twice))
+    assert [m.value for m in clear] == [1.0, 1.0]
+    assert [m.value for m in blind] == [pytest.approx(3 / 23), 0.5]
