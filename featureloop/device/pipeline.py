@@ -15,9 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from featureloop.core.ahead import work_ahead
 from featureloop.core.errors import FeatureloopError, InputError, StorageError
 from featureloop.core.types import Float32, Frame, Recognition, Skipped
-from featureloop.device.ahead import work_ahead
 from featureloop.device.neighbours import Recognized, Surrounded, Window
 from featureloop.device.provide import Provider
 from featureloop.model.runtime import Runtime

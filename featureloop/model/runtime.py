@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from featureloop.core.ahead import cores
 from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Float32, Recognition, UInt8
 from featureloop.model.manifest import Calibration
@@ -68,7 +68,7 @@ class Runtime:
     def __init__(self, package: Package, *, threads: int = 0, extractor: Any = None) -> None:
         views = package.views
         self.package = package
-        self.at_once = max(1, _cores() // threads) if threads else 1
+        self.at_once = max(1, cores() // threads) if threads else 1
         self._extractor = extractor or open_session(package.file(EXTRACTOR), threads=threads)
         self._recognizer = open_session(package.file(RECOGNIZER), threads=threads)
         self._image = self._extractor.get_inputs()[0].name
@@ -120,8 +120,3 @@ class Runtime:
         if calibration.reference is None:
             return found
         return replace(found, outlying=outlying(vectors, calibration.reference, manifest.released))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

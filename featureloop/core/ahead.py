@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -28,7 +29,7 @@ def work_ahead(source: Iterable[T], work: Callable[[T], R], *, at_once: int, ahe
     waiting: queue.SimpleQueue[Future[R] | BaseException | None] = queue.SimpleQueue()
     room = threading.Semaphore(at_once + ahead)
     stop = threading.Event()
-    pool = ThreadPoolExecutor(at_once, thread_name_prefix="recognize")
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="ahead")
 
     def read() -> None:
         try:
@@ -47,7 +48,7 @@ def work_ahead(source: Iterable[T], work: Callable[[T], R], *, at_once: int, ahe
         except BaseException as error:  # noqa: BLE001 - raised again where the results are taken
             waiting.put(error)
 
-    reader = threading.Thread(target=read, name="decode", daemon=True)
+    reader = threading.Thread(target=read, name="read", daemon=True)
     reader.start()
     try:
         while (item := waiting.get()) is not None:
@@ -60,3 +61,8 @@ def work_ahead(source: Iterable[T], work: Callable[[T], R], *, at_once: int, ahe
         stop.set()
         reader.join()
         pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from featureloop.device.ahead import work_ahead
+from featureloop.core.ahead import work_ahead
 
 
 def endless(taken: list[int]) -> Iterator[int]:
