@@ -21,8 +21,8 @@ COMPONENTS, DESCRIBED = 96, 160
 """Principal components of pictures, and of descriptors, that the linear decoder works with."""
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4)
 BATCH, RATE = 24, 2e-3
-SUB_PIXELS = 4
-"""Of a picture, that one place of the layer before makes."""
+FINER = 4
+"""Pixels per side of a picture that one place of the last layer makes (sub-pixels)."""
 
 Draw = Callable[[np.random.Generator, NDArray[np.intp]], Tensor]
 """What a network takes of the attacker's frames of these numbers."""
@@ -131,7 +131,7 @@ class MapDecoder(nn.Module):
         self.net = nn.Sequential(
             nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(),
             nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
-            _grow(64, doublings=2),
+            _grow(64, doublings=0),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,14 +140,12 @@ class MapDecoder(nn.Module):
         return out
 
 
-def _grow(channels: int, *, doublings: int = 4) -> nn.Sequential:
-    """Twice as large so many times; the last time by sub-pixels, a quarter of the work (Shi et al. 2016)."""
+def _grow(channels: int, *, doublings: int = 2) -> nn.Sequential:
+    """Twice as large so many times, and `FINER` times by sub-pixels, at a third of the work (Shi et al. 2016)."""
     layers: list[nn.Module] = []
-    for i in range(doublings - 1):
-        out = channels // 2 if i > 1 else channels
-        layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, out, 3, padding=1), nn.ReLU()]
-        channels = out
-    return nn.Sequential(*layers, nn.Conv2d(channels, 3 * SUB_PIXELS, 3, padding=1), nn.PixelShuffle(2))
+    for _ in range(doublings):
+        layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(channels, 3 * FINER**2, 3, padding=1), nn.PixelShuffle(FINER))
 
 
 def train_decoder(
@@ -164,13 +162,14 @@ def train_decoder(
     """A new network that has learned to draw pictures float32 (M, 3, 64, 64); their mean colour is where it starts."""
     torch.manual_seed(seed)
     network = make()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     rng = np.random.default_rng((seed, 52))
     true = torch.from_numpy(pictures)
     last = [m for m in network.modules() if isinstance(m, nn.Conv2d)][-1]
     nn.init.zeros_(last.weight)
     with torch.no_grad():
         if last.bias is not None:
-            last.bias.copy_(true.mean((0, 2, 3)).repeat_interleave(SUB_PIXELS))
+            last.bias.copy_(true.mean((0, 2, 3)).repeat_interleave(FINER**2))
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     network.train()

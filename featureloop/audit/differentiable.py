@@ -38,7 +38,8 @@ class Differentiable(nn.Module):
         graph = onnx.load(str(package.file(EXTRACTOR))).graph
         self._source, self._result = graph.input[0].name, until or graph.output[0].name
         self._constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-        self._weights = {k: torch.from_numpy(v.copy()) for k, v in self._constants.items() if v.dtype == np.float32}
+        floats = {k: v.copy() for k, v in self._constants.items() if v.dtype == np.float32}
+        self._weights = {k: _fast(torch.from_numpy(v)) for k, v in floats.items()}
         value = onnx.helper.get_attribute_value
         self._nodes = [
             (n.op_type, list(n.input), list(n.output), {a.name: value(a) for a in n.attribute}) for n in graph.node
@@ -48,7 +49,7 @@ class Differentiable(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Run the graph, one node after the other."""
-        values: dict[str, Any] = {self._source: image}
+        values: dict[str, Any] = {self._source: _fast(image)}
         for kind, inputs, outputs, attributes in self._nodes:
             given = [self._value(values, name) for name in inputs]
             values[outputs[0]] = _OPERATORS[kind](given, attributes)
@@ -65,15 +66,21 @@ class Differentiable(nn.Module):
         return self._weights.get(name, self._constants[name])
 
 
+def _fast(x: Tensor) -> Tensor:
+    """A copy in the memory order in which convolutions are fastest on a CPU."""
+    return x.clone(memory_format=torch.channels_last if x.ndim == 4 else torch.preserve_format)
+
+
 def _conv(x: list[Any], a: Mapping[str, Any]) -> Tensor:
     image, weight, bias = (*x, None)[:3]
     top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
-    padded = functional.pad(image, (left, right, top, bottom))
+    even = (top, left) == (bottom, right)
     return functional.conv2d(
-        padded,
+        image if even else functional.pad(image, (left, right, top, bottom)),
         weight,
         bias,
         stride=tuple(a.get("strides", (1, 1))),
+        padding=(top, left) if even else 0,
         dilation=tuple(a.get("dilations", (1, 1))),
         groups=a.get("group", 1),
     )

@@ -54,5 +54,9 @@ class Perceptual:
 
     def __call__(self, found: Float32, true: Float32) -> Float64:
         """The mean squared distance over positions, float64 (M,), from 0 to 4."""
-        difference = (self.features(found) - self.features(true)).astype(np.float64)
+        return self.apart(found, self.features(true))
+
+    def apart(self, found: Float32, true: Float32) -> Float64:
+        """The same from pictures to the `features` of the true ones."""
+        difference = (self.features(found) - true).astype(np.float64)
         return np.asarray((difference**2).sum(1).mean((1, 2)))

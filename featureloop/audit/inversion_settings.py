@@ -38,7 +38,7 @@ class InversionSettings:
     control_steps: int = 250
     surrogate_steps: int = 250
     batch: int = BATCH
-    searched: int = 12
+    searched: int = 8
     search: Search = field(default_factory=Search)
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
     sheet: int = 8

@@ -216,12 +216,13 @@ def _control(lab: Lab, known: Known, target: Target, given: LinkageSettings, *, 
 
 
 def _curve(known: Known, target: Target, best: Measure, given: LinkageSettings, lab: Lab) -> tuple[Point, ...]:
-    """Top-1 of the strongest attacker that had fewer images, and of all."""
+    """Top-1 of the strongest attacker that had fewer images and learned as often from each, and of all."""
     order = np.random.default_rng((lab.seed, 53)).permutation(known.patients)
     points = []
     for share in given.curve:
         part = known.only(order[: max(LEAST_GROUPS, round(share * len(order)))])
-        found = prepare(part, steps=given.steps, seed=lab.seed, progress=lab.progress).similarities(target)
+        steps = max(1, round(share * given.steps))
+        found = prepare(part, steps=steps, seed=lab.seed, progress=lab.progress).similarities(target)
         make = figure_maker(target.search.groups, seed=lab.seed)
         each = [make("top-1", mean_of(top1_of(s, target.search))) for s in found.values()]
         top = max(each, key=lambda f: f.value)

@@ -7,15 +7,16 @@ put in canonical order, coded, and decoded again.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.audit.shallow import shallow_session
+from featureloop.core.ahead import work_ahead
 from featureloop.core.errors import InputError
 from featureloop.core.ports import Progress, silent
 from featureloop.core.types import Bag, Float32, Frame, Skipped, UInt8
@@ -29,6 +30,7 @@ from featureloop.sharing.mixing import Mixer
 from featureloop.sharing.release import coded, decoded, joined, part_of
 from featureloop.sharing.view import positions_in_view
 
+T = TypeVar("T")
 Attributes = Mapping[str, Mapping[str, str]]
 """Of each image the values that are known, by name (`images.sidecar.read_attributes`)."""
 LEAST_GROUPS = 4
@@ -171,7 +173,7 @@ class Lab:
         self.package, self.attacker, self.victims, self.outsiders = package, attacker, victims, outsiders
         self.seed, self.progress = seed, progress
         self.learned: dict[str, Any] = {}  # What one attack learned, and another may use.
-        self.runtime = Runtime(package)
+        self.runtime = Runtime(package, threads=1)
 
     @property
     def size(self) -> int:
@@ -197,17 +199,26 @@ class Lab:
         """`release` with each of several keys."""
         out: list[list[Release]] = [[] for _ in draws]
         mixers: list[Mixer[Bag]] = [Mixer(self.package.manifest.released.form.mix) for _ in draws]
-        for i, frame in enumerate(frames):
+
+        def seen(frame: Frame) -> tuple[Float32, UInt8]:
             vectors = release_vectors(self.runtime.extract(frame.pixels), self.package.manifest.released)
-            recognized = self.runtime.recognize(vectors).targets()
+            return vectors, self.runtime.recognize(vectors).targets()
+
+        for i, (frame, (vectors, recognized)) in enumerate(zip(frames, self._each(seen, frames, what), strict=True)):
             for draw, mixer, own in zip(draws, mixers, out, strict=True):
                 part = self._part(frame, vectors, recognized, draw)
                 together = mixer.put(i, part, group=frame.group or f"{frame.name}#{frame.index}")
                 if together:
                     own.append(self._release(together))
                 mixer.drop(together)
-            self.progress(what, i + 1, len(frames))
         return out
+
+    def _each(self, work: Callable[[Frame], T], frames: Sequence[Frame], what: str) -> Iterator[T]:
+        """`work` of every frame in their order, as many at once as there are cores."""
+        at_once = self.runtime.at_once
+        for i, found in enumerate(work_ahead(frames, work, at_once=at_once, ahead=at_once)):
+            yield found
+            self.progress(what, i + 1, len(frames))
 
     def _part(self, frame: Frame, vectors: Float32, recognized: UInt8, draw: int) -> Bag:
         released, grid = self.package.manifest.released, self.package.manifest.features.grid
@@ -256,11 +267,7 @@ class Lab:
 
     def ordered(self, frames: Sequence[Frame], *, what: str = "maps") -> Float32:
         """The extractor's maps before coordinates are removed: float32 (M, G * G, C) in the map's order."""
-        out = []
-        for i, frame in enumerate(frames):
-            out.append(self.runtime.extract(frame.pixels))
-            self.progress(what, i + 1, len(frames))
-        return np.stack(out)
+        return np.stack(list(self._each(lambda f: self.runtime.extract(f.pixels), frames, what)))
 
     @cached_property
     def _shallow(self) -> Any:
@@ -268,12 +275,14 @@ class Lab:
 
     def shallow(self, frames: Sequence[Frame], *, what: str = "control") -> Float32:
         """The positive control: an ordered map of the extractor's first layers, float32 (M, C, h, w)."""
-        out = []
-        for i, frame in enumerate(frames):
-            x = to_input(frame.pixels, self.package.manifest.preprocessing)
-            out.append(self._shallow.run(None, {self._shallow.get_inputs()[0].name: x})[0][0])
-            self.progress(what, i + 1, len(frames))
-        return np.stack(out).astype(np.float32)
+        session = self._shallow
+        name, preprocessing = session.get_inputs()[0].name, self.package.manifest.preprocessing
+
+        def seen(frame: Frame) -> Float32:
+            found: Float32 = session.run(None, {name: to_input(frame.pixels, preprocessing)})[0][0]
+            return found
+
+        return np.stack(list(self._each(seen, frames, what))).astype(np.float32, copy=False)
 
     def random(self, releases: Sequence[Release], *, seed: int) -> list[Release]:
         """The negative control: releases of the same shapes, every value drawn from its channel's, of no frame."""

@@ -86,8 +86,13 @@ def records_beside(package: Package) -> Path | None:
     return path if path.is_file() else None
 
 
-def founding_pool(package: Package, path: Path) -> Pool:
-    """Founding records as bags: of every frame that was learned from its first version, and every held one.
+def founding_pool(package: Package, path: Path, *, most: int, rng: np.random.Generator) -> Pool:
+    """Founding records as bags: of frames that were learned from their first version, and held ones, drawn from all.
+
+    Parameters
+    ----------
+    most
+        Of each of the two, at most.
 
     Raises
     ------
@@ -108,7 +113,8 @@ def founding_pool(package: Package, path: Path) -> Pool:
         )
     # Versions of a frame follow each other, the frame as it is comes first.
     versions = max(1, round(len(mine) / max(1, package.manifest.lineage.records.get(MEMBER_SITE, len(mine)))))
-    kept = [*mine[::versions], *others]
+    sides = mine[::versions], others
+    kept = [side[i] for side in sides for i in np.sort(rng.permutation(len(side))[:most])]
     values, targets = zip(*(_decoded(r, package) for r in kept), strict=True)
     groups = np.array([(r.group or r.id).hex() for r in kept])
     members = np.array([r.site == MEMBER_SITE for r in kept])

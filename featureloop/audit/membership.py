@@ -112,7 +112,7 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
 
 def _asked(lab: Lab, records: Path, given: MembershipSettings, rng: np.random.Generator) -> Pool:
     """The founding records, and the outsiders that were given besides."""
-    pool = founding_pool(lab.package, records)
+    pool = founding_pool(lab.package, records, most=given.candidates, rng=rng)
     if lab.outsiders is not None:
         pool = pool.joined(pool_of(lab, lab.outsiders))
     return _drawn(pool, given.candidates, rng)

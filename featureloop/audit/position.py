@@ -52,8 +52,16 @@ def restore(lab: Lab, settings: PositionSettings | None = None) -> Restorer:
     if is_pooled(lab):
         nothing = np.zeros(lab.mine[0].values.shape[1], np.float32)
         return Restorer(None, nothing, nothing + 1, lab.package.manifest.features.grid, 0.0)
-    mine = [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)]
-    return learned(lab, placed_bags(lab, mine, lab.attacker), steps=given.steps)
+    return learned(lab, _own_bags(lab, given.bags), steps=given.steps)
+
+
+def _own_bags(lab: Lab, most: int) -> list[Bag]:
+    """The attacker's records with the places of their rows, at most so many; made once a lab."""
+    kept = f"{most} bags"
+    if kept not in lab.learned:
+        lab.learned[kept] = placed_bags(lab, [lab.mine[i] for i in _evenly(len(lab.mine), most)], lab.attacker)
+    made: list[Bag] = lab.learned[kept]
+    return made
 
 
 def restorer_of(lab: Lab) -> Restorer:
@@ -76,7 +84,7 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
     grid = lab.package.manifest.features.grid
     if is_pooled(lab):
         return _nothing_to_place(lab, given)
-    mine = placed_bags(lab, [lab.mine[i] for i in _evenly(len(lab.mine), given.bags)], lab.attacker)
+    mine = _own_bags(lab, given.bags)
     most = max(given.victims, ROWS // len(lab.theirs[0].values))
     theirs = placed_bags(lab, [lab.theirs[i] for i in _evenly(len(lab.theirs), most)], lab.victims)
     if restorer is None:
@@ -109,11 +117,11 @@ def attack_position(lab: Lab, settings: PositionSettings | None = None, *, resto
 def _curve(
     lab: Lab, mine: Sequence[Bag], theirs: Sequence[Bag], whole: Measure, given: PositionSettings
 ) -> tuple[Point, ...]:
-    """The exact ratio by a perceptron that learned on fewer of its own bags, and on all."""
+    """The exact ratio by a perceptron that learned on fewer of its own bags, as often on each, and on all."""
     points = []
     for share in given.curve:
         part = [mine[i] for i in _evenly(len(mine), max(1, round(share * len(mine))))]
-        made = learned(lab, part, steps=given.steps, weights=(0.0,))
+        made = learned(lab, part, steps=max(1, round(share * given.steps)), weights=(0.0,))
         found = strongest(_measured(lab, made, theirs, arm="release", by=whole.by), "exact ratio")
         points.append(Point(images=len(part), value=found.value, low=found.low, high=found.high))
     return (*points, Point(images=len(mine), value=whole.value, low=whole.low, high=whole.high))

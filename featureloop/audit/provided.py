@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from featureloop.audit.material import Party
+from featureloop.core.ahead import work_ahead
 from featureloop.core.ports import Progress, silent
+from featureloop.core.types import Frame
 from featureloop.model.package import Package
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.anonymize import release_vectors
-from featureloop.sharing.near import NearDuplicates, look_of
+from featureloop.sharing.near import Look, NearDuplicates, look_of
 
 
 def provided(whole: Party, package: Package, *, near: float, progress: Progress = silent) -> Party:
@@ -27,11 +29,15 @@ def provided(whole: Party, package: Package, *, near: float, progress: Progress 
     released = package.manifest.released
     if not near or not released.usually_apart:
         return replace(whole, near_duplicates=near)
-    runtime = Runtime(package)
-    known, kept = NearDuplicates(near, released.usually_apart), []
-    for i, frame in enumerate(whole.frames):
+    runtime = Runtime(package, threads=1)
+
+    def looked(frame: Frame) -> Look:
         vectors = release_vectors(runtime.extract(frame.pixels), released)
-        look = look_of(vectors, runtime.recognize(vectors), released)
+        return look_of(vectors, runtime.recognize(vectors), released)
+
+    known, kept = NearDuplicates(near, released.usually_apart), []
+    looks = work_ahead(whole.frames, looked, at_once=runtime.at_once, ahead=runtime.at_once)
+    for i, look in enumerate(looks):
         if not known.is_near(look, whole.groups[i]):
             known.keep(look, whole.groups[i])
             kept.append(i)

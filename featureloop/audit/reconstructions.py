@@ -70,7 +70,8 @@ class Judge:
     def __init__(self, case: Case, guess: Float32, *, seed: int) -> None:
         self._case, self._seed, self._looks = case, seed, Perceptual()
         self._psnr, self._ssim = psnr(guess, case.pictures), ssim(guess, case.pictures)
-        self._distance = self._looks(guess, case.pictures)
+        self._true = self._looks.features(case.pictures)
+        self._distance = self._looks.apart(guess, self._true)
 
     def gain(self, pictures: Float32) -> float:
         """The mean PSNR gain of pictures of all victims' records, or of the first draw's."""
@@ -85,7 +86,7 @@ class Judge:
             PSNR: own,
             GAIN: own - self._psnr[at],
             SIMILAR: ssim(pictures, true) - self._ssim[at],
-            LOOKS: self._distance[at] - self._looks(pictures, true),
+            LOOKS: self._distance[at] - self._looks.apart(pictures, self._true[at]),
         }
         make = figure_maker(self._case.groups[at], seed=self._seed)
         found = [make(name, mean_of(v), most=np.inf) for name, v in values.items()]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from featureloop.audit.decoders import components, scale_of
@@ -45,24 +48,45 @@ def searched_pictures(lab: Lab, case: Case, theirs: Party, starts: Float32, *, c
     whole = Differentiable(lab.package)
     preprocessing = replace(manifest.preprocessing, blank_border=False)
     spread, statistics = scale_of(case.known)[1], manifest.released.statistics
-    basis, out = components(case.known_pictures), []
-    for i in at:
+    basis = components(case.known_pictures)
+
+    def drawn(i: int) -> Float32:
         values = case.asked[i].values
         if manifest.released.form.base == "pool":
             aim = to_vector(values[0], spread, lambda z: pool_map(z, statistics))
         else:
             aim = to_bag(values, spread, seed=lab.seed)
-        out.append(
-            invert(whole, aim, Components(starts[i], basis), preprocessing, search=search, progress=lab.progress)
-        )
-    found: dict[Arm, tuple[Float32, NDArray[np.intp]]] = {"release": (np.stack(out), at)}
+        return invert(whole, aim, Components(starts[i], basis), preprocessing, search=search)
+
+    released = _each(lab, drawn, at.tolist(), "white-box search")
+    found: dict[Arm, tuple[Float32, NDArray[np.intp]]] = {"release": (released, at)}
     name = shallow_name(lab.package)
     if name is None:
         return found
     first = Differentiable(lab.package, until=name)
     maps = lab.shallow([theirs.frames[case.asked[i].frames[0]] for i in at], what="control of the search")
     mean = case.known_pictures.mean(0)
-    control = [
-        invert(first, to_map(m), Pixels(mean), preprocessing, search=search, progress=lab.progress) for m in maps
-    ]
-    return found | {"shallow": (np.stack(control), at)}
+
+    def shown(of: Float32) -> Float32:
+        return invert(first, to_map(of), Pixels(mean), preprocessing, search=search)
+
+    control = _each(lab, shown, list(maps), "white-box search of the control")
+    return found | {"shallow": (control, at)}
+
+
+def _each(lab: Lab, draw: Callable[[Any], Float32], of: Sequence[Any], what: str) -> Float32:
+    """Pictures of all, float32 (M, 3, 64, 64): as many at once as there are threads, since one search can't use them.
+
+    Every search has one thread of its own, so what it finds doesn't depend on how many run.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            out = []
+            for i, picture in enumerate(pool.map(draw, of)):
+                out.append(picture)
+                lab.progress(what, i + 1, len(of))
+            return np.stack(out)
+    finally:
+        torch.set_num_threads(threads)

@@ -44,7 +44,7 @@ def shallow_session(package: Package) -> Any:
     else:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(0), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from featureloop.core.ahead import cores, work_ahead
 from featureloop.core.types import Frame, UInt8
 
 ANGLE, CROP, LIGHT, NOISE = 0.14, 0.12, 0.15, 4.0
@@ -40,10 +41,12 @@ def take(pixels: UInt8, rng: np.random.Generator, *, strength: float = 1.0) -> U
 
 def takes_of(frames: Sequence[Frame], *, seed: tuple[int, ...], strength: float = 1.0) -> list[Frame]:
     """One take of each frame."""
-    return [
-        replace(f, pixels=take(f.pixels, np.random.default_rng((*seed, i)), strength=strength), truth=None)
-        for i, f in enumerate(frames)
-    ]
+
+    def taken(at: int) -> Frame:
+        rng = np.random.default_rng((*seed, at))
+        return replace(frames[at], pixels=take(frames[at].pixels, rng, strength=strength), truth=None)
+
+    return list(work_ahead(range(len(frames)), taken, at_once=cores(), ahead=cores()))
 
 
 def _view(rng: np.random.Generator, size: int, strength: float) -> tuple[float, ...]:

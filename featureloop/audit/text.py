@@ -31,6 +31,8 @@ CONTROL_GRID = 20
 """Cells per side of the positive control as a bag of rows."""
 
 Labels = NDArray[np.intp]
+_Side = tuple[list[Frame], Labels]
+"""A side's frames, and the corner that each has text in; -1 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,9 @@ def attack_text(lab: Lab, settings: TextSettings | None = None) -> Finding:
     given = settings or TextSettings()
     mine, theirs = (_thinned(side, given.most, seed=lab.seed) for side in (lab.attacker, lab.victims))
     sides = [_with_text(lab, side, at) for at, side in enumerate((mine, theirs))]
-    presence, curve = _presence(lab, sides, mine, given)
-    measures = [*presence, *_corners(lab, sides), *_digits(lab, mine, theirs, given)]
+    left = [lab.release(frames, what="frames with text") for frames, _ in sides]
+    presence, curve = _presence(lab, sides, left, mine, given)
+    measures = [*presence, *_corners(lab, sides, left), *_digits(lab, mine, theirs, given)]
     return Finding(
         attack="text",
         headline={
@@ -110,7 +113,7 @@ def _thinned(side: Party, most: int, *, seed: int) -> Party:
     return side.only(np.sort(chosen))
 
 
-def _with_text(lab: Lab, side: Party, at: int) -> tuple[list[Frame], Labels]:
+def _with_text(lab: Lab, side: Party, at: int) -> _Side:
     """Every frame with text or without, by lot, and the corner it is in; -1 for none.
 
     Where frames share a record, text is rarer, so that half of the records have some.
@@ -132,10 +135,10 @@ def _seen(releases: Sequence[Release], labels: Labels, frames: Sequence[Frame]) 
 
 
 def _presence(
-    lab: Lab, sides: Sequence[tuple[list[Frame], Labels]], mine: Party, given: TextSettings
+    lab: Lab, sides: Sequence[_Side], left: Sequence[Sequence[Release]], mine: Party, given: TextSettings
 ) -> tuple[list[Measure], tuple[Point, ...]]:
     """How well records of frames with text are told from others, on all three arms; and by fewer of the attacker's."""
-    known, asked = (_seen(lab.release(f, what="frames with text"), (c >= 0).astype(np.intp), f) for f, c in sides)
+    known, asked = (_seen(r, (c >= 0).astype(np.intp), f) for r, (f, c) in zip(left, sides, strict=True))
     if len(np.unique(known.labels)) < 2 or len(np.unique(asked.labels)) < 2:
         return [], ()
     found = dict(_told(known, asked, seed=lab.seed))
@@ -176,16 +179,14 @@ def _curve(
     return tuple(points)
 
 
-def _corners(lab: Lab, sides: Sequence[tuple[list[Frame], Labels]]) -> list[Measure]:
+def _corners(lab: Lab, sides: Sequence[_Side], left: Sequence[Sequence[Release]]) -> list[Measure]:
     """How often the corner is told, of frames with text that have a record of their own."""
     if lab.package.manifest.released.form.mix > 1:
         return []
-    parts = []
-    for frames, corners in sides:
-        at = np.flatnonzero(corners >= 0)
-        kept = [frames[i] for i in at]
-        parts.append(_seen(lab.release(kept, what="where text is"), corners[at], kept))
-    known, asked = parts
+    known, asked = (
+        _seen([r for r in releases if corners[r.frames[0]] >= 0], corners, frames)
+        for releases, (frames, corners) in zip(left, sides, strict=True)
+    )
     if len(np.unique(known.labels)) < len(CORNERS):
         return []
     place = _Arm(CORNER, "release", asked.groups, lab.seed, 1 / len(CORNERS))

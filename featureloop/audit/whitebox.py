@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from featureloop.audit.image_distance import SIDE
-from featureloop.core.ports import Progress
 from featureloop.core.types import Float32
 from featureloop.model.manifest import Preprocessing
 
@@ -84,19 +83,17 @@ def invert(
     preprocessing: Preprocessing,
     *,
     search: Search,
-    progress: Progress,
 ) -> Float32:
     """A picture float32 (3, 64, 64) in [0, 1] whose features are near; `start` is what is changed."""
     optimizer = torch.optim.Adam([start.values], lr=search.rate)
     size = (preprocessing.size,) * 2
-    for step in range(search.steps):
+    for _ in range(search.steps):
         whole = functional.interpolate(start.picture(), size=size, mode="bilinear", align_corners=False)
         found = extract((whole * 255 - preprocessing.mean) / preprocessing.scale)
         loss = distance(found) + search.smooth * start.unlikely()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        progress("white-box search", step + 1, search.steps)
     return np.asarray(start.picture().detach().numpy()[0], np.float32)
 
 

@@ -20,7 +20,6 @@ from featureloop.audit.position import PositionSettings, restore
 from featureloop.audit.reconstructions import Case, linked
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map
 from featureloop.core.errors import PackageError
-from featureloop.core.ports import silent
 from featureloop.core.types import Frame, Task
 from featureloop.model.export import export_onnx
 from featureloop.model.manifest import Preprocessing
@@ -108,7 +107,6 @@ def test_the_search_finds_an_image_from_an_ordered_map_and_nears_a_bag() -> None
         Pixels(grey),
         preprocessing,
         search=Search(steps=100, smooth=0.0),
-        progress=silent,
     )
     assert psnr(found[None], true[None])[0] > psnr(grey[None], true[None])[0] + 6
     rows = z[0].flatten(1).T.numpy()
@@ -117,7 +115,7 @@ def test_the_search_finds_an_image_from_an_ordered_map_and_nears_a_bag() -> None
     basis = (grey.reshape(-1), np.eye(5, grey.size, dtype=np.float32), np.ones(5, np.float32))
     start = Components(grey, basis)
     before = float(aim(network((start.picture().detach() * 255 - 127) / 128)))
-    after = invert(network, aim, start, preprocessing, search=Search(steps=20), progress=silent)
+    after = invert(network, aim, start, preprocessing, search=Search(steps=20))
     assert float(aim(network((torch.from_numpy(after)[None] * 255 - 127) / 128))) <= before
 
 

@@ -58,7 +58,12 @@ def test_a_package_that_keeps_founding_frames_instead_of_means_of_them_gives_the
     manifest = plain.package.manifest
     assert manifest.calibration.reference is None
     assert not any(m.by == MEANS for m in attack_membership(plain, QUICK).measures)
-    pool = founding_pool(plain.package, plain.package.path.with_name("p.founding.arrow"))
+    pool = founding_pool(
+        plain.package,
+        plain.package.path.with_name("p.founding.arrow"),
+        most=1000,
+        rng=np.random.default_rng(1),
+    )
     rows = [steps_of(v, manifest.released) for v in pool.values]
     kinds = np.unique(np.concatenate(rows), axis=0)[::7]
     usual = [shares_of(r, kinds) for r, m in zip(rows, pool.members, strict=True) if m]
@@ -103,7 +108,9 @@ def test_members_are_the_frames_as_they_are_and_outsiders_the_held_ones(tmp_path
     founded(replace_package(lab, package), versions=2)
     path = records_beside(package)
     assert path is not None
-    pool = founding_pool(package, path)
+    few = founding_pool(package, path, most=5, rng=np.random.default_rng(1))
+    assert few.members.tolist() == [True] * 5 + [False] * 5
+    pool = founding_pool(package, path, most=1000, rng=np.random.default_rng(1))
     assert pool.members.sum() == 20
     assert (~pool.members).sum() == 20
     assert len(set(pool.groups)) == 40
