@@ -38,7 +38,8 @@ def main() -> None:
     print("| seed | near_duplicates | records | bytes sent | of all | doubtful, asked | A, before and after | B |")
     print(f"|{'---|' * 8}")
     for seed in args.seeds:
-        settings = DemoSettings(site_sequences=args.clips, frames_each=args.frames, seed=seed)
+        founding = {"release": "set"}
+        settings = DemoSettings(site_sequences=args.clips, frames_each=args.frames, seed=seed, founding=founding)
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             folders = make_frames(work, settings, silent)

@@ -38,8 +38,8 @@ from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 
-USUAL = FoundingSettings(blank_border=False)
-"""As it was before the border was made black by default, which the last row tells apart."""
+USUAL = FoundingSettings(blank_border=False, release="set")
+"""Of whole sets; as it was before the border was made black by default, which the last row tells apart."""
 SIMPLE = {"augmentations": 0, "width": 64, "blocks": 1}
 LEVERS: dict[str, dict[str, Any]] = {
     "usual": {},

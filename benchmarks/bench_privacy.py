@@ -205,7 +205,7 @@ class Bench:
         out = self.package if not given else self.work / "necks" / name
         if out.exists():
             return load_package(out)
-        settings = FoundingSettings(**given)
+        settings = FoundingSettings(release="set", **given)
         # A neck that is trained needs changed versions of the held frames, too.
         kept = [p for p in self.tuned.iterdir() if _is_tuning(p) and not (settings.adversary and "held" in p.name)]
         place = checkpoint_path(out)
@@ -218,7 +218,7 @@ class Bench:
         """Tune the backbone, where no checkpoint of it is there."""
         if (self.tuned / "done").exists() or (self.package.exists() and self.tuned.exists()):
             return
-        settings = FoundingSettings()
+        settings = FoundingSettings(release="set")
         tasks = [(TASK, self.kvasir.classes)]
         frames = [*self.train, *self.held]
         mark = fingerprint(frames, tasks=tasks, settings=settings, backbone="efficientnet_lite0")
@@ -250,7 +250,7 @@ class Bench:
 
     def _learn(self, network: torch.nn.Module, draft: Package) -> None:
         """A recognizer of what leaves: founding's own frames, versions and steps, but from decoded records."""
-        settings = FoundingSettings()
+        settings = FoundingSettings(release="set")
         records = founding_records(
             draft, self.train, self.held, settings=settings, versions=settings.augmentations, progress=silent
         )

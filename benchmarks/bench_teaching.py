@@ -26,6 +26,7 @@ POINTS = (
     "16:0.02",
     "8:0.02",
     "8:0.1",
+    "8:0.02:set subset=2,balanced",
     "8:0.02:set subset=64,balanced",
     "8:0.02:set subset=16,balanced",
 )
@@ -45,7 +46,7 @@ def main() -> None:
 
 def row(point: str, seed: int) -> str:
     """One loop, as a line of the table."""
-    bits, breadth, release = [*point.split(":"), ""][:3]
+    bits, breadth, release = [*point.split(":"), "set"][:3]
     founding = {"bits_per_vector": float(bits), "breadth": float(breadth), "release": release}
     with tempfile.TemporaryDirectory() as work, children() as group:
         result = run_demo(Path(work), group, DemoSettings(seed=seed, founding=founding))
@@ -56,7 +57,7 @@ def row(point: str, seed: int) -> str:
     each = sent["left"] / max(1, sent["records"])
     candidate = result["curve"][-1]["dice"]
     return (
-        f"| {float(bits):g} | {float(breadth):g} | `{release or 'set'}` | {seed} | {told} | {candidate:.3f} | {said} | "
+        f"| {float(bits):g} | {float(breadth):g} | `{release}` | {seed} | {told} | {candidate:.3f} | {said} | "
         f"{each:.0f} |"
     )
 

@@ -42,7 +42,7 @@ from featureloop.model.tuning import tune_late
 
 SITE_HOLD_OUT = 1 / 3
 TASK = Task.SEGMENTATION
-SETTINGS = FoundingSettings()
+SETTINGS = FoundingSettings(release="set")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -237,6 +237,7 @@ class Bench:
             adversary_hidden=hidden,
             adversary_epochs=STAGE_EPOCHS * self.share,
             bits_per_vector=bits,
+            release="set",
         )
         weight, bias = basis.weight.T.copy(), basis.bias
         takes = self._takes(lambda v: v.astype(np.float32) @ weight + bias)

@@ -5,8 +5,8 @@
         [--audited PACKAGE ... --data ../shared/data/polyps] [--points docs/pareto.json] [--out docs/pareto.png]
 
 A form with its neck and attacks takes a quarter of an hour of a core, so that not all are measured under every
-founding. --points keeps every form's newest figures, each with what the default of its own founding reached: what was
-measured now is added, and all of it is drawn, as points lost or won against that default. Forms under another founding
+founding. --points keeps every form's newest figures, each with what the whole set of its own founding reached: what was
+measured now is added, and all of it is drawn, as points lost or won against that. Forms under another founding
 than the newest one are hollow. A package for masks that was founded for its form and audited (--audited) is drawn by
 its report, without the near-duplicates that the report is without.
 
@@ -37,6 +37,7 @@ from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
 from featureloop.learner.evaluation import evaluate
 from featureloop.model.charts import ACCENT, COLOURS, SOFT
+from featureloop.model.forms import FEW_ROWS
 from featureloop.model.package import load_package
 from featureloop.model.pooling import POOLED_BITS
 from featureloop.sharing.privacy import RULES, load_report
@@ -50,7 +51,7 @@ ALONE = "top-1 by recognition alone on baseline"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A form: what is linked, with its interval, and how much better it is recognized from than from the default."""
+    """A form: what is linked, with its interval, and how much better it is recognized from than from the whole set."""
 
     name: str
     leak: tuple[float, float, float]
@@ -83,7 +84,7 @@ def main() -> None:
     args.points.write_text(json.dumps(kept, indent=1) + "\n")
     figure = Figure(figsize=(11, 5.4), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    panel(left, points_of(kept["masks"]), "masks: points of Dice at the new site, against the default", figure)
+    panel(left, points_of(kept["masks"]), "masks: points of Dice at the new site, against the whole set", figure)
     if "raw" in kept:
         left.axhline(100 * (kept["raw"] - PRICE), color="black", lw=1, ls=":")
     alone = kept["alone"]
@@ -100,7 +101,7 @@ def main() -> None:
 
 
 Kept = dict[str, Any]
-"""A form's figures: `leak` with its interval, `quality`, and `against`, that of the same founding's default."""
+"""A form's figures: `leak` with its interval, `quality`, and `against`, that of the same founding's whole set."""
 
 
 def measured_masks(folder: Path) -> list[Kept]:
@@ -168,13 +169,13 @@ def merged(kept: Sequence[Kept], new: Sequence[Kept]) -> list[Kept]:
 
 def points_of(kept: Sequence[Kept]) -> list[Point]:
     """What is drawn of forms: the first one's founding is the newest."""
-    defaults = {DEFAULT, f"pool, {POOLED_BITS:g} bits"}
+    defaults = (f"{FEW_ROWS}, founded for it", f"pool, {POOLED_BITS:g} bits")
     return [
         Point(
             one["form"],
             tuple(one["leak"][:3]),
             100 * (one["quality"] - one["against"]),
-            one["form"] in defaults,
+            one["form"].startswith(defaults),
             one["founding"] != kept[0]["founding"],
         )
         for one in kept

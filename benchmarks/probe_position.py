@@ -140,7 +140,12 @@ def read(data: Path) -> tuple[list[Frame], list[Frame], list[Frame]]:
 def found(frames: Sequence[Frame], early: Padding, late: Padding, *, seed: int) -> tuple[Networks, float]:
     """A reduced founding training, and its seconds."""
     settings = FoundingSettings(
-        size=SIZE, epochs=EPOCHS, recognizer_epochs=RECOGNIZER_EPOCHS, augmentations=AUGMENTATIONS, seed=seed
+        size=SIZE,
+        epochs=EPOCHS,
+        recognizer_epochs=RECOGNIZER_EPOCHS,
+        augmentations=AUGMENTATIONS,
+        seed=seed,
+        release="set",
     )
     started = time.perf_counter()
     backbone = efficientnet_lite0(early_padding=early, late_padding=late)

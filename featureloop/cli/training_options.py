@@ -42,8 +42,9 @@ Release = Annotated[
     str,
     typer.Option(
         "--release",
-        help="The form in which features leave, if not what suits the recognizer: 'pool', 'set', 'window=2' or 'none', "
-        "and after it 'subset=64,balanced', 'mix=4', 'noise=1.0', 'quantize=16', as in 'set subset=64'.",
+        help="The form in which features leave, if not 'pool' of classes and 'set subset=2,balanced' of masks and "
+        "boxes: 'pool', 'set', 'window=2' or 'none', and after it 'subset=64,balanced', 'mix=4', 'noise=1.0', "
+        "'quantize=16', as in 'set subset=64'.",
     ),
 ]
 Where = Annotated[

@@ -19,6 +19,8 @@ from featureloop.core.errors import InputError
 
 POOL, SET, WINDOW, NONE = BASES = ("pool", "set", "window", "none")
 """What is kept of where vectors stood, from nothing at all to everything."""
+FEW_ROWS = "set subset=2,balanced"
+"""Of a set what leaves by default: two rows of a frame, which were linked and drawn least (docs/adr/019)."""
 MAX_TEXT = 96
 MAX_ROWS = 65_536
 """Rows of one record."""

@@ -20,7 +20,7 @@ from featureloop.model.backbones import Backbone, efficientnet_lite0
 from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
-from featureloop.model.forms import POOL, Form, parse_form
+from featureloop.model.forms import FEW_ROWS, POOL, Form, parse_form
 from featureloop.model.founding_features import LateRun, neck_transform, released_bags, sample_taps
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
@@ -98,7 +98,8 @@ def released_form(spec: RecognizerSpec, settings: FoundingSettings) -> Form:
         The recognizer can't learn from what the settings ask for.
     """
     if not settings.release:
-        return Form(spec.anonymizer)
+        few = spec.form == "set" and not settings.heads
+        return parse_form(FEW_ROWS) if few else Form(spec.anonymizer)
     form = parse_form(settings.release)
     form.check_rows(own=spec.form == "set")
     if (form.base == POOL) != (spec.anonymizer == POOL):

@@ -24,7 +24,15 @@ from featureloop.sharing import codec
 from featureloop.sharing.release import decoded
 
 TINY = FoundingSettings(
-    size=64, channels=8, bits_per_vector=66.0, epochs=2, recognizer_epochs=4, augmentations=0, width=16, blocks=1
+    size=64,
+    channels=8,
+    bits_per_vector=66.0,
+    epochs=2,
+    recognizer_epochs=4,
+    augmentations=0,
+    width=16,
+    blocks=1,
+    release="set",
 )
 
 

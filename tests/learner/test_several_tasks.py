@@ -44,7 +44,9 @@ from featureloop.sharing.policy import Policy, Share
 from featureloop.sharing.record import Record
 from featureloop.testing import FakeClock
 
-TINY = FoundingSettings(size=64, channels=8, epochs=1, recognizer_epochs=2, augmentations=0, width=16, blocks=1)
+TINY = FoundingSettings(
+    size=64, channels=8, epochs=1, recognizer_epochs=2, augmentations=0, width=16, blocks=1, release="set"
+)
 BOTH = (Task.SEGMENTATION, Task.DETECTION)
 
 
@@ -336,7 +338,7 @@ def test_positions_cannot_be_recognized_from_one_vector(images: Path, tmp_path: 
             folder,
             folder.items,
             tmp_path / "P",
-            settings=TINY,
+            settings=replace(TINY, release=""),
             further=[(masks, masks.items)],
             backbone=small_backbone(),
             replay_versions=0,
