@@ -125,11 +125,12 @@ def replace_package(lab: Lab, package) -> Lab:
 def test_records_of_another_package_are_refused(tmp_path):
     lab = lab_of(tmp_path)
     founded(lab, held=0)
+    path, rng = records_beside(lab.package), np.random.default_rng(1)
     with pytest.raises(RecordError, match="0 that were held out"):
-        founding_pool(lab.package, records_beside(lab.package))
+        founding_pool(lab.package, path, most=5, rng=rng)
     (tmp_path / "p.founding.arrow").write_bytes(b"x")
     with pytest.raises(RecordError, match="holds no records"):
-        founding_pool(lab.package, records_beside(lab.package))
+        founding_pool(lab.package, path, most=5, rng=rng)
 
 
 def test_own_frames_have_their_truth_as_targets(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.backbones import TorchBackbone, module_backbone
 from featureloop.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from featureloop.model.founding import Networks, recognizer_spec, train_networks
+from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_features import frame_shares
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Surroundings
@@ -201,3 +202,23 @@ def test_heads_are_refused_where_one_vector_is_seen() -> None:
     with pytest.raises(InputError, match="leave the heads out"):
         recognizer_spec(Task.CLASSIFICATION, 3, replace(TINY, heads=2))
     assert recognizer_spec(Task.CLASSIFICATION, 3, replace(TINY, heads=2, form="attention")).heads == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "form", "context"),
+    [
+        (Task.SEGMENTATION, {}, "set subset=2,balanced", False),
+        (Task.DETECTION, {}, "set subset=2,balanced", False),
+        (Task.DETECTION, {"heads": 2}, "set", True),
+        (Task.SEGMENTATION, {"release": "set"}, "set", True),
+        (Task.CLASSIFICATION, {}, "pool", True),
+        (Task.CLASSIFICATION, {"form": "attention"}, "set", True),
+    ],
+)
+def test_what_leaves_by_default_is_the_least_that_the_recognizer_can_learn_from(
+    task: Task, given: dict[str, Any], form: str, context: bool
+) -> None:
+    settings = FoundingSettings(**given)
+    spec = recognizer_spec(task, 1 if task is not Task.CLASSIFICATION else 2, settings)
+    assert str(released_form(spec, settings)) == form
+    assert spec.context is context
