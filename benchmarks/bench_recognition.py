@@ -37,12 +37,11 @@ from featureloop.learner.figures import figures_of
 from featureloop.learner.founding import found_package
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.package import Package, load_package
+from featureloop.model.tasks import RULES
 
 FOLDS = 5
 SEED = 1
 QUICK = {"epochs": 4.0, "recognizer_epochs": 40.0, "augmentations": 1}
-ROWS = {Task.SEGMENTATION, Task.DETECTION}
-"""Founded for whole sets, of which most tables are; the default is two rows of each (ADR 19)."""
 CHANGED: dict[str, Any] = {}
 """Settings of the founding that are not its defaults: those of `QUICK`, where that is asked for."""
 
@@ -74,7 +73,8 @@ def trained(folder: LabelledFolder, items: Sequence[LabelledItem], out: Path, *,
     """The founding package in `out`, trained on the items where it is not there yet."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        release = "set" if folder.task in ROWS else ""
+        # Most tables are of whole sets; by default two rows of a frame leave (ADR 19).
+        release = "set" if RULES[folder.task].form == "set" else ""
         settings = FoundingSettings(size=size, seed=SEED, release=release, **CHANGED)
         founded = found_package(folder, items, out, settings=settings, replay_versions=0)
         (out.parent / f"{out.name}.json").write_text(json.dumps({"frames": founded.frames}))

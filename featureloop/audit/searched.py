@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from featureloop.audit.material import Lab, Party
 from featureloop.audit.reconstructions import Case
 from featureloop.audit.shallow import shallow_name
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map, to_vector
+from featureloop.core.ahead import work_ahead
 from featureloop.core.errors import PackageError
 from featureloop.core.types import Float32
 from featureloop.model.founding_features import pool_map
@@ -75,18 +75,17 @@ def searched_pictures(lab: Lab, case: Case, theirs: Party, starts: Float32, *, c
 
 
 def _each(lab: Lab, draw: Callable[[Any], Float32], of: Sequence[Any], what: str) -> Float32:
-    """Pictures of all, float32 (M, 3, 64, 64): as many at once as there are threads, since one search can't use them.
+    """Pictures of all, float32 (M, 3, 64, 64): as many searches at once as torch has threads.
 
     Every search has one thread of its own, so what it finds doesn't depend on how many run.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            out = []
-            for i, picture in enumerate(pool.map(draw, of)):
-                out.append(picture)
-                lab.progress(what, i + 1, len(of))
-            return np.stack(out)
+        out = []
+        for i, picture in enumerate(work_ahead(of, draw, at_once=threads, ahead=0)):
+            out.append(picture)
+            lab.progress(what, i + 1, len(of))
+        return np.stack(out)
     finally:
         torch.set_num_threads(threads)
