@@ -112,7 +112,8 @@ def run_and_send(
             fault = error
     else:
         fault = TransportError(f"the learner took over {wait:.0f} s to answer; {_WAITS}")
-    done = Done(summary, fault, {str(k): v for k, v in outbox.counts().items()}, wire.sent_bytes)
+    counts = {str(k): v for k, v in outbox.counts().items()}
+    done = Done(summary, fault, counts, outbox.repeats(), wire.sent_bytes)
     if ended:
         wire.close()
         outbox.close()

@@ -25,6 +25,8 @@ class Done:
         Why something waits in the outbox; None where all went well.
     outbox
         Count by state; None where nothing was to be shared.
+    repeats
+        Results in the outbox's memory whose record another one had brought: it leaves once.
     sent_bytes
         Bytes of all bodies sent to the learner, repeats included.
     """
@@ -32,6 +34,7 @@ class Done:
     summary: Summary
     fault: FeatureloopError | None = None
     outbox: dict[str, int] | None = None
+    repeats: int = 0
     sent_bytes: int = 0
 
     def as_dict(self, *, seconds: float) -> dict[str, Any]:
@@ -48,6 +51,7 @@ class Done:
             "dropped": summary.dropped,
             "waiting_to_mix": summary.waiting,
             "outbox": self.outbox,
+            "repeats": self.repeats,
             "seconds": round(seconds, 2),
             "frames_per_second": round(summary.frames / seconds, 1) if seconds else None,
             "uplink_error": str(self.fault) if self.fault else None,
@@ -70,6 +74,8 @@ def summary_table(data: dict[str, Any]) -> Table:
         ("recognized, but not shared", len(data["not_shared"])),
         ("outbox", outbox),
     ]
+    if data["repeats"]:
+        rows.append(("results with another's record, which leaves once", data["repeats"]))
     if data["waiting_to_mix"]:
         rows.append(("not shared yet: too few patients to mix", data["waiting_to_mix"]))
     return table("processed", ["", "value"], rows)

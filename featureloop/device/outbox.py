@@ -39,6 +39,8 @@ __all__ = ["SETTLED", "TRANSITIONS", "Entry", "Item", "Outbox", "State", "payloa
 
 RETENTION_S = 90 * 86_400.0
 WATERMARK = 4 << 30
+REPEAT = "repeat"
+"""The outcome of a frame whose record another frame had brought already."""
 _LEASE_BYTES = MAX_BODY // 2
 _DAY_S = 86_400
 _MARK = (
@@ -143,7 +145,7 @@ class Outbox:
                 )
                 insert_record(db, added.lastrowid, record)
             for key in keys:
-                db.execute(_MARK, (key, "put", now))
+                db.execute(_MARK, (key, "put" if new else REPEAT, now))
         return new
 
     def mark_done(self, frame_key: bytes, outcome: str) -> None:
@@ -157,7 +159,10 @@ class Outbox:
             return db.execute("SELECT 1 FROM frames WHERE key = ?", (frame_key,)).fetchone() is not None
 
     def outcome(self, frame_key: bytes) -> str | None:
-        """How a frame ended: `put`, `asked` while it waits for an answer, or why nothing leaves; None: it didn't."""
+        """How a frame ended; None: it didn't.
+
+        `put`, `REPEAT`, `asked` while it waits for an answer, or why nothing leaves.
+        """
         with self._file.reading() as db:
             return _outcome(db, frame_key)
 
@@ -244,6 +249,11 @@ class Outbox:
         with self._file.reading() as db:
             found = dict(db.execute("SELECT state, n FROM totals").fetchall())
         return {s: int(found[s]) for s in State}
+
+    def repeats(self) -> int:
+        """How many results had a record that another one had brought: with one record each, what `counts` lacks."""
+        with self._file.reading() as db:
+            return int(db.execute("SELECT COUNT(*) FROM frames WHERE outcome = ?", (REPEAT,)).fetchone()[0])
 
     def waiting_bytes(self) -> int:
         """Payload bytes that have not been delivered yet."""

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from featureloop.core.errors import InputError, StorageError
 from featureloop.core.ports import Receipt
-from featureloop.device.outbox import SETTLED, TRANSITIONS, Outbox, State, payload_bytes
+from featureloop.device.outbox import REPEAT, SETTLED, TRANSITIONS, Outbox, State, payload_bytes
 from featureloop.sharing.record import Record
 from featureloop.testing import FakeClock, make_record
 
@@ -117,6 +117,9 @@ def test_a_repeat_changes_nothing(outbox: Outbox) -> None:
     assert outbox.counts()[State.PENDING] == 1
     assert outbox.done(b"a")
     assert outbox.done(b"b")
+    assert (outbox.outcome(b"a"), outbox.outcome(b"b"), outbox.repeats()) == ("put", REPEAT, 1)
+    assert not outbox.put(record, frame_key=b"a")
+    assert outbox.outcome(b"a") == "put"
 
 
 def test_frames_are_remembered_with_their_first_outcome(outbox: Outbox) -> None:
