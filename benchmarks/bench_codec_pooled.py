@@ -38,6 +38,7 @@ from featureloop.learner.assembly import counted_form
 from featureloop.learner.founding_records import founding_records_path, load_records
 from featureloop.learner.pooled_tables import widened
 from featureloop.model.manifest import ReleasedForm
+from featureloop.model.pooling import pooled_bounds
 from featureloop.model.preprocess import resize_frame
 from featureloop.model.runtime import Runtime
 from featureloop.sharing import codec
@@ -172,7 +173,8 @@ def plain(parts: Sequence[Images]) -> Found:
         whole, again = [], []
         for part in parts:
             released = part.runtime.package.manifest.released
-            span = np.maximum(np.abs(released.low), np.abs(released.high)).astype(np.float32) * step / 127
+            bounds = pooled_bounds(released.statistics, released.channels // len(released.statistics))
+            span = np.abs(bounds).max(axis=0).astype(np.float32) * step / 127
             coarse = np.rint(part.vectors / span).astype(np.int8)
             whole += list(coarse)
             again.append(part.recognized(list(coarse * span)))

@@ -75,7 +75,7 @@ def trained(folder: LabelledFolder, items: Sequence[LabelledItem], out: Path, *,
         out.parent.mkdir(parents=True, exist_ok=True)
         # Most tables are of whole sets; by default two rows of a frame leave (ADR 19).
         release = "set" if RULES[folder.task].form == "set" else ""
-        settings = FoundingSettings(size=size, seed=SEED, release=release, **CHANGED)
+        settings = FoundingSettings(**{"size": size, "seed": SEED, "release": release, **CHANGED})
         founded = found_package(folder, items, out, settings=settings, replay_versions=0)
         (out.parent / f"{out.name}.json").write_text(json.dumps({"frames": founded.frames}))
     return load_package(out)

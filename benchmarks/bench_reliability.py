@@ -43,7 +43,7 @@ from featureloop.images.labelled import LabelledFolder, open_labelled
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.figures import Seen, quality_of
 from featureloop.learner.founding import _calibrating, add_task
-from featureloop.learner.references import crossed_distances, founding_reference, steps_for_reference
+from featureloop.learner.references import crossed_distances, for_reference, founding_reference
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.package import Package, load_package
@@ -65,7 +65,7 @@ class Founded:
         self.looker = looker
         m = looker.manifest
         self.task = Task(m.task)
-        steps = [steps_for_reference(v, m.released) for v in known.vectors]
+        steps = [for_reference(v, m.released) for v in known.vectors]
         self.reference = founding_reference(steps, known.groups)
         far = self.far(held)
         familiar = familiar_range([*far.tolist(), *crossed_distances(steps, known.groups)]) if self.reference else ()

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Draw leak against quality over released forms, from what bench_privacy.py and bench_privacy_pooled.py measured.
+"""Draw leak against quality over released forms, from what bench_privacy.py and the benchmarks of forms measured.
 
-    benchmarks/draw_pareto.py [--masks runs/privacy] [--classes runs/privacy-pooled] [--raw runs/raw-map/less.json]
-        [--audited PACKAGE ... --data ../shared/data/polyps] [--points docs/pareto.json] [--out docs/pareto.png]
+    benchmarks/draw_pareto.py [--masks runs/privacy] [--classes runs/privacy-pooled] [--bits runs/pooled-bits]
+        [--raw runs/raw-map/less.json] [--audited PACKAGE ... --data ../shared/data/polyps]
+        [--points docs/pareto.json] [--out docs/pareto.png]
 
 A form with its neck and attacks takes a quarter of an hour of a core, so that not all are measured under every
 founding. --points keeps every form's newest figures, each with what the whole set of its own founding reached: what was
@@ -65,6 +66,7 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--masks", type=Path, default=root / "runs" / "privacy")
     parser.add_argument("--classes", type=Path, default=root / "runs" / "privacy-pooled")
+    parser.add_argument("--bits", type=Path, default=root / "runs" / "pooled-bits")
     parser.add_argument("--raw", type=Path, default=root / "runs" / "raw-map" / "less.json")
     parser.add_argument("--audited", type=Path, nargs="*", default=[])
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
@@ -75,7 +77,7 @@ def main() -> None:
     kept["masks"] = merged(kept["masks"], measured_masks(args.masks))
     newest = kept["masks"][0]
     kept["masks"] = [newest, *merged(kept["masks"][1:], [audited(p, args.data, newest) for p in args.audited])]
-    kept["classes"] = merged(kept["classes"], measured_classes(args.classes))
+    kept["classes"] = merged(kept["classes"], [*measured_bits(args.bits), *measured_classes(args.classes)])
     if (args.masks / f"{slug(DEFAULT)}.json").exists():
         kept["alone"] = json.loads((args.masks / f"{slug(DEFAULT)}.json").read_text())["all of linkage"][ALONE]
     if args.raw.exists():
@@ -161,6 +163,21 @@ def measured_classes(folder: Path) -> list[Kept]:
     ]
 
 
+def measured_bits(folder: Path) -> list[Kept]:
+    """What bench_pooled_bits.py measured: AUC at the other source from what leaves, against the device's own."""
+    found = [(p.stem.partition("-"), json.loads(p.read_text())) for p in sorted(folder.glob("*.json"))]
+    return [
+        {
+            "form": f"pool, {bits} bits{' value by value' if by else ''}",
+            "leak": kept["linkage"]["linkage.top1"],
+            "quality": kept["quality"],
+            "against": kept["device"],
+            "founding": f"{kept['device']:.4f}, all images",
+        }
+        for (bits, _, by), kept in found
+    ]
+
+
 def merged(kept: Sequence[Kept], new: Sequence[Kept]) -> list[Kept]:
     """The newest figures of every form, those of this time first."""
     names = {one["form"] for one in new}
@@ -175,7 +192,7 @@ def points_of(kept: Sequence[Kept]) -> list[Point]:
             one["form"],
             tuple(one["leak"][:3]),
             100 * (one["quality"] - one["against"]),
-            one["form"].startswith(defaults),
+            one["form"].startswith(defaults[0]) or one["form"] == defaults[1],
             one["founding"] != kept[0]["founding"],
         )
         for one in kept

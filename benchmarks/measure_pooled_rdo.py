@@ -4,7 +4,8 @@
     benchmarks/measure_pooled_rdo.py [--rows pneumonia blood-cells] [--data ../shared/data] [--work runs/recognition]
         [--folds 5] [--known 1000] [--quick]
 
-Packages, images and folds are those of bench_recognition.py in --work, as for bench_codec_pooled.py. Each value takes
+Packages, images and folds are those of bench_recognition.py in --work, whose values are told one by one (ADR 15): what
+is missing is founded so. Each value takes
 the level below or above, whichever costs less: its squared error from what the level stands for, in the package's steps
 (which are as wide as the recognition feels each value), plus lambda for each bit under the package's tables; all images
 alike, or an image's errors by how much its own result could change (Fisher information by its logits). Beside it wider
@@ -65,12 +66,15 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=1000)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    CHANGED.update({"release": "pool quantize=255", "pooled_bits": 100.0})
     if args.quick:
         CHANGED.update(QUICK)
     print("| images | quantized | bytes of features | squared error | divergence, 1e-3 | accuracy, AUC | gained |")
     print("|---|---|---|---|---|---|---|")
     for row in args.rows:
         parts = list(islice(PARTS[row](args.data, args.work / row), args.folds))
+        if along := [package.path for package, *_ in parts if package.manifest.released.directions]:
+            raise SystemExit(f"'{along[0]}' tells vectors along directions; give another --work, to be founded there")
         sides = [side(part, args.work / row, args.known) for part in parts]
         lines = [(f"steps x {k:g}", k, 0.0, False) for k in WIDTHS]
         lines += [(f"rdo {p:g}{', by image' if own else ''}", 1.0, p, own) for own in (False, True) for p in PRICES]

@@ -41,7 +41,6 @@ from featureloop.cli.training_options import (
 from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
 from featureloop.model.package import load_package
-from featureloop.model.pooling import POOLED_BITS
 from featureloop.model.score_words import AUTO
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def train(
     bits_per_vector: Annotated[
         float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
     ] = 8.0,
-    pooled_bits: PooledBits = POOLED_BITS,
+    pooled_bits: PooledBits = None,
     breadth: Annotated[
         float | None,
         typer.Option(
@@ -207,7 +206,7 @@ def add_task(
     heads: Heads = 0,
     augmentation: Augmentation = "auto",
     pooling: Pooling = None,
-    pooled_bits: PooledBits = POOLED_BITS,
+    pooled_bits: PooledBits = None,
     width: Width = 128,
     blocks: Blocks = 3,
     augmentations: Augmentations = 5,

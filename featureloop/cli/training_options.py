@@ -35,8 +35,14 @@ Pooling = Annotated[
     ),
 ]
 PooledBits = Annotated[
-    float,
-    typer.Option("--pooled-bits", min=8, max=4096, help="What a pooled vector may take.", rich_help_panel=FURTHER),
+    float | None,
+    typer.Option(
+        "--pooled-bits",
+        min=1,
+        max=4096,
+        help="What a pooled vector may take, if not two bits for each class and four at least.",
+        rich_help_panel=FURTHER,
+    ),
 ]
 Release = Annotated[
     str,

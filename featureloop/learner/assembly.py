@@ -19,7 +19,7 @@ from featureloop.learner.founding_records import package_rows, true_part
 from featureloop.learner.means import calibrated_agreement, calibrated_means, see_otherwise
 from featureloop.learner.order_tables import order_tables
 from featureloop.learner.pooled_tables import pooled_tables
-from featureloop.learner.references import crossed_distances, founding_reference, steps_for_reference
+from featureloop.learner.references import crossed_distances, for_reference, founding_reference
 from featureloop.model.card import model_card
 from featureloop.model.export import export_onnx
 from featureloop.model.forms import POOL, Form, with_clip
@@ -203,7 +203,7 @@ def described(
         vectors = release_vectors(runtime.extract(frame.pixels), manifest.released)
         values.append(vectors[:1])
         parts.append(true_part(runtime, frame, manifest=manifest, secret=COUNTING, vectors=vectors))
-        known.append(steps_for_reference(vectors, manifest.released))
+        known.append(for_reference(vectors, manifest.released))
         progress("codec tables", i + 1, len(train))
     owners = [f.group or f.name for f in train]
     reference = founding_reference(known, owners)

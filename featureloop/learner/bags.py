@@ -186,7 +186,7 @@ def _bag_set(bags: Bags, manifest: Manifest, at: Positions, shares: NDArray[np.f
     low, high = np.array(released.low, np.float32), np.array(released.high, np.float32)
     scale = (high - low) / (np.array(released.levels, np.float32) - 1)
     values: UInt8 | Float32 = np.stack([bags.symbols[i] for i in at.tolist()])
-    if released.pooled is not None:  # A level's value is a centroid, on no even scale.
+    if released.pooled is not None or released.directions:  # Centroids are on no even scale, directions no values.
         values = np.stack([codec.dequantize(s, released) for s in values])
         scale, low = np.ones_like(scale), np.zeros_like(low)
     return BagSet(

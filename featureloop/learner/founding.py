@@ -332,7 +332,7 @@ def _first(
     known = None
     if form.base == POOL:
         known = pooled_vectors(runtime, own.train)
-        draft = with_sensitive_levels(draft, networks.recognizer, known, settings)
+        draft = with_sensitive_levels(draft, networks.recognizer, known, settings, form=form)
         runtime = Runtime(seal_package(work, draft))
     if settings.max_loss is not None:
         point = operating_point(runtime, own.held, max_loss=settings.max_loss, known=known, progress=progress)

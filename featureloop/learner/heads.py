@@ -81,7 +81,8 @@ def add_head(
     write_recognizer(recognizer, package.path, form=kind, channels=channels, head=head)
     view = _view(package, manifest.with_task(draft), further.task)
     if form.base == POOL:
-        draft = with_sensitive_levels(draft, recognizer, pooled_vectors(view, further.train), settings)
+        known = pooled_vectors(view, further.train)
+        draft = with_sensitive_levels(draft, recognizer, known, settings, form=form)
         view = _view(package, manifest.with_task(draft), further.task)
     whole = manifest.with_task(described(view, further.train, further.held, form=form, progress=around.progress))
     write_card(whole, package.path)

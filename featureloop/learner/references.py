@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from featureloop.core.types import Float32
 from featureloop.model.manifest import Reference, ReleasedForm
-from featureloop.model.reference import shares_of, steps_apart, steps_of
+from featureloop.model.reference import apart, compared, shares_of
 from featureloop.sharing.score_maps import folds
 
 Float64 = NDArray[np.float64]
 Owners = NDArray[np.intp]
+Compared = NDArray[np.uint8] | NDArray[np.float32]
 KINDS = 32
 """Of position vectors."""
 USUAL = 5
@@ -29,21 +30,27 @@ ROWS = 30_000
 MOST_FRAMES = 2000
 LEAST_DEVIATION = 0.5
 """Of a channel, in quantization steps."""
+LEAST_SHARE, LEAST_SCALE = 0.03, 1e-3
+"""Of what one vector has along a direction, in the root of the mean variance of all, and at least.
+
+Few frames have hardly any variance in the last directions, where another frame has some.
+"""
 DECIMALS = 4
 
 
-def steps_for_reference(vectors: Float32, released: ReleasedForm) -> NDArray[np.uint8]:
-    """What of a founding frame the reference is made of, uint8 (N, C)."""
-    return steps_of(vectors, released).astype(np.uint8)
+def for_reference(vectors: Float32, released: ReleasedForm) -> Compared:
+    """What of a founding frame the reference is made of, (N, C): whole steps as uint8, else float32."""
+    values = compared(vectors, released)
+    return values.astype(np.float32) if released.directions else values.astype(np.uint8)
 
 
-def founding_reference(frames: Sequence[NDArray[np.uint8]], groups: Sequence[str]) -> Reference | None:
+def founding_reference(frames: Sequence[Compared], groups: Sequence[str]) -> Reference | None:
     """The reference of founding frames; None where they are of too few patients.
 
     Parameters
     ----------
     frames
-        Per frame its values in quantization steps, uint8 (N, C); N = 1 where one vector leaves.
+        Per frame what `for_reference` makes of it, (N, C); N = 1 where one vector leaves.
     groups
         Per frame whose it is.
     """
@@ -53,7 +60,10 @@ def founding_reference(frames: Sequence[NDArray[np.uint8]], groups: Sequence[str
     count = int(owners.max(initial=-1)) + 1
     if count < LEAST_GROUPS:
         return None
-    scale = np.maximum(np.concatenate(chosen).std(axis=0), LEAST_DEVIATION)
+    deviations = np.concatenate(chosen).std(axis=0)
+    whole = np.issubdtype(frames[0].dtype, np.integer)
+    least = LEAST_DEVIATION if whole else max(LEAST_SHARE * float(np.sqrt((deviations**2).mean())), LEAST_SCALE)
+    scale = np.maximum(deviations, least)
     scaled = [x / scale for x in chosen]
     if all(len(x) == 1 for x in chosen):
         usual, members = _means(np.concatenate(scaled), owners, _usual(count))
@@ -64,7 +74,7 @@ def founding_reference(frames: Sequence[NDArray[np.uint8]], groups: Sequence[str
     return _reference(kinds, usual**2 / (usual**2).sum(axis=1, keepdims=True), scale, members, owners)
 
 
-def crossed_distances(frames: Sequence[NDArray[np.uint8]], groups: Sequence[str]) -> list[float]:
+def crossed_distances(frames: Sequence[Compared], groups: Sequence[str]) -> list[float]:
     """How far each founding frame is from a reference of the other patients' frames, made of four fifths of them.
 
     The frames held for calibration are a tenth of the founding ones; where these are few, the ends of a handful of
@@ -82,7 +92,7 @@ def crossed_distances(frames: Sequence[NDArray[np.uint8]], groups: Sequence[str]
         reference = founding_reference([chosen[i] for i in rest], [owners[i] for i in rest])
         if reference is None:
             return []
-        found += [steps_apart(chosen[i].astype(np.float64), reference) for i in held]
+        found += [apart(chosen[i].astype(np.float64), reference) for i in held]
     return found
 
 

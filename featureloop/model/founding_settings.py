@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from featureloop.core.errors import InputError
 from featureloop.model.forms import parse_form
 from featureloop.model.manifest import Preprocessing
-from featureloop.model.pooling import POOLED_BITS, POOLING, check_pooling
+from featureloop.model.pooling import POOLING, check_pooling
 from featureloop.model.score_words import AUTO
 
 PROFILES = ("fast", "full")
@@ -32,7 +32,7 @@ class FoundingSettings:
     bits_per_vector
         Bit budget of one position vector of a `set`.
     pooled_bits
-        Bit budget of a `pool`'s one vector.
+        Bit budget of a `pool`'s one vector; None takes what suits the number of classes (`model.pooling`).
     breadth
         Share of the neck's metric that treats all of the backbone's taps alike, in (0, 1]: the more, the more there is
         for other sites to learn from, and the less of the bits is for what is recognized today; None takes what
@@ -80,7 +80,7 @@ class FoundingSettings:
     blank_border: bool = True
     channels: int | None = None
     bits_per_vector: float = 8.0
-    pooled_bits: float = POOLED_BITS
+    pooled_bits: float | None = None
     breadth: float | None = None
     max_loss: float | None = None
     form: str | None = None
@@ -112,7 +112,7 @@ class FoundingSettings:
             raise InputError(f"the neck's breadth is a share above 0 and at most 1, not {self.breadth}")
         if self.max_loss is not None and not 0 <= self.max_loss < 1:
             raise InputError(f"the loss of coarser steps is a share from 0 to below 1, not {self.max_loss}")
-        if not 0 < self.pooled_bits < float("inf"):
+        if self.pooled_bits is not None and not 0 < self.pooled_bits < float("inf"):
             raise InputError(f"a pooled vector's bits are a number above 0, not {self.pooled_bits}")
         check_pooling(self.pooling)
         if self.release:

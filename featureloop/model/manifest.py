@@ -158,6 +158,10 @@ class ReleasedForm:
         Tables of what keeps an order; None where nothing does, and in older packages.
     pooled
         Tables of one pooled vector; None where position vectors leave, and in older packages.
+    directions
+        (C, C): what is quantized of a pooled vector is its product with each of these rows (`model.pooling`), and
+        `low`, `high`, `levels` and `frequencies` are of that; what is beyond the bounds is put on them. Empty, as where
+        position vectors leave and in older packages: values are quantized themselves, within exact bounds.
     usually_apart
         Quantization steps between frames of different groups, by their median (`sharing.near`); 0 where it isn't known.
     """
@@ -175,6 +179,7 @@ class ReleasedForm:
     bag: BagTables | None = None
     ordered: OrderTables | None = None
     pooled: PooledTables | None = None
+    directions: tuple[tuple[float, ...], ...] = ()
     usually_apart: float = 0.0
 
     @property

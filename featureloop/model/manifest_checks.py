@@ -8,6 +8,8 @@ from itertools import pairwise
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from featureloop.core.errors import InputError, PackageError
 from featureloop.core.types import Task
 from featureloop.model.forms import POOL, SET
@@ -31,6 +33,8 @@ MOST_BALLS, MOST_WEIGHT, MOST_NEIGHBOUR = 4096, 1 << 24, 1 << 20
 """Of an urn's parameters, of the weights in a set's score, and of a neighbour's."""
 MOST_USUAL = 1 << 20
 """Bytes that a usual payload may have."""
+MOST_CONDITION = 1e8
+"""Of a pooled vector's directions: float64 undoes them far below a step."""
 CONTEXTS, ORDER_TOTAL = 10, 1 << 16
 """Tables of a channel that keeps an order, and what each sums to (`sharing.ordered`)."""
 
@@ -194,6 +198,18 @@ def _check_bag(released: ReleasedForm, bag: BagTables) -> None:
             raise PackageError(text)
 
 
+def _check_directions(released: ReleasedForm) -> None:
+    if not released.directions:
+        return
+    if released.form.base != POOL or released.form.noise:
+        raise PackageError(f"the form '{released.form}' has directions of one pooled vector without noise")
+    if any(len(d) != released.channels for d in (released.directions, *released.directions)):
+        raise PackageError(f"a vector of {released.channels} channels has as many directions, each of as many values")
+    made = np.array(released.directions)
+    if not (np.isfinite(made).all() and np.linalg.cond(made) < MOST_CONDITION):
+        raise PackageError("the directions of a pooled vector can't be undone")
+
+
 def _check_pooled(released: ReleasedForm, pooled: PooledTables) -> None:
     if released.form.base != POOL:
         raise PackageError(f"the form '{released.form}' has tables of one pooled vector")
@@ -243,6 +259,7 @@ def _check_pooling(manifest: Manifest) -> None:
             f"the released form has {released.channels} channels; the {manifest.features.channels} of the feature map "
             f"give {expected}{of}"
         )
+    _check_directions(released)
 
 
 def _check_reference(reference: Reference, released: ReleasedForm) -> None:

@@ -8,8 +8,16 @@ released (`sharing.anonymize.pool`), in torch where founding learns from them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featureloop.core.errors import InputError
+from featureloop.core.types import Float32
+
+Directions = tuple[tuple[float, ...], ...]
+Float64 = NDArray[np.float64]
 
 MEAN = "mean"
 GENERALIZED_MEAN = "generalized-mean"
@@ -20,8 +28,8 @@ BOUNDS = {MEAN: (-1.0, 1.0), GENERALIZED_MEAN: (-1.0, 1.0), DEVIATION: (0.0, 1.0
 """Exact bounds of each statistic of values in [-1, 1]."""
 POOLING = (MEAN, DEVIATION)
 """What is taken where nothing is said."""
-POOLED_BITS = 100.0
-"""What a pooled vector may take (docs/benchmarks.md)."""
+POOLED_BITS, BITS_A_CLASS = 4.0, 2.0
+"""What a pooled vector may take: two bits for each class, and four at least (docs/benchmarks.md)."""
 EXPONENT = 3
 LEAST_POWER = 1e-12
 """A generalized mean's power is at least this, so that its root has a slope everywhere."""
@@ -42,6 +50,32 @@ def check_pooling(pooling: Sequence[str]) -> None:
             raise InputError(f"the pooling '{name}' is unknown; choose among {', '.join(BOUNDS)}")
         if name in pooling[:i]:
             raise InputError(f"the pooling '{name}' is given twice; give each of {', '.join(BOUNDS)} once at most")
+
+
+def turned(vectors: Float32, directions: Directions) -> Float64:
+    """What vectors (N, C) have along each of C directions, float64 (N, C): their products; without any, as they are."""
+    values = vectors.astype(np.float64)
+    return values @ _matrices(directions)[0].T if directions else values
+
+
+def turned_back(coefficients: NDArray[np.floating], directions: Directions) -> Float32:
+    """The vectors, float32 (N, C), of what `turned` made of them."""
+    if not directions:
+        return coefficients.astype(np.float32)
+    values: Float32 = (coefficients.astype(np.float64) @ _matrices(directions)[1].T).astype(np.float32)
+    return values
+
+
+@lru_cache(maxsize=16)
+def _matrices(directions: Directions) -> tuple[Float64, Float64]:
+    """The directions as rows, and the matrix that undoes them, float64 (C, C)."""
+    rows = np.array(directions)
+    return rows, np.linalg.inv(rows)
+
+
+def pooled_bits(classes: int) -> float:
+    """What a pooled vector may take where nothing is said."""
+    return max(POOLED_BITS, BITS_A_CLASS * classes)
 
 
 def pooled_bounds(pooling: Sequence[str], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

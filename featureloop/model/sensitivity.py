@@ -22,7 +22,6 @@ from featureloop.model.tasks.detection import DISTANCES
 Float64 = NDArray[np.float64]
 DISTANCE_SPREAD = 0.05
 """Standard deviation of a detection's coded distances, where its likelihood is asked for."""
-DRAWS = 16
 
 
 def fisher_information(
@@ -54,32 +53,6 @@ def fisher_information(
         total = rows.T @ rows + (total if positions else 0.0)
         positions += len(rows)
     return total / max(1, positions)
-
-
-def felt_by_value(recognize: Callable[[Tensor], Tensor], vectors: Float32, *, task: Task, seed: int) -> Float64:
-    """Mean Fisher information of each value of pooled vectors.
-
-    Parameters
-    ----------
-    recognize
-        Pooled vectors (B, 1, C) to logits (B, 1, T).
-    vectors
-        float32 (M, C).
-    seed
-        Of the drawn labels; each vector's are drawn `DRAWS` times.
-
-    Returns
-    -------
-    Float64
-        (C,), in units of the values.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    total = np.zeros(vectors.shape[1])
-    for _ in range(DRAWS):
-        asked = torch.from_numpy(vectors[:, None]).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(_drawn_log_likelihood(recognize(asked), task, generator), asked)
-        total += gradient[:, 0].double().square().mean(0).numpy()
-    return total / DRAWS
 
 
 def _drawn_log_likelihood(logits: Tensor, task: Task, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """Values as symbols, and symbols and rows of targets as bytes.
 
 Values are quantized uniformly between a channel's exact bounds (beyond them
-is an error, never a silent clip) and coded by an asymmetric numeral system
+is an error, never a silent clip; of one pooled vector what it has along the
+directions that the package names, as far as their bounds) and coded by an asymmetric numeral system
 (Duda 2013, arXiv:1311.2540; the constriction library) under integer frequency
 tables that the package carries, so that decoding is bit-exact on every
 machine. Every payload is padded to a size of a ladder and ends in a CRC-32.
@@ -25,6 +26,7 @@ import numpy as np
 from featureloop.core.errors import RecordError
 from featureloop.core.types import Float32, UInt8
 from featureloop.model.manifest import ReleasedForm
+from featureloop.model.pooling import turned, turned_back
 from featureloop.sharing.coding import (
     TOTAL,
     Same,
@@ -72,18 +74,20 @@ def codecs_of(form: ReleasedForm) -> tuple[str, ...]:
 def quantize(values: Float32, form: ReleasedForm) -> UInt8:
     """Float32 (N, C) to symbols uint8 (N, C); the error is at most half a step.
 
+    Where the form has directions, symbols are of what vectors have along each, at most as far as the bounds.
+
     Raises
     ------
     RecordError
-        A value is not finite or outside its channel's bounds.
+        A value is not finite, or outside its channel's bounds.
     """
     low, span, top = _bounds(form)
     if values.ndim != 2 or values.shape[1] != form.channels:
         raise RecordError(f"expected (N, {form.channels}) values, not {values.shape}")
     if not np.isfinite(values).all():
         raise RecordError("the feature values hold NaN or infinity; the frame can't be shared")
-    unit = (values.astype(np.float64) - low) / span
-    if values.size and (unit.min() < -BOUND_SLACK or unit.max() > 1 + BOUND_SLACK):
+    unit = (turned(values, form.directions) - low) / span
+    if values.size and not form.directions and (unit.min() < -BOUND_SLACK or unit.max() > 1 + BOUND_SLACK):
         raise RecordError(f"a feature value is outside its channel's bounds by {max(-unit.min(), unit.max() - 1):.3g}")
     symbols: UInt8 = np.clip(np.rint(unit * top), 0, top).astype(np.uint8)
     return symbols
@@ -96,10 +100,9 @@ def dequantize(symbols: UInt8, form: ReleasedForm) -> Float32:
     """
     if form.pooled is not None:
         known = _centroids(Same(form))
-        return known[np.arange(form.channels), symbols]
+        return turned_back(known[np.arange(form.channels), symbols], form.directions)
     low, span, top = _bounds(form)
-    values: Float32 = (low + symbols * (span / top)).astype(np.float32)
-    return values
+    return turned_back(low + symbols * (span / top), form.directions)
 
 
 def ladders_of(form: ReleasedForm) -> tuple[Ladder, Ladder]:

@@ -14,7 +14,7 @@ from featureloop.core.errors import RecordError
 from featureloop.learner.founding_records import founding_records, save_records
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Reference
-from featureloop.model.reference import shares_of, steps_of
+from featureloop.model.reference import compared, shares_of
 from tests.audit.scenes import frames_of, lab_of
 
 QUICK = MembershipSettings(shadows=4, steps=20, candidates=24, own=12)
@@ -64,7 +64,7 @@ def test_a_package_that_keeps_founding_frames_instead_of_means_of_them_gives_the
         most=1000,
         rng=np.random.default_rng(1),
     )
-    rows = [steps_of(v, manifest.released) for v in pool.values]
+    rows = [compared(v, manifest.released) for v in pool.values]
     kinds = np.unique(np.concatenate(rows), axis=0)[::7]
     usual = [shares_of(r, kinds) for r, m in zip(rows, pool.members, strict=True) if m]
     kept = Reference(tuple(map(tuple, kinds)), tuple(map(tuple, usual)), (1.0,) * len(kinds[0]), 1, 1)

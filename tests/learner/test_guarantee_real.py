@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featureloop.core.types import Float32, Frame, Recognition, Task
 from featureloop.images.files import still_frames
 from featureloop.learner.guarantee import NOTHING, drift, guarantee
-from featureloop.learner.references import founding_reference, steps_for_reference
+from featureloop.learner.references import for_reference, founding_reference
 from featureloop.model.manifest import uncalibrated
 from featureloop.model.reference import outlying
 from featureloop.model.runtime import Runtime
@@ -65,7 +65,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     x = features(pictures(images))
     cells = features(f for path in sorted(CELLS.rglob("*.jpg"))[:60] for f in still_frames(path, name=path.name))
     train, fit, test = slice(0, 1000), slice(1000, 1400), slice(1400, 2400)
-    steps = [steps_for_reference(v[None], released) for v in x[train]]
+    steps = [for_reference(v[None], released) for v in x[train]]
     reference = founding_reference(steps, [str(i) for i in range(len(steps))])
     assert reference is not None
     scale = StandardScaler().fit(x[train])

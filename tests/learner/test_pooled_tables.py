@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from featureloop.core.errors import RecordError
 from featureloop.core.types import Float32, Task
 from featureloop.learner.assembly import plain_form
 from featureloop.learner.pooled_tables import centroids, pooled_tables, sensitive_levels, stepped
 from featureloop.model.forms import parse_form
 from featureloop.model.manifest import ReleasedForm
+from featureloop.model.pooling import pooled_bits, turned, turned_back
 from featureloop.sharing import codec
 
 CHANNELS = 12
@@ -68,21 +70,76 @@ def steps(made: ReleasedForm) -> list[float]:
     return [(b - a) / (n - 1) for a, b, n in zip(made.low, made.high, made.levels, strict=True)]
 
 
-def test_what_recognition_feels_is_told_more_finely() -> None:
-    made = sensitive_levels(form(), FirstTwo(), vectors(), task=Task.CLASSIFICATION, bits=16, seed=1)
-    assert 2 * max(steps(made)[:2]) < min(steps(made)[2:])
+def untold(made: ReleasedForm, x: Float32, of: Float32) -> float:
+    """The share of the variance along a direction, float32 (C,), that what is decoded doesn't have."""
+    counted = replace(made, pooled=pooled_tables(made, x))
+    error = (codec.dequantize(codec.quantize(x, counted), counted) - x) @ of
+    return float(error.var() / (x @ of).var())
 
 
-def test_where_nothing_is_felt_all_values_of_one_spread_are_told_alike() -> None:
-    made = sensitive_levels(form(), Nothing(), vectors(), task=Task.CLASSIFICATION, bits=24, seed=1)
-    assert max(steps(made)) < 1.2 * min(steps(made))
+FELT = np.eye(CHANNELS, dtype=np.float32)[:2].sum(axis=0)
 
 
-def test_a_value_that_needs_no_bits_takes_none_wherever_its_mean_is() -> None:
+def test_what_recognition_feels_is_told_and_what_it_does_not_is_hardly() -> None:
     x = vectors()
-    made = sensitive_levels(form(), FirstTwo(), x, task=Task.CLASSIFICATION, bits=2, seed=1)
+    made = sensitive_levels(form(), FirstTwo(), x, task=Task.CLASSIFICATION, bits=4, seed=1)
+    assert untold(made, x, FELT) < 0.05
+    assert all(untold(made, x, other) > 0.5 for other in np.eye(CHANNELS, dtype=np.float32)[2:])
+
+
+def test_what_goes_together_is_told_once() -> None:
+    """All values follow one: in as few bits directions tell it, where each value by itself says little."""
+    x = vectors()
+    x = (0.2 * x + 0.8 * x[:, :1]).astype(np.float32)
+    arms = [
+        sensitive_levels(form(), FirstTwo(), x, task=Task.CLASSIFICATION, bits=6, seed=1, by_value=v)
+        for v in (False, True)
+    ]
+    everything = np.ones(CHANNELS, np.float32)
+    assert untold(arms[0], x, everything) < untold(arms[1], x, everything) / 4
+    assert untold(arms[0], x, FELT) < untold(arms[1], x, FELT) / 2
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+def test_where_nothing_is_felt_all_values_of_one_spread_are_told_alike(by_value: bool) -> None:
+    x = vectors()
+    made = sensitive_levels(form(), Nothing(), x, task=Task.CLASSIFICATION, bits=24, seed=1, by_value=by_value)
+    left = [untold(made, x, one) for one in np.eye(CHANNELS, dtype=np.float32)]
+    assert max(left) < 2 * min(left)
+
+
+@pytest.mark.parametrize(("by_value", "felt"), [(False, 1), (True, 2)])
+def test_what_needs_no_bits_takes_none_wherever_its_mean_is(by_value: bool, felt: int) -> None:
+    x = vectors()
+    made = sensitive_levels(form(), FirstTwo(), x, task=Task.CLASSIFICATION, bits=2, seed=1, by_value=by_value)
     told = [len(np.unique(column)) for column in codec.quantize(x, made).T]
-    assert told[2:] == [1] * (CHANNELS - 2)
+    assert told[felt:] == [1] * (CHANNELS - felt)
+    assert told[0] > 1
+
+
+@pytest.mark.parametrize("count", [2, 5, 400])
+def test_directions_can_be_undone_however_few_frames_there_are(count: int) -> None:
+    x = vectors(count=count)
+    made = sensitive_levels(form(), FirstTwo(), x, task=Task.CLASSIFICATION, bits=8, seed=1)
+    turned_there = turned(x, made.directions)
+    np.testing.assert_allclose(turned_back(turned_there, made.directions), x, atol=1e-5)
+    symbols = codec.quantize(x, made)
+    counted = replace(made, pooled=pooled_tables(made, x))
+    np.testing.assert_array_equal(codec.quantize(codec.dequantize(symbols, counted), counted), symbols)
+
+
+def test_what_is_beyond_a_directions_bounds_is_put_on_them_and_what_is_no_number_refused() -> None:
+    x = vectors()
+    made = sensitive_levels(form(), FirstTwo(), x, task=Task.CLASSIFICATION, bits=20, seed=1)
+    first = codec.quantize(np.stack([20 * FELT, -20 * FELT]).astype(np.float32), made)[:, 0]
+    assert set(first.tolist()) == {0, made.levels[0] - 1}
+    with pytest.raises(RecordError, match="NaN"):
+        codec.quantize(np.full((1, CHANNELS), np.nan, np.float32), made)
+
+
+@pytest.mark.parametrize(("classes", "bits"), [(1, 4), (2, 4), (5, 10), (14, 28)])
+def test_more_classes_have_more_bits(classes: int, bits: float) -> None:
+    assert pooled_bits(classes) == bits
 
 
 @pytest.mark.parametrize("text", ["pool", "pool quantize=2", "pool quantize=3", "pool quantize=9"])

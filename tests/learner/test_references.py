@@ -17,11 +17,12 @@ from featureloop.learner.references import (
     LEAST_GROUPS,
     USUAL,
     crossed_distances,
+    for_reference,
     founding_reference,
-    steps_for_reference,
 )
 from featureloop.model.manifest import Manifest, Reference, ReleasedForm
 from featureloop.model.reference import outlying
+from featureloop.sharing import codec
 from featureloop.sharing.reliability import familiar_range
 from featureloop.testing import tiny_package
 
@@ -55,7 +56,7 @@ SET = form("set")
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     rng = np.random.default_rng(1)
-    frames = [steps_for_reference(tissue(rng), SET) for _ in range(120)]
+    frames = [for_reference(tissue(rng), SET) for _ in range(120)]
     found = founding_reference(frames, [f"p{i // 2}" for i in range(120)])
     assert found is not None
     return found
@@ -64,7 +65,7 @@ def reference() -> Reference:
 def test_founding_frames_tell_how_far_a_usual_one_may_be_where_few_are_held(reference: Reference) -> None:
     """Hardly more than one in ten new frames is doubted, though only 12 were held, and foreign ones are strange."""
     rng = np.random.default_rng(1)
-    frames = [steps_for_reference(tissue(rng), SET) for _ in range(120)]
+    frames = [for_reference(tissue(rng), SET) for _ in range(120)]
     crossed = crossed_distances(frames, [f"p{i // 2}" for i in range(120)])
     assert len(crossed) == 120
     few, new = ([outlying(tissue(rng), reference, SET) for _ in range(n)] for n in (12, 400))
@@ -76,7 +77,7 @@ def test_founding_frames_tell_how_far_a_usual_one_may_be_where_few_are_held(refe
 
 def test_a_handful_of_patients_tells_nothing_of_how_far_a_usual_frame_may_be() -> None:
     rng = np.random.default_rng(1)
-    frames = [steps_for_reference(tissue(rng), SET) for _ in range(20)]
+    frames = [for_reference(tissue(rng), SET) for _ in range(20)]
     assert crossed_distances(frames, [f"p{i % LEAST_GROUPS}" for i in range(20)]) == []
 
 
@@ -107,8 +108,8 @@ def test_what_is_kept_are_means_over_several_patients(reference: Reference) -> N
 
 def test_one_strange_patient_leaves_no_mean_of_its_own() -> None:
     rng = np.random.default_rng(4)
-    frames = [steps_for_reference(tissue(rng), SET) for _ in range(100)]
-    odd = [steps_for_reference(np.full((200, 3), 1.0, np.float32), SET) for _ in range(10)]
+    frames = [for_reference(tissue(rng), SET) for _ in range(100)]
+    odd = [for_reference(np.full((200, 3), 1.0, np.float32), SET) for _ in range(10)]
     found = founding_reference([*frames, *odd], [*(f"p{i}" for i in range(100)), *["odd"] * 10])
     assert found is not None
     assert outlying(np.full((200, 3), 1.0, np.float32), found, SET) > 0.8
@@ -117,16 +118,45 @@ def test_one_strange_patient_leaves_no_mean_of_its_own() -> None:
 
 def test_pooled_vectors_are_compared_by_their_deviations() -> None:
     rng, one = np.random.default_rng(5), form("pool", channels=12)
-    found = founding_reference([steps_for_reference(pooled(rng), one) for _ in range(90)], [str(i) for i in range(90)])
+    found = founding_reference([for_reference(pooled(rng), one) for _ in range(90)], [str(i) for i in range(90)])
     assert found is not None
     assert not found.kinds
     same, other = ([outlying(pooled(rng, s), found, one) for _ in range(50)] for s in (0.0, 0.3))
     assert roc_auc_score([0] * 50 + [1] * 50, same + other) > 0.95
 
 
+def test_along_directions_other_frames_are_told_by_what_does_not_leave_too() -> None:
+    """Levels so few that every frame's symbols are the same: what is compared is not what leaves."""
+    rng, one = np.random.default_rng(5), form("pool", channels=12)
+    directions = tuple(tuple(row) for row in np.linalg.qr(rng.normal(size=(12, 12)))[0].tolist())
+    one = replace(one, levels=(2,) * 12, low=(-100.0,) * 12, high=(1.0,) * 12, directions=directions)
+    found = founding_reference([for_reference(pooled(rng), one) for _ in range(90)], [str(i) for i in range(90)])
+    assert found is not None
+    assert len(np.unique([codec.quantize(pooled(rng, s), one) for s in (0.0, 0.3) for _ in range(50)], axis=0)) == 1
+    same, other = ([outlying(pooled(rng, s), found, one) for _ in range(50)] for s in (0.0, 0.3))
+    assert roc_auc_score([0] * 50 + [1] * 50, same + other) > 0.95
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_of_few_frames_directions_in_which_they_hardly_differ_do_not_make_every_other_frame_strange(count: int) -> None:
+    rng, one = (
+        np.random.default_rng(6),
+        replace(form("pool", channels=40), directions=tuple(map(tuple, np.eye(40).tolist()))),
+    )
+    spread = 0.2 * 0.5 ** np.arange(40)
+
+    def drawn(middle: float = 0.0) -> Float32:
+        return (middle + spread * rng.normal(size=(1, 40))).astype(np.float32)
+
+    found = founding_reference([for_reference(drawn(), one) for _ in range(count)], [str(i) for i in range(count)])
+    assert found is not None
+    same, other = ([outlying(drawn(m), found, one) for _ in range(50)] for m in (0.0, 0.5))
+    assert max(same) < min(other)
+
+
 def test_of_too_few_patients_nothing_is_kept() -> None:
     rng = np.random.default_rng(6)
-    frames = [steps_for_reference(tissue(rng), SET) for _ in range(40)]
+    frames = [for_reference(tissue(rng), SET) for _ in range(40)]
     assert founding_reference(frames, [f"p{i % 4}" for i in range(40)]) is None
 
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from featureloop.core.errors import AuthError, PackageError
 from featureloop.model import package as packages
@@ -422,3 +424,31 @@ def test_a_malformed_signature_is_refused(package: Package, raw: bytes) -> None:
     package.file(SIGNATURE).write_bytes(raw)
     with pytest.raises(AuthError, match="malformed"):
         verify_signature(package, [KEY.public_key()])
+
+
+DIRECTIONS = np.eye(16)[::-1]
+
+
+@pytest.mark.parametrize(
+    ("task", "release", "directions", "said"),
+    [
+        ("segmentation", "set", np.eye(8), "has directions of one pooled vector"),
+        ("classification", "pool noise=1.0,clip=2.0", DIRECTIONS, "has directions of one pooled vector"),
+        ("classification", "pool", np.eye(15), "has as many directions"),
+        ("classification", "pool", np.eye(16)[:, :15], "has as many directions"),
+        ("classification", "pool", np.ones((16, 16)), "can't be undone"),
+        ("classification", "pool", 0 * DIRECTIONS, "can't be undone"),
+    ],
+)
+def test_directions_are_of_one_pooled_vector_and_can_be_undone(
+    task: str, release: str, directions: NDArray[np.float64], said: str, tmp_path: Path
+) -> None:
+    known = tiny_package(tmp_path / "known", task="classification").manifest
+    assert known.released.channels == len(DIRECTIONS)
+    data = json.loads(known.to_json())
+    data["released"]["directions"] = DIRECTIONS.tolist()
+    assert np.array_equal(Manifest.from_json(json.dumps(data).encode()).released.directions, DIRECTIONS)
+    data = json.loads(tiny_package(tmp_path / "other", task=task, release=release).manifest.to_json())
+    data["released"]["directions"] = directions.tolist()
+    with pytest.raises(PackageError, match=said):
+        Manifest.from_json(json.dumps(data).encode())
