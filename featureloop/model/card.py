@@ -84,6 +84,7 @@ def _card(manifest: Manifest) -> str:
     released, calibration, lineage = manifest.released, manifest.calibration, manifest.lineage
     pooled = f" ({', '.join(released.statistics)})" if released.statistics else ""
     levels = f"{min(released.levels)} to {max(released.levels)}"
+    along = ", along the directions that recognition feels" if released.directions else ""
     recognizer, features = manifest.recognizer, manifest.features
     form = released.form
     removed = "\n".join(
@@ -101,7 +102,7 @@ def _card(manifest: Manifest) -> str:
 - Recognizer: form `{recognizer.form}`, {recognizer.blocks} blocks of width {recognizer.width}.
 
 ## What leaves a device under it
-- Form: `{released.anonymizer}`{pooled}, {released.channels} channels, {levels} levels each.
+- Form: `{released.anonymizer}`{pooled}, {released.channels} channels, {levels} levels each{along}.
 {removed}
 - What attacks make of it is in `reports/privacy.html` where the package was audited, and unknown where it wasn't.
 
