@@ -33,8 +33,8 @@ MOST_BALLS, MOST_WEIGHT, MOST_NEIGHBOUR = 4096, 1 << 24, 1 << 20
 """Of an urn's parameters, of the weights in a set's score, and of a neighbour's."""
 MOST_USUAL = 1 << 20
 """Bytes that a usual payload may have."""
-MOST_CONDITION = 1e8
-"""Of a pooled vector's directions: float64 undoes them far below a step."""
+MOST_DIRECTION, MOST_CONDITION = 1e12, 1e8
+"""Of a pooled vector's directions: their numbers' size, and as much as float64 undoes far below a step."""
 CONTEXTS, ORDER_TOTAL = 10, 1 << 16
 """Tables of a channel that keeps an order, and what each sums to (`sharing.ordered`)."""
 
@@ -206,7 +206,7 @@ def _check_directions(released: ReleasedForm) -> None:
     if any(len(d) != released.channels for d in (released.directions, *released.directions)):
         raise PackageError(f"a vector of {released.channels} channels has as many directions, each of as many values")
     made = np.array(released.directions)
-    if not (np.isfinite(made).all() and np.linalg.cond(made) < MOST_CONDITION):
+    if not (np.abs(made).max() < MOST_DIRECTION and np.linalg.cond(made) < MOST_CONDITION):
         raise PackageError("the directions of a pooled vector can't be undone")
 
 

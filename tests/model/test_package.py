@@ -438,6 +438,7 @@ DIRECTIONS = np.eye(16)[::-1]
         ("classification", "pool", np.eye(16)[:, :15], "has as many directions"),
         ("classification", "pool", np.ones((16, 16)), "can't be undone"),
         ("classification", "pool", 0 * DIRECTIONS, "can't be undone"),
+        ("classification", "pool", 1e300 * DIRECTIONS, "can't be undone"),
     ],
 )
 def test_directions_are_of_one_pooled_vector_and_can_be_undone(
