@@ -82,8 +82,7 @@ def main() -> None:
     device_auc = float(roc_auc_score(tests["test"][1] == 1, own["test"]))
     print(f"| the device itself | | {' | '.join(device)} | | | |", flush=True)
     for form in args.forms:
-        bits, _, by = form.partition(":")
-        fewer = with_bits(package, known, float(bits), by_value=by == "values")
+        fewer = with_bits(package, known, form)
         cells: list[str] = []
         size, quality = 0.0, 0.0
         for part, (seen, true) in tests.items():
@@ -110,19 +109,20 @@ def cells_table(data: Path, work: Path, forms: Sequence[str]) -> None:
     print("| bits | accuracy | AUC | less, points |\n|---|---|---|---|")
     print(f"| the device itself | {own[0]:.3f} | {own[1]:.4f} | |", flush=True)
     for form in forms:
-        bits, _, by = form.partition(":")
         told = []
         for one in sides:
             package = one.images.runtime.package
-            released = with_bits(package, one.known, float(bits), by_value=by == "values").manifest.released
+            released = with_bits(package, one.known, form).manifest.released
             values = codec.dequantize(codec.quantize(one.images.vectors, released), released)
             told.append(one.images.recognized(list(values)))
         found = figures_of([s.images for s in sides], told)
         print(f"| {form} | {found[0]:.3f} | {found[1]:.4f} | {100 * (own[1] - found[1]):.2f} |", flush=True)
 
 
-def with_bits(package: Package, known: NDArray[np.float32], bits: float, *, by_value: bool = False) -> Package:
-    """The package whose pooled vectors take so many bits, each value by itself or not; of founding frames' (M, C)."""
+def with_bits(package: Package, known: NDArray[np.float32], text: str) -> Package:
+    """The package whose pooled vectors take bits as a form's text says, by those of founding frames (M, C)."""
+    budget, _, by = text.partition(":")
+    bits, by_value = float(budget), by == "values"
     manifest = package.manifest
     recognizer = build_recognizer(manifest.recognizer, channels=manifest.released.channels)
     recognizer.load_state_dict(load_file(package.file(WEIGHTS)))

@@ -29,7 +29,7 @@ from bench_pooled_bits import with_bits
 from bench_recognition import pneumonia_folder
 from bench_teaching_polyps import SITE, bags_of, together
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -38,6 +38,7 @@ from featureloop.images.labelled import LabelledFolder, open_labelled, split
 from featureloop.learner.bags import Bags, training_set
 from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.founding_records import FOUNDING_SITE, package_rows
+from featureloop.learner.pooled_tables import ASKED_FRAMES
 from featureloop.learner.training import TrainSettings, train_recognizer
 from featureloop.model.fit import FitSettings, fit_recognizer
 from featureloop.model.package import WEIGHTS, Package, load_package
@@ -48,8 +49,6 @@ from featureloop.sharing.anonymize import release_vectors
 
 FORMS = ("100", "100:values", "20", "20:values", "8", "8:values", "5")
 HELD_SHARE = 1 / 3
-ASKED = 1000
-"""Founding images that say how a record's bits are spent."""
 RESAMPLES = 1000
 
 
@@ -78,7 +77,7 @@ def main() -> None:
     package, work = load_package(args.package), args.package.parent
     train = open_labelled(work / "train")
     learned, _ = split(train.items, hold_out=CALIBRATION_SHARE, seed=1)
-    known = look(package, train, every=-(-len(learned) // ASKED), names={i.name for i in learned})
+    known = look(package, train, every=-(-len(learned) // ASKED_FRAMES), names={i.name for i in learned})
     site, source = (look(package, pneumonia_folder(args.data / "chest", work / part)) for part in ("test", "val"))
     images = Images(known, site, source)
     heads = (
@@ -91,8 +90,7 @@ def main() -> None:
     )
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for form in args.forms:
-        bits, _, by = form.partition(":")
-        drafted = with_bits(package, known.vectors, float(bits), by_value=by == "values")
+        drafted = with_bits(package, known.vectors, form)
         lessons = [taught(drafted, images, founding=args.founding, seed=s) for s in args.seeds]
         print(f"| {form} | {row(lessons)} |", flush=True)
 
@@ -134,17 +132,16 @@ def taught(package: Package, images: Images, *, founding: int, seed: int) -> Tau
     order, rng = np.arange(len(site.names)), np.random.default_rng(seed)
     held = np.sort(rng.permutation(order)[: round(HELD_SHARE * len(order))])
     few = known[rng.permutation(len(known.names))[:founding]]
-    bags = together(records(few, package, FOUNDING_SITE), records(site[np.setdiff1d(order, held)], package, SITE))
+    replayed = records(few, package, FOUNDING_SITE)
+    bags = together(replayed, records(site[np.setdiff1d(order, held)], package, SITE))
+    before = founded(few, replayed, package, seed)
     with TemporaryDirectory() as work:
-        before = founded(few, records(few, package, FOUNDING_SITE), package, seed)
         draft = replace(package, path=Path(work), manifest=replace(package.manifest, files={}))
         draft.file(WEIGHTS).parent.mkdir(parents=True, exist_ok=True)
         save_file(before.state_dict(), draft.file(WEIGHTS))
         settings = TrainSettings(fit=FitSettings(seed=seed), interpolation=1.0)
         after, _ = train_recognizer(draft, bags, ~bags.held, settings=settings)
-        again = build_recognizer(package.manifest.recognizer, channels=package.manifest.released.channels)
-        again.load_state_dict(load_file(draft.file(WEIGHTS)))
-    both = again.eval(), after.eval()
+    both = before.eval(), after.eval()
     seen = (site[held], source)
     at_site, at_source = ((chances(both[0], s), chances(both[1], s)) for s in seen)
     return Taught(*seen, at_site, at_source)

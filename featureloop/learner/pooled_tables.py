@@ -24,7 +24,7 @@ from featureloop.core.types import Float32, Frame, Task, UInt8
 from featureloop.model.forms import Form
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Manifest, PooledTables, ReleasedForm
-from featureloop.model.neck import MAX_LEVELS, symbol_entropies
+from featureloop.model.neck import MAX_LEVELS, metric_root, symbol_entropies, with_signs
 from featureloop.model.pooling import Directions, pooled_bits, pooled_bounds, turned
 from featureloop.model.runtime import Runtime
 from featureloop.model.sensitivity import fisher_information
@@ -80,9 +80,10 @@ def sensitive_levels(
         Tell each value by itself, as always where the form says how many levels one has.
     """
     own = by_value or form.form.quantize > 0
-    measure = _measure(recognizer, vectors, task=task, seed=seed, breadth=breadth)
-    form = replace(form, pooled=None, directions=() if own else telling_directions(vectors, measure))
-    steps = 1 / np.sqrt(np.diag(measure)) if own else np.ones(len(measure))
+    spread = np.maximum(vectors.std(axis=0, dtype=np.float64), LEAST_SPREAD)
+    root = metric_root(_felt(recognizer, vectors, task=task, seed=seed), spread, breadth)
+    form = replace(form, pooled=None, directions=() if own else telling_directions(vectors, root / spread))
+    steps = spread / np.linalg.norm(root, axis=0) if own else np.ones(len(spread))
     low, high = 1e-3, 1e3
     for _ in range(40):
         middle = (low * high) ** 0.5
@@ -93,28 +94,24 @@ def sensitive_levels(
     return stepped(form, high * steps, vectors)
 
 
-def _measure(recognizer: nn.Module, vectors: Float32, *, task: Task, seed: int, breadth: float) -> Float64:
-    """What an error e of a pooled vector costs is e' M e, float64 (C, C): recognition's part, and the plain one."""
-    spread = np.maximum(vectors.std(axis=0, dtype=np.float64), LEAST_SPREAD)
+def _felt(recognizer: nn.Module, vectors: Float32, *, task: Task, seed: int) -> Float64:
+    """The Fisher information of pooled vectors float32 (M, C), (C, C)."""
     recognizer.eval()
     batches = [vectors[:, :, None, None]] * DRAWS
-    felt = fisher_information(lambda x: recognizer(x[:, :, 0, 0][:, None]), batches, task=task, seed=seed)
-    mean = float((np.diag(felt) * spread**2).mean())
-    alike = np.diag(1 / spread**2)
-    return (1 - breadth) * felt / mean + breadth * alike if mean > 0 else alike
+    return fisher_information(lambda x: recognizer(x[:, :, 0, 0][:, None]), batches, task=task, seed=seed)
 
 
-def telling_directions(vectors: Float32, measure: Float64) -> Directions:
-    """The directions in which vectors float32 (M, C) differ, the most first by a measure float64 (C, C): (C, C).
+def telling_directions(vectors: Float32, root: Float64) -> Directions:
+    """The directions in which vectors float32 (M, C) differ, the most first: (C, C).
 
-    Errors along any of them cost as much, and what one has along them doesn't go together.
+    Parameters
+    ----------
+    root
+        Of the measure, float64 (C, C): an error e costs the squared length of `root @ e`. Errors along any of the
+        directions cost as much, and what vectors have along them doesn't go together.
     """
-    size, axes = np.linalg.eigh(measure)
-    root = (axes * np.sqrt(size)) @ axes.T
-    _, found = np.linalg.eigh(root @ np.cov(vectors.T.astype(np.float64), bias=True) @ root)
-    rows = found.T[::-1] @ root
-    largest = np.abs(rows).argmax(axis=1)
-    rows = rows * np.sign(rows[np.arange(len(rows)), largest])[:, None]  # Of a direction and its opposite always one.
+    _, found = np.linalg.eigh(root @ np.cov(vectors.T.astype(np.float64), bias=True) @ root.T)
+    rows = with_signs((found.T[::-1] @ root).T).T
     return tuple(tuple(float(f"{x:.{DIGITS}g}") for x in row) for row in rows)
 
 

@@ -121,11 +121,11 @@ def fit_transform(
         Share of the metric that treats all standardized taps alike, in (0, 1].
     """
     mean, spread = joined.mean(axis=0, dtype=np.float64), joined.std(axis=0, dtype=np.float64) + 1e-3
-    metric = _metric_root(information, spread, breadth)
+    metric = metric_root(information, spread, breadth)
     x = (((joined - mean) / spread) @ metric).astype(np.float32)
     variances, axes = np.linalg.eigh(np.asarray(x.T @ x, np.float64) / len(x))
     order = np.argsort(variances)[::-1][:max_channels]
-    axes = _with_signs(axes[:, order])
+    axes = with_signs(axes[:, order])
     z = x @ axes.astype(np.float32)
     deviation = np.maximum(z.std(axis=0, dtype=np.float64), 1e-6)
     step = _step(z, bits_per_vector)
@@ -145,8 +145,8 @@ def fit_transform(
     )
 
 
-def _metric_root(information: Float64 | None, spread: Float64, breadth: float) -> Float64:
-    """Symmetric square root of the metric of standardized taps, float64 (D, D), whose mean diagonal is 1."""
+def metric_root(information: Float64 | None, spread: Float64, breadth: float) -> Float64:
+    """Symmetric square root of the metric of standardized values, float64 (D, D), whose mean diagonal is 1."""
     d = len(spread)
     if information is None or not np.trace(information) > 0:
         return np.eye(d)
@@ -156,7 +156,7 @@ def _metric_root(information: Float64 | None, spread: Float64, breadth: float) -
     return np.asarray((axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T)
 
 
-def _with_signs(axes: Float64) -> Float64:
+def with_signs(axes: Float64) -> Float64:
     """Each axis with its largest component positive, so that the transform is the same everywhere."""
     largest = np.abs(axes).argmax(axis=0)
     return np.asarray(axes * np.sign(axes[largest, np.arange(axes.shape[1])]))
