@@ -17,11 +17,11 @@ from bench_privacy import BUDGETS, MOST
 
 from featureloop.audit.findings import Measure, strongest
 from featureloop.audit.linkage import LinkageSettings, attack_linkage
-from featureloop.audit.material import Lab, party
+from featureloop.audit.material import Lab, Party, party
 from featureloop.audit.provided import provided
 from featureloop.core.types import Task
 from featureloop.images.labelled import open_labelled
-from featureloop.model.package import load_package
+from featureloop.model.package import Package, load_package
 
 
 def main() -> None:
@@ -31,12 +31,9 @@ def main() -> None:
     parser.add_argument("--near", type=float, nargs="+", default=[0.0, 0.3, 0.5])
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data" / "polyps")
     args = parser.parse_args()
-    package = load_package(args.package).view(Task.SEGMENTATION)
-    size = package.manifest.preprocessing.size
-    mine, theirs = (
-        party(open_labelled(args.data / name, task=Task.SEGMENTATION).frames(), size=size, most=most)[0]
-        for name, most in (("kvasir-seg", MOST), ("cvc-clinicdb", None))
-    )
+    package = first_task(args.package)
+    mine, theirs = (party_of(args.data / name, package) for name in ("kvasir-seg", "cvc-clinicdb"))
+    mine = mine.thinned(MOST)
     given = BUDGETS["linkage"]
     if not isinstance(given, LinkageSettings):
         raise SystemExit("the budget of linkage is another attack's")
@@ -52,6 +49,18 @@ def main() -> None:
             f"{'hold' if found.controls else 'fail'} |",
             flush=True,
         )
+
+
+def first_task(path: Path) -> Package:
+    """A package, of its first task."""
+    package = load_package(path)
+    return package.view(Task(package.manifest.task))
+
+
+def party_of(path: Path, package: Package) -> Party:
+    """A site's polyps as a party, whatever the package's task."""
+    frames = open_labelled(path, task=Task.SEGMENTATION).frames()
+    return party(frames, size=package.manifest.preprocessing.size)[0]
 
 
 def said(m: Measure) -> str:

@@ -39,6 +39,8 @@ class LinkageSettings:
     ----------
     takes
         Augmented takes of each of its own frames that it learns from, 1 to 3.
+    draws
+        How often it releases each take, where chance decides what of a frame leaves.
     steps
         Of training the siamese head.
     control
@@ -50,6 +52,7 @@ class LinkageSettings:
     """
 
     takes: int = 3
+    draws: int = 1
     steps: int = 400
     control: int = 250
     held_images: int = 150
@@ -104,10 +107,10 @@ def _patients(releases: Sequence[Release], whole: Party) -> list[set[str]]:
 
 
 def _known(lab: Lab, described: Describe, given: LinkageSettings) -> Known:
-    takes = [
-        lab.release(takes_of(lab.attacker.frames, seed=(lab.seed, 41, i), strength=s), what="takes")
-        for i, s in enumerate(STRENGTHS[: given.takes])
-    ]
+    takes: list[Sequence[Release]] = []
+    for i, strength in enumerate(STRENGTHS[: given.takes]):
+        frames = takes_of(lab.attacker.frames, seed=(lab.seed, 41, i), strength=strength)
+        takes += lab.releases(frames, what="takes", draws=range(given.draws))
     groups = [np.array([min(p) for p in _patients(r, lab.attacker)]) for r in (lab.mine, *takes)]
     return Known(described(lab.mine), tuple(described(t) for t in takes), groups[0], tuple(groups[1:]))
 

@@ -41,9 +41,11 @@ class MembershipSettings:
     shadows
         Recognizers that it trains; of a pooled form, which cost little, twice as many.
     steps
-        Of training each, on 16 bags; of a pooled form, four times as many, and as many passes as a founding has.
+        Of training each, on 16 bags, and more where more are asked about; of a pooled form, four times as many, and as
+        many passes as a founding has.
     candidates
-        Most members, and most outsiders, that are asked about; of a pooled form, 25 times as many members.
+        Most of the founding's members and outsiders that are asked about, of a pooled form 25 times as many; where
+        outsiders are given besides, all of them are, and as many members.
     own
         Most of its own frames that the shadows learn from as well; of a pooled form, four times as many.
     """
@@ -57,9 +59,10 @@ class MembershipSettings:
         """More of everything."""
         return MembershipSettings(2 * self.shadows, 4 * self.steps, 25 * self.candidates, 4 * self.own)
 
-    def passes(self, frames: int) -> int:
-        """Steps of a pooled form that are a founding's 16 passes over half of so many frames."""
-        return max(self.steps, frames // 2)
+    def enough(self, frames: int, *, asked: int, pooled: bool) -> int:
+        """Steps for half of so many frames: of a pooled form a founding's 16 passes, else as many as of no more."""
+        wanted = frames / 2 if pooled else self.steps * asked / (2 * self.candidates)
+        return max(self.steps, round(wanted))
 
 
 def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, records: Path | None = None) -> Finding:
@@ -70,15 +73,15 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
     records
         The package's founding records; None looks for them beside the package.
     """
-    given = settings or MembershipSettings()
-    if lab.package.manifest.released.statistics:
+    given, pooled = settings or MembershipSettings(), bool(lab.package.manifest.released.statistics)
+    if pooled:
         given = given.for_pooled()
     path = records or records_beside(lab.package)
     own = own_pool(lab, given.own)
     rng = np.random.default_rng((lab.seed, 89))
     asked = _asked(lab, path, given, rng) if path else own
     pool = asked.joined(own) if path else own
-    steps = given.passes(len(pool)) if lab.package.manifest.released.statistics else given.steps
+    steps = given.enough(len(pool), asked=len(asked), pooled=pooled)
     shadows = trained_shadows(lab, pool, count=given.shadows, steps=steps, rng=rng)
     among = Shadows(shadows.confidence[:, : len(asked)], shadows.knew[:, : len(asked)])
     measures = []
@@ -112,16 +115,13 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
 
 def _asked(lab: Lab, records: Path, given: MembershipSettings, rng: np.random.Generator) -> Pool:
     """The founding records, and the outsiders that were given besides."""
-    pool = founding_pool(lab.package, records, most=given.candidates, rng=rng)
+    more = 0 if lab.outsiders is None else len(lab.outsiders)
+    pool = founding_pool(lab.package, records, most=given.candidates + more, rng=rng)
     if lab.outsiders is not None:
         pool = pool.joined(pool_of(lab, lab.outsiders))
-    return _drawn(pool, given.candidates, rng)
-
-
-def _drawn(pool: Pool, most: int, rng: np.random.Generator) -> Pool:
-    """At most so many members and so many outsiders."""
-    sides = [rng.permutation(np.flatnonzero(pool.members == m))[:most] for m in (True, False)]
-    return pool.only(np.concatenate(sides))
+    members, others = (rng.permutation(np.flatnonzero(pool.members == m)) for m in (True, False))
+    most = given.candidates + more
+    return pool.only(np.concatenate([members[:most], others[:most]]))
 
 
 def _in_turn(shadows: Shadows, groups: NDArray[np.str_], *, seed: int) -> list[Measure]:

@@ -74,12 +74,13 @@ def test_a_package_that_keeps_founding_frames_instead_of_means_of_them_gives_the
     assert area.value == 1
 
 
-def test_outsiders_that_are_given_are_asked_about_besides_the_held_records(tmp_path):
+def test_all_outsiders_that_are_given_are_asked_about_besides_the_held_records(tmp_path):
     plain = able(lab_of(tmp_path))
     founded(plain)
     unseen = party(frames_of(range(400, 430), each=1), size=plain.size)[0]
     lab = Lab(plain.package, plain.attacker, plain.victims, outsiders=unseen)
-    found = attack_membership(lab, replace(QUICK, candidates=100))
+    found = attack_membership(lab, QUICK)
+    assert "38 steps of 16 bags each, from halves of 90 candidates" in found.budget  # 20 steps for the 48 of QUICK.
     assert any("50 held or given ones are not" in n for n in found.notes)
     above = next(m for m in found.measures if m.figure == "TPR above every outsider" and m.by == "loss alone")
     assert above.chance == pytest.approx(1 / 51)
