@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """What the three tasks reach on real images, each by a founding training of its own.
 
-    benchmarks/bench_recognition.py [--rows polyp-boxes pneumonia blood-cells capsule capsule-boxes]
+    benchmarks/bench_recognition.py [--rows polyp-boxes polyp-crops pneumonia blood-cells capsule capsule-boxes]
         [--data ../shared/data] [--work runs/recognition] [--quick]
 
 polyp-boxes: detection of the parts of Kvasir-SEG's masks, learned on 800 images, evaluated on the other 200 and on
-all of CVC-ClinicDB. pneumonia: PneumoniaMNIST, its official training and test images. blood-cells: white blood cells
-of one maker, five folds. capsule: capsule endoscopy with and without bleeding, five folds over source frames.
-capsule-boxes: detection of the bleedings in the same images; those without bleeding are without a box. Of folds,
-every image is recognized once, by a package that did not learn from it, and the figures are those of all images.
+all of CVC-ClinicDB. polyp-crops: whether a crop of the same images shows a polyp (polyp_crops.py). pneumonia:
+PneumoniaMNIST, its official training and test images. blood-cells: white blood cells of one maker, five folds. capsule:
+capsule endoscopy with and without bleeding, five folds over source frames. capsule-boxes: detection of the bleedings in
+the same images; those without bleeding are without a box. Of folds, every image is recognized once, by a package that
+did not learn from it, and the figures are those of all images.
 
 The data are not part of the project. A row whose package is in --work already is not trained again. --quick founds with
 fewer passes: such packages err more, and are a minute's work.
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from polyp_crops import polyp_crops
 
 from featureloop.core.intervals import Figure
 from featureloop.core.types import Task
@@ -117,6 +119,24 @@ def polyp_boxes(data: Path, work: Path) -> Result:
     ]
 
 
+def polyp_crop_package(
+    data: Path, work: Path
+) -> tuple[Package, dict[str, tuple[LabelledFolder, Sequence[LabelledItem]]]]:
+    """The package that tells crops with a polyp, founded where it is not there yet, and what it did not learn from."""
+    kvasir, clinic = (
+        polyp_crops(data / "polyps", site, work / "crops" / site) for site in ("kvasir-seg", "cvc-clinicdb")
+    )
+    rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
+    package = trained(kvasir, rest, work / "P0", size=224)
+    return package, {"Kvasir-SEG 200": (kvasir, held), "ClinicDB": (clinic, clinic.items)}
+
+
+def polyp_classes(data: Path, work: Path) -> Result:
+    """Classification of crops with and without a polyp."""
+    package, tests = polyp_crop_package(data, work)
+    return [(f"polyp crops, {name}", evaluate(package, *test).figures) for name, test in tests.items()]
+
+
 def pneumonia_folder(data: Path, folder: Path) -> LabelledFolder:
     """PneumoniaMNIST's official part that the folder is named for, written there where it is not there yet."""
     with np.load(data / "pneumoniamnist.npz") as images:
@@ -203,6 +223,7 @@ NAMES = {
 }
 ROWS: dict[str, Callable[[Path, Path], Result]] = {
     "polyp-boxes": polyp_boxes,
+    "polyp-crops": polyp_classes,
     **{
         row: lambda data, work, row=row, parts=parts: together(NAMES[row], parts(data, work))
         for row, parts in {**PARTS, **BOX_PARTS}.items()

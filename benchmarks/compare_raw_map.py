@@ -12,7 +12,8 @@ are the recognizers of the package and of others with the same extractor, as the
 frame's values as a device sees them. What they have less is less than the better of the raw map's, column by column.
 
 Masks: Dice over sub-cells, boxes: AP50 and F1, both on Kvasir-SEG's held-out 200 and on ClinicDB. Classes: AUC and
-accuracy on PneumoniaMNIST's official validation images, of the founding images' source, and test images, of another
+accuracy; of a package of the polyps' crops (bench_recognition.py --rows polyp-crops) on those of the same images, of
+another one on PneumoniaMNIST's official validation images, of the founding images' source, and test images, of another
 one (--data ../shared/data/chest). The differences have 95% intervals over groups. What is in --work already isn't done
 again.
 """
@@ -30,6 +31,7 @@ import numpy as np
 from bench_recognition import pneumonia_folder
 from compare_necks import taps_of
 from numpy.typing import NDArray
+from polyp_crops import CLASSES, polyp_crops
 from raw_maps import AS_FOUNDED, CONVOLVED, Part, labelled, rivals
 
 from featureloop.core.intervals import Figure, Statistic, mean_of, ratio_of
@@ -77,7 +79,7 @@ def main() -> None:
     task, shared = Task(package.manifest.task), root.parent / "shared" / "data"
     if task not in FIGURES:
         raise SystemExit(f"the package is for {task}; compared are packages for {', '.join(FIGURES)}")
-    data = args.data or shared / ("chest" if task is Task.CLASSIFICATION else "polyps")
+    data = args.data or shared / ("chest" if source_of(package) == "chest" else "polyps")
     founding, tests = images_of(package, data, args.work)
     kept = args.work / f"raw-{package.short}.npz"
     if not kept.exists():
@@ -110,19 +112,31 @@ def main() -> None:
     (args.work / less_of).write_text(json.dumps(lost_by, indent=1))
 
 
+def source_of(package: Package) -> str:
+    """Where the package's images are: `polyps`, `polyp crops` or `chest`."""
+    if package.manifest.task != Task.CLASSIFICATION:
+        return "polyps"
+    return "polyp crops" if package.manifest.labels == CLASSES else "chest"
+
+
 def images_of(package: Package, data: Path, work: Path) -> tuple[Part, dict[str, Test]]:
     """The images that the package was founded on, and the tests."""
-    task, labels = Task(package.manifest.task), package.manifest.labels
-    if task is Task.CLASSIFICATION:
+    task, labels, source = Task(package.manifest.task), package.manifest.labels, source_of(package)
+    if source == "chest":
         train, own, other = (
             pneumonia_folder(data, work / "pneumonia" / part).with_classes(labels) for part in ("train", "val", "test")
         )
         founding = (train, train.items)
         tests = {"PneumoniaMNIST validation": (own, own.items), "PneumoniaMNIST test": (other, other.items)}
     else:
-        kvasir, clinic = (
-            open_labelled(data / name, task=task).with_classes(labels) for name in ("kvasir-seg", "cvc-clinicdb")
+        sites = ("kvasir-seg", "cvc-clinicdb")
+        folders = (
+            open_labelled(data / site, task=task)
+            if source == "polyps"
+            else polyp_crops(data, site, work / "crops" / site)
+            for site in sites
         )
+        kvasir, clinic = (folder.with_classes(labels) for folder in folders)
         rest, held_out = split(kvasir.items, hold_out=0.2, seed=1)
         founding = (kvasir, rest)
         tests = {"Kvasir-SEG 200": (kvasir, held_out), "ClinicDB": (clinic, clinic.items)}
