@@ -2,15 +2,17 @@
 """How few bits of a pooled vector classes need, and what they are linked at: one founded package, more and fewer bits.
 
     benchmarks/bench_pooled_bits.py [--work runs/recognition/pneumonia] [--forms 100 20 12 8 5 20:values 12:values]
-        [--data ../shared/data] [--near 0.3] [--out runs/pooled-bits] [--cells FOLDER]
+        [--data ../shared/data] [--near 0.3] [--out runs/pooled-bits] [--crops FOLDER | --cells FOLDER]
 
 --work is bench_recognition.py's, with its package P0 of PneumoniaMNIST and the images. The recognizer stays as it was
 founded; what a vector may take is spent anew, by what recognition feels of it (ADR 20): on directions, or with
 `:values` on each value by itself (ADR 15). Accuracy and AUC are what the recognizer makes of decoded records of the
-official validation and test images; how much less than the device's own, with 95% intervals over images. Linkage is
+official validation and test images; how much less than the device's own, with 95% intervals over groups. Linkage is
 that of ClinicDB's sequences by an attacker with Kvasir-SEG, by the audit's attackers with smaller controls, without the
 near-duplicates that a device holds back. --out keeps what draw_pareto.py draws.
 
+With --crops runs/recognition/polyp-crops (bench_recognition.py's), the same of polyps: Kvasir-SEG's held-out crops, and
+ClinicDB's.
 With --cells runs/recognition (bench_recognition.py's packages, founded where they are missing), instead: five kinds of
 white blood cells in five folds, accuracy and the mean AUC of the classes from decoded records of the held-out images.
 """
@@ -25,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 from bench_codec_pooled import figures as figures_of
-from bench_privacy_pooled import LINKAGE, MOST, POLYPS, SIZE
-from bench_recognition import PARTS, pneumonia_folder
+from bench_privacy_pooled import LINKAGE, MOST, POLYPS
+from bench_recognition import PARTS, pneumonia_folder, polyp_crop_package
 from measure_pooled_rdo import side as seen_side
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -35,8 +37,10 @@ from sklearn.metrics import roc_auc_score
 from featureloop.audit.linkage import attack_linkage
 from featureloop.audit.material import Lab, Party, party
 from featureloop.audit.provided import provided
+from featureloop.core.intervals import figure_maker
 from featureloop.core.types import Bag, Frame, Task
 from featureloop.images.labelled import LabelledFolder, open_labelled, split
+from featureloop.images.truths import LabelledItem
 from featureloop.learner.assembly import counted_form
 from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.pooled_tables import ASKED_FRAMES, pooled_vectors, sensitive_levels
@@ -50,7 +54,6 @@ from featureloop.sharing.near import usually_apart, values_of
 FORMS = ("100", "20", "12", "8", "5", "20:values", "12:values")
 APART = 400
 """Founding images that say how many steps frames are usually apart, for what is a near-duplicate."""
-RESAMPLES = 1000
 CELLS = "blood-cells"
 
 
@@ -62,24 +65,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data")
     parser.add_argument("--near", type=float, default=0.3)
     parser.add_argument("--out", type=Path, default=root / "runs" / "pooled-bits")
+    parser.add_argument("--crops", type=Path)
     parser.add_argument("--cells", type=Path)
     args = parser.parse_args()
     if args.cells is not None:
         cells_table(args.data, args.cells, args.forms)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    package = load_package(args.work / "P0")
-    train = open_labelled(args.work / "train")
-    learned, _ = split(train.items, hold_out=CALIBRATION_SHARE, seed=1)
-    runtime = Runtime(package)
-    known = pooled_vectors(runtime, [f for f in train.frames(learned) if isinstance(f, Frame)])
-    tests = {part: side(pneumonia_folder(args.data / "chest", args.work / part), package) for part in ("val", "test")}
+    package, known, tests = crops(args.data, args.crops) if args.crops else chest(args.data, args.work)
+    edge = package.manifest.preprocessing.size
     own = {part: recognized(package, seen) for part, (seen, _) in tests.items()}
-    mine, whole = (party(open_labelled(args.data / "polyps" / n).frames(), size=SIZE)[0] for n in POLYPS)
+    mine, whole = (party(open_labelled(args.data / "polyps" / n).frames(), size=edge)[0] for n in POLYPS)
     heads = [f"{part}: accuracy, AUC | less AUC, points" for part in tests]
     print(f"| bits | bytes of a test image | {' | '.join(heads)} | records | linked, top-1 | AUC |\n|{'---|' * 9}")
     device = [f"{figures(own[part], true)} |" for part, (_, true) in tests.items()]
-    device_auc = float(roc_auc_score(tests["test"][1] == 1, own["test"]))
+    last = list(tests)[-1]
+    device_auc = float(roc_auc_score(tests[last][1] == 1, own[last]))
     print(f"| the device itself | | {' | '.join(device)} | | | |", flush=True)
     for form in args.forms:
         fewer = with_bits(package, known, form)
@@ -87,7 +88,7 @@ def main() -> None:
         size, quality = 0.0, 0.0
         for part, (seen, true) in tests.items():
             found, size = decoded(fewer, seen)
-            cells += [figures(found, true), lost(found, own[part], true)]
+            cells += [figures(found, true), lost(found, own[part], true, seen.groups)]
             quality = float(roc_auc_score(true == 1, found))
         theirs = provided(whole, fewer, near=args.near).thinned(MOST)
         lab = Lab(fewer, mine.thinned(MOST), theirs)
@@ -100,6 +101,31 @@ def main() -> None:
         }
         (args.out / f"{form.replace(':', '-')}.json").write_text(json.dumps(kept, indent=1))
         print(f"| {form} | {size:.0f} | {' | '.join(cells)} | {len(theirs)} | {' | '.join(said)} |", flush=True)
+
+
+Tests = dict[str, tuple[Party, NDArray[np.intp]]]
+"""By name, images and the class of each; the last one is of another site."""
+
+
+def chest(data: Path, work: Path) -> tuple[Package, NDArray[np.float32], Tests]:
+    """PneumoniaMNIST's package, vectors of what it learned from (M, C), and the official validation and test images."""
+    package = load_package(work / "P0")
+    train = open_labelled(work / "train")
+    folders = {part: pneumonia_folder(data / "chest", work / part) for part in ("val", "test")}
+    tests = {part: side(folder, folder.items, package) for part, folder in folders.items()}
+    return package, learned_from(package, train, train.items), tests
+
+
+def crops(data: Path, work: Path) -> tuple[Package, NDArray[np.float32], Tests]:
+    """The same of the polyps' crops."""
+    package, learned, tests = polyp_crop_package(data, work)
+    return package, learned_from(package, *learned), {name: side(*test, package) for name, test in tests.items()}
+
+
+def learned_from(package: Package, folder: LabelledFolder, items: Sequence[LabelledItem]) -> NDArray[np.float32]:
+    """Pooled vectors float32 (M, C) of the images that a package's recognizer learned from."""
+    learned, _ = split(items, hold_out=CALIBRATION_SHARE, seed=1)
+    return pooled_vectors(Runtime(package), [f for f in folder.frames(learned) if isinstance(f, Frame)])
 
 
 def cells_table(data: Path, work: Path, forms: Sequence[str]) -> None:
@@ -139,11 +165,12 @@ def with_bits(package: Package, known: NDArray[np.float32], text: str) -> Packag
     return replace(package, manifest=replace(manifest, released=form))
 
 
-def side(folder: LabelledFolder, package: Package) -> tuple[Party, NDArray[np.intp]]:
+def side(folder: LabelledFolder, items: Sequence[LabelledItem], package: Package) -> tuple[Party, NDArray[np.intp]]:
     """Images of a folder, and the class of each."""
-    frames = [f for f in folder.with_classes(package.manifest.labels).frames() if isinstance(f, Frame) and f.truth]
+    labelled = folder.with_classes(package.manifest.labels)
+    frames = [f for f in labelled.frames(items) if isinstance(f, Frame) and f.truth]
     labels = np.array([f.truth.label for f in frames if f.truth], np.intp)
-    return Party(tuple(frames), np.array([f.name for f in frames])), labels
+    return Party(tuple(frames), np.array([f.group or f.name for f in frames])), labels
 
 
 def recognized(package: Package, seen: Party) -> NDArray[np.float32]:
@@ -165,16 +192,16 @@ def figures(found: NDArray[np.float32], true: NDArray[np.intp]) -> str:
     return f"{((found > 0.5) == (true == 1)).mean():.3f}, {roc_auc_score(true == 1, found):.4f}"
 
 
-def lost(found: NDArray[np.float32], own: NDArray[np.float32], true: NDArray[np.intp]) -> str:
+def lost(found: NDArray[np.float32], own: NDArray[np.float32], true: NDArray[np.intp], groups: NDArray[np.str_]) -> str:
     """AUC less than the device's, in points."""
 
-    def less(at: Sequence[int] | NDArray[np.intp]) -> float:
+    def less(at: NDArray[np.intp]) -> float:
+        if len(set(true[at].tolist())) == 1:
+            return float("nan")
         return float(roc_auc_score(true[at] == 1, own[at]) - roc_auc_score(true[at] == 1, found[at]))
 
-    rng = np.random.default_rng(1)
-    drawn = [less(rng.integers(0, len(true), len(true))) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{100 * less(np.arange(len(true))):.2f} ({100 * low:.2f} to {100 * high:.2f})"
+    made = figure_maker(groups, seed=1)("less AUC", less)
+    return f"{100 * made.value:.2f} ({100 * made.low:.2f} to {100 * made.high:.2f})"
 
 
 if __name__ == "__main__":

@@ -119,21 +119,22 @@ def polyp_boxes(data: Path, work: Path) -> Result:
     ]
 
 
-def polyp_crop_package(
-    data: Path, work: Path
-) -> tuple[Package, dict[str, tuple[LabelledFolder, Sequence[LabelledItem]]]]:
-    """The package that tells crops with a polyp, founded where it is not there yet, and what it did not learn from."""
+Labelled = tuple[LabelledFolder, Sequence[LabelledItem]]
+
+
+def polyp_crop_package(data: Path, work: Path) -> tuple[Package, Labelled, dict[str, Labelled]]:
+    """The package that tells crops with a polyp, founded where it is not there yet, what it learned from, and tests."""
     kvasir, clinic = (
         polyp_crops(data / "polyps", site, work / "crops" / site) for site in ("kvasir-seg", "cvc-clinicdb")
     )
     rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
     package = trained(kvasir, rest, work / "P0", size=224)
-    return package, {"Kvasir-SEG 200": (kvasir, held), "ClinicDB": (clinic, clinic.items)}
+    return package, (kvasir, rest), {"Kvasir-SEG 200": (kvasir, held), "ClinicDB": (clinic, clinic.items)}
 
 
 def polyp_classes(data: Path, work: Path) -> Result:
     """Classification of crops with and without a polyp."""
-    package, tests = polyp_crop_package(data, work)
+    package, _, tests = polyp_crop_package(data, work)
     return [(f"polyp crops, {name}", evaluate(package, *test).figures) for name, test in tests.items()]
 
 

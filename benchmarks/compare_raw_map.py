@@ -2,7 +2,7 @@
 """What released forms cost against the raw feature map: all of the backbone's taps, in order, for any package's task.
 
     benchmarks/compare_raw_map.py [--package runs/polyps/P0] [--others runs/privacy/forms/...]
-        [--data ../shared/data/polyps] [--work runs/raw-map]
+        [--data ../shared/data/polyps] [--work runs/raw-map] [--seeds 1 2 3]
 
 Nothing is taken away from the raw map: no neck, no quantization, every vector where it stood. It is recognized by 3x3
 convolutions; for boxes and classes also by founding's own kind of recognizer, which of classes takes statistics of each
@@ -10,6 +10,9 @@ tap, as the package does of its channels. All learn from the package's founding 
 each, as many steps as founding gives a recognizer, and keep what was best on the calibration images, as there. Compared
 are the recognizers of the package and of others with the same extractor, as they were founded, each from the whole
 frame's values as a device sees them. What they have less is less than the better of the raw map's, column by column.
+Chance in training is worth a point or so of what is told of a few hundred images, and isn't in the intervals. With
+several seeds each recognizer of the raw map is learned with each, and so is the package's, anew, from the extractor's
+values; the figures and what they have less are then means over the seeds.
 
 Masks: Dice over sub-cells, boxes: AP50 and F1, both on Kvasir-SEG's held-out 200 and on ClinicDB. Classes: AUC and
 accuracy; of a package of the polyps' crops (bench_recognition.py --rows polyp-crops) on those of the same images, of
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ from bench_recognition import pneumonia_folder
 from compare_necks import taps_of
 from numpy.typing import NDArray
 from polyp_crops import CLASSES, polyp_crops
-from raw_maps import AS_FOUNDED, CONVOLVED, Part, labelled, rivals
+from raw_maps import AGAIN, AS_FOUNDED, CONVOLVED, Part, Rival, founded_again, labelled, rivals
 
 from featureloop.core.intervals import Figure, Statistic, mean_of, ratio_of
 from featureloop.core.types import Bool, Recognition, Task, Truth, UInt8
@@ -73,6 +76,7 @@ def main() -> None:
     parser.add_argument("--others", type=Path, nargs="*", default=[])
     parser.add_argument("--data", type=Path, help="default: polyps or chest in ../shared/data, by the task")
     parser.add_argument("--work", type=Path, default=root / "runs" / "raw-map")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     package = load_package(args.package)
@@ -81,33 +85,41 @@ def main() -> None:
         raise SystemExit(f"the package is for {task}; compared are packages for {', '.join(FIGURES)}")
     data = args.data or shared / ("chest" if source_of(package) == "chest" else "polyps")
     founding, tests = images_of(package, data, args.work)
-    kept = args.work / f"raw-{package.short}.npz"
-    if not kept.exists():
-        np.savez(kept, **raw_maps(package, founding, tests, args.work))  # type: ignore[arg-type]  # Arrays by name.
+    raw = raw_results(package, founding, tests, args.work, args.seeds)
+    if len(args.seeds) > 1:
+        raw |= own_results(package, founding, tests, args.work, args.seeds)
     columns = [(name, figure) for name in tests for figure in FIGURES[task]]
     titles = [name if len(FIGURES[task]) == 1 else f"{name}, {figure}" for name, figure in columns]
     print("| recognized from | " + " | ".join(f"{t} | less" for t in titles) + " |\n|---|" + "---|---|" * len(columns))
     best: dict[Column, Statistic] = {}
-    with np.load(kept) as raw:
-        for line in lines_of(task):
-            found = statistics_of(package, tests, {name: raw[key(line, name)] for name in tests})
-            cells = []
-            for c in columns:
-                value = whole(found[c], tests[c[0]])
-                if c not in best or value > whole(best[c], tests[c[0]]):
-                    best[c] = found[c]
-                cells.append(f"{value:.4f} |")
-            print(f"| {line} | " + " | ".join(cells) + " |", flush=True)
+    ours: dict[str, dict[Column, Statistic]] = {}
+    for line in lines_of(task, args.seeds):
+        each = [
+            statistics_of(package, tests, {name: raw[key(line, name, seed)] for name in tests}) for seed in args.seeds
+        ]
+        found = {c: mean([statistics[c] for statistics in each]) for c in columns}
+        if line == AGAIN:
+            ours[line] = found
+            continue
+        cells = []
+        for c in columns:
+            value = whole(found[c], tests[c[0]])
+            if c not in best or value > whole(best[c], tests[c[0]]):
+                best[c] = found[c]
+            cells.append(f"{value:.4f} |")
+        print(f"| {line} | " + " | ".join(cells) + " |", flush=True)
     count = RESAMPLES if task is Task.SEGMENTATION else FEWER
     lost_by: dict[str, dict[str, float]] = {}
     for path in (args.package, *args.others):
-        other, cells = load_package(path), []
-        found = statistics_of(other, tests, {name: recognized(other, test) for name, test in tests.items()})
+        other = load_package(path)
+        ours[path.name] = statistics_of(other, tests, {name: recognized(other, test) for name, test in tests.items()})
+    for name, found in ours.items():
+        cells = []
         for title, c in zip(titles, columns, strict=True):
             value, (less, low, high) = whole(found[c], tests[c[0]]), compared(found[c], best[c], tests[c[0]], count)
-            lost_by.setdefault(path.name, {})[title] = less
+            lost_by.setdefault(name, {})[title] = less
             cells.append(f"{value:.4f} | {100 * less:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
-        print(f"| {path.name} | {' | '.join(cells)} |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
     less_of = "less.json" if task is Task.SEGMENTATION else f"less-{task}.json"
     (args.work / less_of).write_text(json.dumps(lost_by, indent=1))
 
@@ -149,27 +161,73 @@ def opened(part: Part, package: Package) -> Test:
     return Test(part, [replace(truth, mask=None) for truth, _ in known], np.array([group for _, group in known]))
 
 
-def lines_of(task: Task) -> tuple[str, ...]:
-    """The names of what recognizes raw maps."""
-    return (CONVOLVED,) if task is Task.SEGMENTATION else (CONVOLVED, AS_FOUNDED)
+def lines_of(task: Task, seeds: Sequence[int]) -> tuple[str, ...]:
+    """The names of what recognizes raw maps, and with several seeds of what recognizes as the package does."""
+    raw = (CONVOLVED,) if task is Task.SEGMENTATION else (CONVOLVED, AS_FOUNDED)
+    return (*raw, AGAIN) if len(seeds) > 1 else raw
 
 
-def key(line: str, test: str) -> str:
+def key(line: str, test: str, seed: int) -> str:
     """Under which a test's results are in the file that is kept."""
-    return test if line == CONVOLVED else f"{test}, {line}"
+    return f"{test}, {line}, {seed}"
 
 
-def raw_maps(package: Package, founding: Part, tests: Mapping[str, Test], work: Path) -> dict[str, NDArray[Any]]:
+def raw_results(
+    package: Package, founding: Part, tests: Mapping[str, Test], work: Path, seeds: Sequence[int]
+) -> dict[str, NDArray[Any]]:
     """What is kept of every test frame's results from its raw map, by recognizers of the founding images' maps."""
-    by_line, taps = rivals(package, founding, work), taps_of(package)
+
+    def made() -> dict[str, NDArray[Any]]:
+        return of_each(rivals(package, founding, work, seeds=seeds), taps_of(package), package, tests, seeds)
+
+    return kept(work / f"{named('raw', package, seeds)}.npz", made)
+
+
+def own_results(
+    package: Package, founding: Part, tests: Mapping[str, Test], work: Path, seeds: Sequence[int]
+) -> dict[str, NDArray[Any]]:
+    """The same from what the package releases, by recognizers like its own."""
+    runtime, released = Runtime(package), package.manifest.released
+
+    def seen(pixels: UInt8) -> NDArray[Any]:
+        return release_vectors(runtime.extract(pixels), released)
+
+    def made() -> dict[str, NDArray[Any]]:
+        return of_each({AGAIN: founded_again(package, founding, seeds=seeds)}, seen, package, tests, seeds)
+
+    return kept(work / f"{named('again', package, seeds)}.npz", made)
+
+
+def named(what: str, package: Package, seeds: Sequence[int]) -> str:
+    """A file's name."""
+    return f"{what}-{package.short}-{'-'.join(map(str, seeds))}"
+
+
+def kept(path: Path, made: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """What is in a file, or is made now and kept there."""
+    if not path.exists():
+        np.savez(path, **made())  # type: ignore[arg-type]  # Arrays by name.
+    with np.load(path) as found:
+        return dict(found)
+
+
+def of_each(
+    by_line: Mapping[str, Sequence[Rival]],
+    values_of: Callable[[UInt8], NDArray[Any]],
+    package: Package,
+    tests: Mapping[str, Test],
+    seeds: Sequence[int],
+) -> dict[str, NDArray[Any]]:
+    """What is kept of every test frame's results, by recognizers of values of its pixels, one of each seed."""
     out: dict[str, NDArray[Any]] = {}
     for name, test in tests.items():
-        found: dict[str, list[NDArray[Any]]] = {line: [] for line in by_line}
+        found: dict[tuple[str, int], list[NDArray[Any]]] = {}
         for frame, rows in labelled(test.part, package):
-            values = taps(frame.pixels)
-            for line, rival in by_line.items():
-                found[line].append(result(rival.recognition(values), rows))
-        out |= {key(line, name): np.stack(each) for line, each in found.items()}
+            values = values_of(frame.pixels)
+            for line, each in by_line.items():
+                for seed, rival in zip(seeds, each, strict=True):
+                    found.setdefault((line, seed), []).append(result(rival.recognition(values), rows))
+        out |= {key(line, name, seed): np.stack(each) for (line, seed), each in found.items()}
     return out
 
 
@@ -233,6 +291,11 @@ def class_statistics(kept: NDArray[Any], truths: Sequence[Truth], labels: Sequen
 def whole(statistic: Statistic, test: Test) -> float:
     """A figure of all frames."""
     return statistic(np.arange(len(test.groups)))
+
+
+def mean(each: Sequence[Statistic]) -> Statistic:
+    """Over the seeds."""
+    return lambda at: float(np.mean([statistic(at) for statistic in each]))
 
 
 def compared(ours: Statistic, raw: Statistic, test: Test, count: int) -> tuple[float, float, float]:

@@ -33,12 +33,15 @@ from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.package import Package
 from featureloop.model.preprocess import resize_frame
 from featureloop.model.recognizers import NOISE, GlobalRecognizer, build_recognizer
+from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import RULES
-from featureloop.sharing.anonymize import pool
+from featureloop.sharing.anonymize import pool, release_vectors
+from featureloop.sharing.codec import dequantize, quantize
 
 Part = tuple[LabelledFolder, Sequence[LabelledItem]]
 CONVOLVED = "the raw map"
 AS_FOUNDED = "the raw map, by founding's recognizer"
+AGAIN = "what is released, learned from again"
 SETTINGS = FoundingSettings()
 
 
@@ -111,8 +114,8 @@ class Rival:
         return replace(self, calibration=replace(self.calibration, temperature=temperature, bias=bias))
 
 
-def rivals(package: Package, founding: Part, work: Path) -> dict[str, Rival]:
-    """What recognizes raw maps, by name: convolutions, and of boxes and classes founding's own recognizer, too.
+def rivals(package: Package, founding: Part, work: Path, *, seeds: Sequence[int]) -> dict[str, list[Rival]]:
+    """What recognizes raw maps, by name, one of each seed: convolutions, and of boxes and classes founding's own, too.
 
     The convolutions have as many weights as founding's recognizer has on taps, at least.
     """
@@ -127,14 +130,67 @@ def rivals(package: Package, founding: Part, work: Path) -> dict[str, Rival]:
     learned = Known(values[: len(rows)], np.stack(rows))
     each = [(taps(pixels).astype(np.float16), row) for pixels, row in versions(founding[0], held, package, 0)]
     known = Known(*(np.stack(part) for part in zip(*each, strict=True)))
-    found = {CONVOLVED: convolved(package, learned, known, len(train))}
-    if task is not Task.SEGMENTATION:
-        found[AS_FOUNDED] = as_founded(package, learned, known, len(train))
+    makers = {CONVOLVED: convolved} | ({} if task is Task.SEGMENTATION else {AS_FOUNDED: as_founded})
+    found = {
+        name: [make(package, learned, known, frames=len(train), seed=seed).calibrated(known) for seed in seeds]
+        for name, make in makers.items()
+    }
     path.unlink()
-    return {name: rival.calibrated(known) for name, rival in found.items()}
+    return found
 
 
-def convolved(package: Package, learned: Known, held: Known, frames: int) -> Rival:
+def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> list[Rival]:
+    """The package's own recognizer, learned anew with each seed as founding learns it, from the extractor's values.
+
+    Of sets these are rounded as they leave, and calibrated for values that are not: a device has them so.
+    """
+    train, held = split(founding[1], hold_out=CALIBRATION_SHARE, seed=SETTINGS.seed)
+    runtime, released = Runtime(package), package.manifest.released
+
+    def seen(items: Sequence[LabelledItem], count: int) -> Known:
+        each = [
+            (release_vectors(runtime.extract(pixels), released), row)
+            for pixels, row in versions(founding[0], items, package, count)
+        ]
+        return Known(*(np.stack(part) for part in zip(*each, strict=True)))
+
+    def left(known: Known) -> Known:
+        return (
+            known
+            if released.statistics
+            else Known(dequantize(quantize(known.values, released), released), known.targets)
+        )
+
+    learned, known = seen(train, SETTINGS.augmentations), seen(held, 0)
+    made = [own_fitted(package, left(learned), left(known), frames=len(train), seed=seed) for seed in seeds]
+    return [rival.calibrated(known) for rival in made]
+
+
+def own_fitted(
+    package: Package,
+    learned: Known,
+    held: Known,
+    *,
+    frames: int,
+    seed: int,
+    by: tuple[Float32, Float32] | None = None,
+) -> Rival:
+    """A recognizer like the package's, of values as they are, or with a scale and an offset."""
+    task, channels = Task(package.manifest.task), learned.values.shape[2]
+
+    def network() -> nn.Module:
+        made = build_recognizer(package.manifest.recognizer, channels=channels)
+        if isinstance(made, GlobalRecognizer):
+            made.standardize_by(torch.from_numpy(learned.values))
+        return made
+
+    scale, offset = by or (np.ones(channels, np.float32), np.zeros(channels, np.float32))
+    bags = [known.bags(scale, offset, task) for known in (learned, held)]
+    made = fitted(network, *bags, task=task, frames=frames, seed=seed)
+    return Rival(made, lambda v: v, scale, offset, task, uncalibrated(RULES[task].method))
+
+
+def convolved(package: Package, learned: Known, held: Known, *, frames: int, seed: int) -> Rival:
     """3x3 convolutions on the map; for classes with founding's noise or without, as the calibration images say."""
     task, (scale, offset, noise) = Task(package.manifest.task), spread(learned)
     channels, outputs = len(scale), learned.targets.shape[2]
@@ -148,33 +204,24 @@ def convolved(package: Package, learned: Known, held: Known, frames: int) -> Riv
     width = next(w for w in range(8, 512, 4) if size(network(w, 0.0)) >= weights)
     bags = [known.bags(scale, offset, task) for known in (learned, held)]
     strengths = (0.0,) if RULES[task].form == "set" else (0.0, NOISE)
-    made = [fitted(partial(network, width, strength), *bags, task=task, frames=frames) for strength in strengths]
+    made = [
+        fitted(partial(network, width, strength), *bags, task=task, frames=frames, seed=seed) for strength in strengths
+    ]
     best = made[0] if len(made) == 1 else min(made, key=lambda m: held_loss(m, bags[1], task))
     return Rival(best, lambda v: v, scale, offset, task, uncalibrated(RULES[task].method))
 
 
-def as_founded(package: Package, learned: Known, held: Known, frames: int) -> Rival:
+def as_founded(package: Package, learned: Known, held: Known, *, frames: int, seed: int) -> Rival:
     """The recognizer that founding builds, on taps; where it takes one vector, on statistics of each tap."""
-    task, statistics = Task(package.manifest.task), package.manifest.released.statistics
+    statistics = package.manifest.released.statistics
+    if not statistics:
+        return own_fitted(package, learned, held, frames=frames, seed=seed, by=spread(learned)[:2])
 
     def taken(taps: NDArray[Any]) -> NDArray[Any]:
-        return pool(taps.astype(np.float32), statistics) if statistics else taps
+        return pool(taps.astype(np.float32), statistics)
 
-    if statistics:
-        learned, held = (Known(np.stack([taken(v) for v in known.values]), known.targets) for known in (learned, held))
-        scale, offset = np.ones(learned.values.shape[2], np.float32), np.zeros(learned.values.shape[2], np.float32)
-    else:
-        scale, offset, _ = spread(learned)
-
-    def network() -> nn.Module:
-        made = build_recognizer(package.manifest.recognizer, channels=len(scale))
-        if isinstance(made, GlobalRecognizer):
-            made.standardize_by(torch.from_numpy(learned.values))
-        return made
-
-    bags = [known.bags(scale, offset, task) for known in (learned, held)]
-    made = fitted(network, *bags, task=task, frames=frames)
-    return Rival(made, taken, scale, offset, task, uncalibrated(RULES[task].method))
+    learned, held = (Known(np.stack([taken(v) for v in known.values]), known.targets) for known in (learned, held))
+    return replace(own_fitted(package, learned, held, frames=frames, seed=seed), of=taken)
 
 
 def own_recognizer(package: Package, channels: int) -> nn.Module:
@@ -191,12 +238,14 @@ def spread(learned: Known) -> tuple[Float32, Float32, Float32]:
     return scale, -rows.mean(axis=0) / (rows.std(axis=0) + 1e-3), scale * drawn.mean(axis=1).std(axis=0)
 
 
-def fitted(make: Callable[[], nn.Module], learned: BagSet, held: BagSet, *, task: Task, frames: int) -> nn.Module:
+def fitted(
+    make: Callable[[], nn.Module], learned: BagSet, held: BagSet, *, task: Task, frames: int, seed: int
+) -> nn.Module:
     """A network, trained as founding trains recognizers on so many frames."""
-    torch.manual_seed(SETTINGS.seed)
+    torch.manual_seed(seed)
     network = make()
     passes = SETTINGS.recognizer_steps(frames) * SETTINGS.batch / len(learned)
-    settings = FitSettings(passes, SETTINGS.batch, SETTINGS.learning_rate, seed=SETTINGS.seed)
+    settings = FitSettings(passes, SETTINGS.batch, SETTINGS.learning_rate, seed=seed)
     fit_recognizer(network, learned, task=task, settings=settings, held=held)
     return network.eval()
 

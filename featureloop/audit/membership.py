@@ -187,7 +187,8 @@ def _controls(lab: Lab, asked: Pool, shadows: Shadows, rng: np.random.Generator)
     wrong = replace(some, targets=some.targets[rng.permutation(len(some))], groups=np.arange(len(some)).astype(str))
     half = rng.permutation(len(wrong)) < min(CANARIES, len(wrong) // 2)
     steps = CANARY_STEPS if some.values.shape[1] > 1 else POOLED_CANARY_STEPS
-    made = fitted(lab, wrong.only(np.flatnonzero(half)), steps=steps, seed=97, name="overfitted control", average=0.5)
+    canaries = wrong.only(np.flatnonzero(half))
+    made = fitted(lab, canaries, steps=steps, seed=97, name="overfitted control", average=0.5, by_heart=True)
     told = confidence_of(losses_of(lab, made, wrong))
     planted = _figures(told, half, wrong.groups, arm="planted", by="learned by heart", seed=lab.seed)
     # Of each shadow those that it never saw, half of them called members.

@@ -79,13 +79,22 @@ def trained_shadows(lab: Lab, pool: Pool, *, count: int, steps: int, rng: np.ran
     return Shadows(np.stack(confidence), np.stack(knew))
 
 
-def fitted(lab: Lab, pool: Pool, *, steps: int, seed: int, name: str, average: float = 0.9) -> nn.Module:
-    """A recognizer like the package's, trained by the project's own training."""
+def fitted(
+    lab: Lab, pool: Pool, *, steps: int, seed: int, name: str, average: float = 0.9, by_heart: bool = False
+) -> nn.Module:
+    """A recognizer like the package's, trained by the project's own training.
+
+    Parameters
+    ----------
+    by_heart
+        Without the noise with which a recognizer of pooled vectors learns, which keeps it from that.
+    """
     manifest = lab.package.manifest
     torch.manual_seed(1000 * lab.seed + seed)
     made = build_recognizer(manifest.recognizer, channels=pool.values.shape[2])
     if isinstance(made, GlobalRecognizer):
         made.standardize_by(torch.from_numpy(pool.values))
+        made.noise = 0.0 if by_heart else made.noise
     batch = min(16, len(pool))
     fit = FitSettings(
         epochs=steps * batch / len(pool), batch=batch, learning_rate=2e-3, average=average, seed=seed, name=name

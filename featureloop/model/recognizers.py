@@ -152,6 +152,11 @@ class GlobalRecognizer(nn.Module):
     backbone was tuned on the same frames, whose features are further apart than
     a new frame's will be; noise keeps the network from relying on that (Bishop
     1995, Neural Computation 7(1): training with noise is Tikhonov regularization).
+
+    Attributes
+    ----------
+    noise
+        Standard deviations of that noise.
     """
 
     mean: Tensor
@@ -159,6 +164,7 @@ class GlobalRecognizer(nn.Module):
 
     def __init__(self, channels: int, *, width: int, blocks: int, outputs: int) -> None:
         super().__init__()
+        self.noise = NOISE
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
         layers: list[nn.Module] = [nn.Linear(channels, width), nn.ReLU()]
@@ -170,7 +176,7 @@ class GlobalRecognizer(nn.Module):
         """Logits of the classes."""
         standardized = (vectors - self.mean) / self.deviation
         if self.training:
-            standardized = standardized + NOISE * torch.randn_like(standardized)
+            standardized = standardized + self.noise * torch.randn_like(standardized)
         return cast(Tensor, self.layers(standardized))
 
     def standardize_by(self, vectors: Tensor) -> None:

@@ -9,7 +9,7 @@ from featureloop.audit.material import Lab, party
 from featureloop.audit.members import founding_pool, own_pool, records_beside
 from featureloop.audit.membership import MEANS, MembershipSettings, above_all, attack_membership, found_at
 from featureloop.audit.run import fingerprint
-from featureloop.audit.shadows import Shadows
+from featureloop.audit.shadows import Shadows, fitted, losses_of
 from featureloop.core.errors import RecordError
 from featureloop.learner.founding_records import founding_records, save_records
 from featureloop.model.founding_settings import FoundingSettings
@@ -98,6 +98,20 @@ def test_of_a_pooled_form_as_well(tmp_path):
     assert records_beside(lab.package) is None
     found = attack_membership(lab, MembershipSettings(shadows=2, steps=5, candidates=4, own=4))
     assert 0 <= found.headline["membership.tpr"].value <= 1
+
+
+def test_wrong_labels_of_pooled_vectors_are_learned_by_heart_only_without_the_noise_of_founding(tmp_path):
+    lab = able(lab_of(tmp_path, task="classification", attacker=20))
+    pool = own_pool(lab, 20)
+    labels = pool.targets.shape[2]
+    drawn = np.random.default_rng(1).integers(0, labels, len(pool))
+    wrong = replace(pool, targets=np.eye(labels, dtype=np.uint8)[drawn][:, None])
+    heart, noisy = (
+        losses_of(lab, fitted(lab, wrong, steps=600, seed=1, name="control", average=0.5, by_heart=by), wrong).mean()
+        for by in (True, False)
+    )
+    assert heart < 0.1
+    assert heart < noisy / 3
 
 
 def test_members_are_the_frames_as_they_are_and_outsiders_the_held_ones(tmp_path):
