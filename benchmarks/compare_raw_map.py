@@ -27,6 +27,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,32 +92,24 @@ def main() -> None:
     columns = [(name, figure) for name in tests for figure in FIGURES[task]]
     titles = [name if len(FIGURES[task]) == 1 else f"{name}, {figure}" for name, figure in columns]
     print("| recognized from | " + " | ".join(f"{t} | less" for t in titles) + " |\n|---|" + "---|---|" * len(columns))
-    best: dict[Column, Statistic] = {}
-    ours: dict[str, dict[Column, Statistic]] = {}
-    for line in lines_of(task, args.seeds):
-        each = [
-            statistics_of(package, tests, {name: raw[key(line, name, seed)] for name in tests}) for seed in args.seeds
-        ]
-        found = {c: mean([statistics[c] for statistics in each]) for c in columns}
-        if line == AGAIN:
-            ours[line] = found
-            continue
-        cells = []
-        for c in columns:
-            value = whole(found[c], tests[c[0]])
-            if c not in best or value > whole(best[c], tests[c[0]]):
-                best[c] = found[c]
-            cells.append(f"{value:.4f} |")
-        print(f"| {line} | " + " | ".join(cells) + " |", flush=True)
+    found = averaged(package, tests, raw, args.seeds)
+    ours = {AGAIN: found.pop(AGAIN)} if AGAIN in found else {}
+    for line, statistics in found.items():
+        print(
+            f"| {line} | " + " | ".join(f"{whole(statistics[c], tests[c[0]]):.4f} |" for c in columns) + " |",
+            flush=True,
+        )
+    best = {c: max((s[c] for s in found.values()), key=partial(whole, test=tests[c[0]])) for c in columns}
     count = RESAMPLES if task is Task.SEGMENTATION else FEWER
     lost_by: dict[str, dict[str, float]] = {}
     for path in (args.package, *args.others):
         other = load_package(path)
         ours[path.name] = statistics_of(other, tests, {name: recognized(other, test) for name, test in tests.items()})
-    for name, found in ours.items():
+    for name, statistics in ours.items():
         cells = []
         for title, c in zip(titles, columns, strict=True):
-            value, (less, low, high) = whole(found[c], tests[c[0]]), compared(found[c], best[c], tests[c[0]], count)
+            own, test = statistics[c], tests[c[0]]
+            value, (less, low, high) = whole(own, test), compared(own, best[c], test, count)
             lost_by.setdefault(name, {})[title] = less
             cells.append(f"{value:.4f} | {100 * less:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
@@ -293,8 +286,19 @@ def whole(statistic: Statistic, test: Test) -> float:
     return statistic(np.arange(len(test.groups)))
 
 
+def averaged(
+    package: Package, tests: Mapping[str, Test], raw: Mapping[str, NDArray[Any]], seeds: Sequence[int]
+) -> dict[str, dict[Column, Statistic]]:
+    """Of every line the figures' means over the seeds."""
+    out = {}
+    for line in lines_of(Task(package.manifest.task), seeds):
+        each = [statistics_of(package, tests, {name: raw[key(line, name, seed)] for name in tests}) for seed in seeds]
+        out[line] = {c: mean([statistics[c] for statistics in each]) for c in each[0]}
+    return out
+
+
 def mean(each: Sequence[Statistic]) -> Statistic:
-    """Over the seeds."""
+    """Of several statistics of the same frames."""
     return lambda at: float(np.mean([statistic(at) for statistic in each]))
 
 

@@ -155,11 +155,9 @@ def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> 
         return Known(*(np.stack(part) for part in zip(*each, strict=True)))
 
     def left(known: Known) -> Known:
-        return (
-            known
-            if released.statistics
-            else Known(dequantize(quantize(known.values, released), released), known.targets)
-        )
+        if released.statistics:
+            return known
+        return replace(known, values=np.stack([dequantize(quantize(v, released), released) for v in known.values]))
 
     learned, known = seen(train, SETTINGS.augmentations), seen(held, 0)
     made = [own_fitted(package, left(learned), left(known), frames=len(train), seed=seed) for seed in seeds]
