@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def polyps(args: argparse.Namespace) -> None:
-    runs = polyp_runs(open_polyps(args.data, Task.SEGMENTATION), load_package(args.polyps), args.cache)
+    runs = polyp_runs(open_polyps(args.data / "polyps", Task.SEGMENTATION), load_package(args.polyps), args.cache)
     founded, own, site = runs.founded, results(runs.founded, runs.held), results(runs.founded, runs.clinic)
     both = Results(*(np.concatenate([getattr(own, k), getattr(site, k)]) for k in ("trust", "losses", "far", "groups")))
     bound("Kvasir-SEG, held-out 200", own, args.splits, risks=(0.1, 0.12, 0.15, 0.2), parts=(0.5,))

@@ -97,9 +97,9 @@ class Polyps:
     clinic: LabelledFolder
 
 
-def open_polyps(data: Path, task: Task) -> Polyps:
+def open_polyps(folder: Path, task: Task) -> Polyps:
     """The polyps' images, labelled for a task, split as founding splits them."""
-    kvasir, clinic = (open_labelled(data / "polyps" / name, task=task) for name in ("kvasir-seg", "cvc-clinicdb"))
+    kvasir, clinic = (open_labelled(folder / name, task=task) for name in ("kvasir-seg", "cvc-clinicdb"))
     rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
     return Polyps(kvasir, rest, held, clinic)
 
@@ -111,7 +111,7 @@ def polyp_box_package(polyps: Polyps, work: Path) -> Package:
 
 def polyp_boxes(data: Path, work: Path) -> Result:
     """Detection of polyps."""
-    polyps = open_polyps(data, Task.DETECTION)
+    polyps = open_polyps(data / "polyps", Task.DETECTION)
     package = polyp_box_package(polyps, work)
     return [
         ("polyp boxes, Kvasir-SEG 200", evaluate(package, polyps.kvasir, polyps.held).figures),
@@ -119,17 +119,23 @@ def polyp_boxes(data: Path, work: Path) -> Result:
     ]
 
 
+CROPS = "Kvasir-SEG, 200 crops"
 Labelled = tuple[LabelledFolder, Sequence[LabelledItem]]
+
+
+def open_crops(polyps: Path, folder: Path) -> Polyps:
+    """The polyps' crops; what is held out is a part of the crops, and not all of the images that masks hold out."""
+    kvasir, clinic = (polyp_crops(polyps, site, folder / site) for site in ("kvasir-seg", "cvc-clinicdb"))
+    rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
+    return Polyps(kvasir, rest, held, clinic)
 
 
 def polyp_crop_package(data: Path, work: Path) -> tuple[Package, Labelled, dict[str, Labelled]]:
     """The package that tells crops with a polyp, founded where it is not there yet, what it learned from, and tests."""
-    kvasir, clinic = (
-        polyp_crops(data / "polyps", site, work / "crops" / site) for site in ("kvasir-seg", "cvc-clinicdb")
-    )
-    rest, held = split(kvasir.items, hold_out=0.2, seed=SEED)
-    package = trained(kvasir, rest, work / "P0", size=224)
-    return package, (kvasir, rest), {"Kvasir-SEG 200": (kvasir, held), "ClinicDB": (clinic, clinic.items)}
+    found = open_crops(data / "polyps", work / "crops")
+    package = trained(found.kvasir, found.rest, work / "P0", size=224)
+    tests = {CROPS: (found.kvasir, found.held), "ClinicDB": (found.clinic, found.clinic.items)}
+    return package, (found.kvasir, found.rest), tests
 
 
 def polyp_classes(data: Path, work: Path) -> Result:

@@ -39,6 +39,9 @@ ASKED = 40
 """Of the positive control: so that each is in a quarter of the references."""
 
 
+EVERY = 10**9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = Path(__file__).resolve().parents[1]
@@ -50,7 +53,7 @@ def main() -> None:
     path, reference = records_beside(package), package.manifest.calibration.reference
     if path is None or reference is None:
         parser.error(f"'{args.package}' has no means of founding frames, or its founding records aren't beside it")
-    pool = founding_pool(package, path)
+    pool = founding_pool(package, path, members=EVERY, others=EVERY, rng=np.random.default_rng(1))
     steps = np.stack([codec.quantize(v, package.manifest.released) for v in pool.values])
     print(
         f"{pool.members.sum()} members, {(~pool.members).sum()} others; every mean is over at least "

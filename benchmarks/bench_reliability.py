@@ -159,17 +159,19 @@ def polyp_runs(images: Polyps, package: Package, cache: Path) -> PolypRuns:
 
 
 def polyps(args: argparse.Namespace) -> None:
-    both_sites(polyp_runs(open_polyps(args.data, Task.SEGMENTATION), load_package(args.polyps), args.cache), args)
+    both_sites(
+        polyp_runs(open_polyps(args.data / "polyps", Task.SEGMENTATION), load_package(args.polyps), args.cache), args
+    )
 
 
 def polyp_boxes(args: argparse.Namespace) -> None:
-    images = open_polyps(args.data, Task.DETECTION)
+    images = open_polyps(args.data / "polyps", Task.DETECTION)
     both_sites(polyp_runs(images, polyp_box_package(images, args.work / "polyp-boxes"), args.cache), args)
 
 
 def polyp_boxes_added(args: argparse.Namespace) -> None:
     """Detection as a further task on the extractor of the segmentation's package: minutes instead of an hour."""
-    images, out = open_polyps(args.data, Task.DETECTION), args.work / "polyp-boxes-added" / "P0"
+    images, out = open_polyps(args.data / "polyps", Task.DETECTION), args.work / "polyp-boxes-added" / "P0"
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         settings = FoundingSettings(size=320, seed=SEED)

@@ -12,7 +12,7 @@ are the recognizers of the package and of others with the same extractor, as the
 frame's values as a device sees them. What they have less is less than the better of the raw map's, column by column.
 Chance in training is worth a point or so of what is told of a few hundred images, and isn't in the intervals. With
 several seeds each recognizer of the raw map is learned with each, and so is the package's, anew, from the extractor's
-values; the figures and what they have less are then means over the seeds.
+values (of sets also from those before they are rounded); the figures and what they have less are means over the seeds.
 
 Masks: Dice over sub-cells, boxes: AP50 and F1, both on Kvasir-SEG's held-out 200 and on ClinicDB. Classes: AUC and
 accuracy; of a package of the polyps' crops (bench_recognition.py --rows polyp-crops) on those of the same images, of
@@ -32,15 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_recognition import pneumonia_folder
+from bench_recognition import CROPS, open_crops, open_polyps, pneumonia_folder
 from compare_necks import taps_of
 from numpy.typing import NDArray
-from polyp_crops import CLASSES, polyp_crops
-from raw_maps import AGAIN, AS_FOUNDED, CONVOLVED, Part, Rival, founded_again, labelled, rivals
+from polyp_crops import CLASSES
+from raw_maps import AGAIN, AS_FOUNDED, CONVOLVED, UNROUNDED, Part, Rival, founded_again, labelled, rivals
 
 from featureloop.core.intervals import Figure, Statistic, mean_of, ratio_of
 from featureloop.core.types import Bool, Recognition, Task, Truth, UInt8
-from featureloop.images.labelled import open_labelled, split
 from featureloop.learner.box_matching import average_precisions, right_boxes
 from featureloop.learner.class_figures import one_label_figures
 from featureloop.learner.gate import RESAMPLES
@@ -93,7 +92,7 @@ def main() -> None:
     titles = [name if len(FIGURES[task]) == 1 else f"{name}, {figure}" for name, figure in columns]
     print("| recognized from | " + " | ".join(f"{t} | less" for t in titles) + " |\n|---|" + "---|---|" * len(columns))
     found = averaged(package, tests, raw, args.seeds)
-    ours = {AGAIN: found.pop(AGAIN)} if AGAIN in found else {}
+    again = {line: found.pop(line) for line in (AGAIN, UNROUNDED) if line in found}
     for line, statistics in found.items():
         print(
             f"| {line} | " + " | ".join(f"{whole(statistics[c], tests[c[0]]):.4f} |" for c in columns) + " |",
@@ -102,10 +101,11 @@ def main() -> None:
     best = {c: max((s[c] for s in found.values()), key=partial(whole, test=tests[c[0]])) for c in columns}
     count = RESAMPLES if task is Task.SEGMENTATION else FEWER
     lost_by: dict[str, dict[str, float]] = {}
+    ours: dict[str, dict[Column, Statistic]] = {}
     for path in (args.package, *args.others):
-        other = load_package(path)
-        ours[path.name] = statistics_of(other, tests, {name: recognized(other, test) for name, test in tests.items()})
-    for name, statistics in ours.items():
+        other, name = load_package(path), path.name if path.name not in ours else str(path)
+        ours[name] = statistics_of(other, tests, {name: recognized(other, test) for name, test in tests.items()})
+    for name, statistics in (ours | again).items():
         cells = []
         for title, c in zip(titles, columns, strict=True):
             own, test = statistics[c], tests[c[0]]
@@ -127,6 +127,8 @@ def source_of(package: Package) -> str:
 def images_of(package: Package, data: Path, work: Path) -> tuple[Part, dict[str, Test]]:
     """The images that the package was founded on, and the tests."""
     task, labels, source = Task(package.manifest.task), package.manifest.labels, source_of(package)
+    founding: Part
+    tests: dict[str, Part]
     if source == "chest":
         train, own, other = (
             pneumonia_folder(data, work / "pneumonia" / part).with_classes(labels) for part in ("train", "val", "test")
@@ -134,17 +136,11 @@ def images_of(package: Package, data: Path, work: Path) -> tuple[Part, dict[str,
         founding = (train, train.items)
         tests = {"PneumoniaMNIST validation": (own, own.items), "PneumoniaMNIST test": (other, other.items)}
     else:
-        sites = ("kvasir-seg", "cvc-clinicdb")
-        folders = (
-            open_labelled(data / site, task=task)
-            if source == "polyps"
-            else polyp_crops(data, site, work / "crops" / site)
-            for site in sites
-        )
-        kvasir, clinic = (folder.with_classes(labels) for folder in folders)
-        rest, held_out = split(kvasir.items, hold_out=0.2, seed=1)
-        founding = (kvasir, rest)
-        tests = {"Kvasir-SEG 200": (kvasir, held_out), "ClinicDB": (clinic, clinic.items)}
+        crops = source == "polyp crops"
+        found = open_crops(data, work / "crops") if crops else open_polyps(data, task)
+        kvasir, clinic = (folder.with_classes(labels) for folder in (found.kvasir, found.clinic))
+        founding = (kvasir, found.rest)
+        tests = {CROPS if crops else "Kvasir-SEG 200": (kvasir, found.held), "ClinicDB": (clinic, clinic.items)}
     return founding, {name: opened(part, package) for name, part in tests.items()}
 
 
@@ -157,7 +153,8 @@ def opened(part: Part, package: Package) -> Test:
 def lines_of(task: Task, seeds: Sequence[int]) -> tuple[str, ...]:
     """The names of what recognizes raw maps, and with several seeds of what recognizes as the package does."""
     raw = (CONVOLVED,) if task is Task.SEGMENTATION else (CONVOLVED, AS_FOUNDED)
-    return (*raw, AGAIN) if len(seeds) > 1 else raw
+    own = (AGAIN,) if task is Task.CLASSIFICATION else (AGAIN, UNROUNDED)
+    return (*raw, *own) if len(seeds) > 1 else raw
 
 
 def key(line: str, test: str, seed: int) -> str:
@@ -186,7 +183,7 @@ def own_results(
         return release_vectors(runtime.extract(pixels), released)
 
     def made() -> dict[str, NDArray[Any]]:
-        return of_each({AGAIN: founded_again(package, founding, seeds=seeds)}, seen, package, tests, seeds)
+        return of_each(founded_again(package, founding, seeds=seeds), seen, package, tests, seeds)
 
     return kept(work / f"{named('again', package, seeds)}.npz", made)
 

@@ -1,9 +1,10 @@
 """Colonoscopies for classes: a crop of each image that shows a polyp, or none, as the image's mask says.
 
 Kvasir-SEG and CVC-ClinicDB have a polyp on every image, so their crops are all that classes have of colonoscopies
-of two sites. A crop is a square of 0.4 of the shorter side, wholly inside the field of view. One that shows a polyp is
-covered by it to a quarter, or holds three quarters of it; one that shows none holds no position of its mask. Each
-image gives one crop, so that none is on two sides.
+of two sites. A crop is a square of 0.4 of the shorter side, inside the field of view but for a twentieth. One that
+shows a polyp is covered by it to a quarter, or holds three quarters of it; one that shows none holds no position of its
+mask. Each image gives one crop at most, so that none is on two sides. The classes differ in more than polyps: those are
+in the middle more often, and what a machine writes into a corner is more often in a crop without one.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ from featureloop.sharing.codec import dequantize, quantize
 Part = tuple[LabelledFolder, Sequence[LabelledItem]]
 CONVOLVED = "the raw map"
 AS_FOUNDED = "the raw map, by founding's recognizer"
-AGAIN = "what is released, learned from again"
+AGAIN = "what the package makes of it, learned from again"
+UNROUNDED = "the same, not rounded before it is learned from"
 SETTINGS = FoundingSettings()
 
 
@@ -68,7 +69,7 @@ class ClassConv(nn.Module):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """Values float16 (M, N, D) or pooled ones float32 (M, 1, P D), and rows of targets uint8 (M, N or 1, T)."""
+    """Taps float16 (M, N, D), or values of them float32 (M, N or 1, C), and rows of targets uint8 (M, N or 1, T)."""
 
     values: NDArray[Any]
     targets: UInt8
@@ -81,12 +82,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rival:
-    """A recognizer of taps.
+    """A recognizer of taps, or of what a package makes of them.
 
     Attributes
     ----------
     network
-        Takes `offset + scale * of(taps)` of taps float32 (N, D).
+        Takes `offset + scale * of(values)` of values float32 (N, D).
     calibration
         Of its logits, for a result of the task.
     """
@@ -98,15 +99,15 @@ class Rival:
     task: Task
     calibration: Calibration
 
-    def logits(self, taps: NDArray[Any]) -> Float32:
+    def logits(self, values: NDArray[Any]) -> Float32:
         """Logits float32 (N or 1, T)."""
-        x = self.offset + self.scale * self.of(taps.astype(np.float32))
+        x = self.offset + self.scale * self.of(values.astype(np.float32))
         with torch.no_grad():
             return cast(Float32, self.network(torch.from_numpy(x)[None])[0].numpy())
 
-    def recognition(self, taps: NDArray[Any]) -> Recognition:
-        """The result in a frame's taps."""
-        return RULES[self.task].recognition(self.logits(taps), self.calibration)
+    def recognition(self, values: NDArray[Any]) -> Recognition:
+        """The result in a frame's values."""
+        return RULES[self.task].recognition(self.logits(values), self.calibration)
 
     def calibrated(self, held: Known) -> Rival:
         """The same, calibrated on frames that it didn't learn from."""
@@ -139,10 +140,11 @@ def rivals(package: Package, founding: Part, work: Path, *, seeds: Sequence[int]
     return found
 
 
-def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> list[Rival]:
-    """The package's own recognizer, learned anew with each seed as founding learns it, from the extractor's values.
+def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> dict[str, list[Rival]]:
+    """The package's own recognizer, learned anew with each seed as founding's defaults learn it, from its values.
 
-    Of sets these are rounded as they leave, and calibrated for values that are not: a device has them so.
+    Of sets these are rounded as they leave, or not, for comparison; calibrated is for those that are not: a device has
+    them so.
     """
     train, held = split(founding[1], hold_out=CALIBRATION_SHARE, seed=SETTINGS.seed)
     runtime, released = Runtime(package), package.manifest.released
@@ -155,13 +157,15 @@ def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> 
         return Known(*(np.stack(part) for part in zip(*each, strict=True)))
 
     def left(known: Known) -> Known:
-        if released.statistics:
-            return known
         return replace(known, values=np.stack([dequantize(quantize(v, released), released) for v in known.values]))
 
     learned, known = seen(train, SETTINGS.augmentations), seen(held, 0)
-    made = [own_fitted(package, left(learned), left(known), frames=len(train), seed=seed) for seed in seeds]
-    return [rival.calibrated(known) for rival in made]
+    unrounded = learned, known
+    sides = {AGAIN: unrounded} if released.statistics else {AGAIN: (left(learned), left(known)), UNROUNDED: unrounded}
+    return {
+        line: [own_fitted(package, *side, frames=len(train), seed=seed).calibrated(known) for seed in seeds]
+        for line, side in sides.items()
+    }
 
 
 def own_fitted(

@@ -91,13 +91,24 @@ def attack_linkage(lab: Lab, settings: LinkageSettings | None = None) -> Finding
         measures=tuple(measures),
         controls=apart([*shallow, *random], "top-1"),
         curve=_curve(known, target, best, given, lab),
-        budget=(
-            f"{len(lab.attacker)} images of its own with {given.takes} takes of each, {given.steps} steps of "
-            f"training; a gallery of {len(lab.theirs)} records of {len(np.unique(lab.victims.groups))} patients"
-            + (f", drawn {len(targets)} times" if len(targets) > 1 else "")
-        ),
+        budget=_budget(lab, given),
         notes=_notes(lab, attacker, best, single=single),
         charts=(similarity_chart(found[best.by][0], target.search, by=best.by),),
+    )
+
+
+def _draws(lab: Lab, given: LinkageSettings) -> range:
+    """Keys by which takes are released: one, and where chance decides what of a frame leaves, as many as are given."""
+    return range(given.draws if len(lab.draws) > 1 else 1)
+
+
+def _budget(lab: Lab, given: LinkageSettings) -> str:
+    often, draws = len(_draws(lab, given)), len(lab.their_draws)
+    return (
+        f"{len(lab.attacker)} images of its own with {given.takes} takes of each"
+        + (f", released {often} times" if often > 1 else "")
+        + f", {given.steps} steps of training; a gallery of {len(lab.theirs)} records of "
+        f"{len(np.unique(lab.victims.groups))} patients" + (f", drawn {draws} times" if draws > 1 else "")
     )
 
 
@@ -110,7 +121,7 @@ def _known(lab: Lab, described: Describe, given: LinkageSettings) -> Known:
     takes: list[Sequence[Release]] = []
     for i, strength in enumerate(STRENGTHS[: given.takes]):
         frames = takes_of(lab.attacker.frames, seed=(lab.seed, 41, i), strength=strength)
-        takes += lab.releases(frames, what="takes", draws=range(given.draws))
+        takes += lab.releases(frames, what="takes", draws=_draws(lab, given))
     groups = [np.array([min(p) for p in _patients(r, lab.attacker)]) for r in (lab.mine, *takes)]
     return Known(described(lab.mine), tuple(described(t) for t in takes), groups[0], tuple(groups[1:]))
 

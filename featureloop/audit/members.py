@@ -86,13 +86,13 @@ def records_beside(package: Package) -> Path | None:
     return path if path.is_file() else None
 
 
-def founding_pool(package: Package, path: Path, *, most: int, rng: np.random.Generator) -> Pool:
+def founding_pool(package: Package, path: Path, *, members: int, others: int, rng: np.random.Generator) -> Pool:
     """Founding records as bags: of frames that were learned from their first version, and held ones, drawn from all.
 
     Parameters
     ----------
-    most
-        Of each of the two, at most.
+    members, others
+        How many of each of the two, at most.
 
     Raises
     ------
@@ -105,20 +105,20 @@ def founding_pool(package: Package, path: Path, *, most: int, rng: np.random.Gen
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"'{path}' holds no records: {error}") from error
     records = [r for r in records if r.task == package.manifest.task and r.extractor == package.extractor_digest]
-    mine, others = ([r for r in records if r.site == s] for s in (MEMBER_SITE, OUTSIDER_SITE))
-    if not mine or not others:
+    mine, held = ([r for r in records if r.site == s] for s in (MEMBER_SITE, OUTSIDER_SITE))
+    if not mine or not held:
         raise RecordError(
-            f"'{path.name}' holds {len(mine)} records that the package learned from and {len(others)} that were held "
+            f"'{path.name}' holds {len(mine)} records that the package learned from and {len(held)} that were held "
             "out: give the file that was written when this package was founded"
         )
     # Versions of a frame follow each other, the frame as it is comes first.
     versions = max(1, round(len(mine) / max(1, package.manifest.lineage.records.get(MEMBER_SITE, len(mine)))))
-    sides = mine[::versions], others
-    kept = [side[i] for side in sides for i in np.sort(rng.permutation(len(side))[:most])]
+    sides = (mine[::versions], members), (held, others)
+    kept = [side[i] for side, most in sides for i in np.sort(rng.permutation(len(side))[:most])]
     values, targets = zip(*(_decoded(r, package) for r in kept), strict=True)
     groups = np.array([(r.group or r.id).hex() for r in kept])
-    members = np.array([r.site == MEMBER_SITE for r in kept])
-    return _stacked(values, targets, groups, members)
+    learned_from = np.array([r.site == MEMBER_SITE for r in kept])
+    return _stacked(values, targets, groups, learned_from)
 
 
 def own_pool(lab: Lab, most: int) -> Pool:

@@ -41,8 +41,8 @@ class MembershipSettings:
     shadows
         Recognizers that it trains; of a pooled form, which cost little, twice as many.
     steps
-        Of training each, on 16 bags, and more where more are asked about; of a pooled form, four times as many, and as
-        many passes as a founding has.
+        Of training each, on 16 bags, and in proportion more where more are asked about; of a pooled form, four times as
+        many, and as many passes as a founding has.
     candidates
         Most of the founding's members and outsiders that are asked about, of a pooled form 25 times as many; where
         outsiders are given besides, all of them are, and as many members.
@@ -59,10 +59,13 @@ class MembershipSettings:
         """More of everything."""
         return MembershipSettings(2 * self.shadows, 4 * self.steps, 25 * self.candidates, 4 * self.own)
 
-    def enough(self, frames: int, *, asked: int, pooled: bool) -> int:
-        """Steps for half of so many frames: of a pooled form a founding's 16 passes, else as many as of no more."""
-        wanted = frames / 2 if pooled else self.steps * asked / (2 * self.candidates)
-        return max(self.steps, round(wanted))
+    def passes(self, frames: int) -> int:
+        """Steps of a pooled form that are a founding's 16 passes over half of so many frames."""
+        return max(self.steps, frames // 2)
+
+    def in_proportion(self, asked: int) -> int:
+        """Steps of a set: more where more are asked about than `candidates` of either side."""
+        return max(self.steps, round(self.steps * asked / (2 * self.candidates)))
 
 
 def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, records: Path | None = None) -> Finding:
@@ -81,7 +84,7 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
     rng = np.random.default_rng((lab.seed, 89))
     asked = _asked(lab, path, given, rng) if path else own
     pool = asked.joined(own) if path else own
-    steps = given.enough(len(pool), asked=len(asked), pooled=pooled)
+    steps = given.passes(len(pool)) if pooled else given.in_proportion(len(asked))
     shadows = trained_shadows(lab, pool, count=given.shadows, steps=steps, rng=rng)
     among = Shadows(shadows.confidence[:, : len(asked)], shadows.knew[:, : len(asked)])
     measures = []
@@ -115,13 +118,11 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
 
 def _asked(lab: Lab, records: Path, given: MembershipSettings, rng: np.random.Generator) -> Pool:
     """The founding records, and the outsiders that were given besides."""
-    more = 0 if lab.outsiders is None else len(lab.outsiders)
-    pool = founding_pool(lab.package, records, most=given.candidates + more, rng=rng)
-    if lab.outsiders is not None:
-        pool = pool.joined(pool_of(lab, lab.outsiders))
-    members, others = (rng.permutation(np.flatnonzero(pool.members == m)) for m in (True, False))
-    most = given.candidates + more
-    return pool.only(np.concatenate([members[:most], others[:most]]))
+    others = None if lab.outsiders is None else pool_of(lab, lab.outsiders)
+    more = 0 if others is None else len(others)
+    pool = founding_pool(lab.package, records, members=given.candidates + more, others=given.candidates, rng=rng)
+    pool = pool if others is None else pool.joined(others)
+    return pool.only(np.concatenate([rng.permutation(np.flatnonzero(pool.members == m)) for m in (True, False)]))
 
 
 def _in_turn(shadows: Shadows, groups: NDArray[np.str_], *, seed: int) -> list[Measure]:
@@ -188,7 +189,7 @@ def _controls(lab: Lab, asked: Pool, shadows: Shadows, rng: np.random.Generator)
     half = rng.permutation(len(wrong)) < min(CANARIES, len(wrong) // 2)
     steps = CANARY_STEPS if some.values.shape[1] > 1 else POOLED_CANARY_STEPS
     canaries = wrong.only(np.flatnonzero(half))
-    made = fitted(lab, canaries, steps=steps, seed=97, name="overfitted control", average=0.5, by_heart=True)
+    made = fitted(lab, canaries, steps=steps, seed=97, name="overfitted control", average=0.5, noise=0.0)
     told = confidence_of(losses_of(lab, made, wrong))
     planted = _figures(told, half, wrong.groups, arm="planted", by="learned by heart", seed=lab.seed)
     # Of each shadow those that it never saw, half of them called members.

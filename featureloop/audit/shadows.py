@@ -21,7 +21,7 @@ from featureloop.core.types import Bool, Task
 from featureloop.model.fit import FitSettings, fit_recognizer
 from featureloop.model.lesson import Surroundings
 from featureloop.model.losses import recognition_loss
-from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
+from featureloop.model.recognizers import NOISE, GlobalRecognizer, build_recognizer
 from featureloop.model.runtime import Runtime
 
 LEAST_SPREAD = 1e-3
@@ -80,21 +80,21 @@ def trained_shadows(lab: Lab, pool: Pool, *, count: int, steps: int, rng: np.ran
 
 
 def fitted(
-    lab: Lab, pool: Pool, *, steps: int, seed: int, name: str, average: float = 0.9, by_heart: bool = False
+    lab: Lab, pool: Pool, *, steps: int, seed: int, name: str, average: float = 0.9, noise: float = NOISE
 ) -> nn.Module:
     """A recognizer like the package's, trained by the project's own training.
 
     Parameters
     ----------
-    by_heart
-        Without the noise with which a recognizer of pooled vectors learns, which keeps it from that.
+    noise
+        With which a recognizer of pooled vectors learns, in standard deviations; it keeps it from learning by heart.
     """
     manifest = lab.package.manifest
     torch.manual_seed(1000 * lab.seed + seed)
     made = build_recognizer(manifest.recognizer, channels=pool.values.shape[2])
     if isinstance(made, GlobalRecognizer):
         made.standardize_by(torch.from_numpy(pool.values))
-        made.noise = 0.0 if by_heart else made.noise
+        made.noise = noise
     batch = min(16, len(pool))
     fit = FitSettings(
         epochs=steps * batch / len(pool), batch=batch, learning_rate=2e-3, average=average, seed=seed, name=name

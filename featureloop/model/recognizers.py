@@ -148,7 +148,7 @@ class GlobalRecognizer(nn.Module):
     Pooled values are small beside their bounds, each channel by another factor,
     so they are standardized by the founding frames' mean and deviation first.
 
-    In training, noise of `NOISE` standard deviations is added to them. The
+    In training, noise of `noise` standard deviations is added to them. The
     backbone was tuned on the same frames, whose features are further apart than
     a new frame's will be; noise keeps the network from relying on that (Bishop
     1995, Neural Computation 7(1): training with noise is Tikhonov regularization).
@@ -156,7 +156,7 @@ class GlobalRecognizer(nn.Module):
     Attributes
     ----------
     noise
-        Standard deviations of that noise.
+        `NOISE`, unless it is to learn otherwise.
     """
 
     mean: Tensor

@@ -35,7 +35,15 @@ def side(patients: range, *, each: int) -> Party:
     return party(frames_of(patients, each=each), size=SIZE)[0]
 
 
-def lab_of(folder: Path, *, task: str = "segmentation", attacker: int = 10, victims: int = 8, each: int = 3) -> Lab:
-    package = tiny_package(folder / "p", task=task, size=SIZE)
+def lab_of(
+    folder: Path,
+    *,
+    task: str = "segmentation",
+    attacker: int = 10,
+    victims: int = 8,
+    each: int = 3,
+    release: str | None = None,
+) -> Lab:
+    package = tiny_package(folder / "p", task=task, size=SIZE, **({"release": release} if release else {}))
     own, theirs = side(range(attacker), each=each), side(range(100, 100 + victims), each=each)
     return Lab(package, own, theirs, seed=1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,17 @@ def test_records_of_one_scene_are_linked_and_values_of_no_frame_are_not(tmp_path
     assert [p.images for p in found.curve] == [15, 30]
     assert found.charts[0].image.startswith("data:image/png")
     assert of(found, "image-to-record top-1, the same image", "release")[0].value == 1.0
+
+
+def test_an_attacker_may_release_its_takes_several_times_where_chance_decides_what_leaves(tmp_path):
+    few, whole = lab_of(tmp_path / "few", victims=5, release="set subset=2"), lab_of(tmp_path / "whole", victims=5)
+    once, often = (attack_linkage(few, replace(QUICK, draws=n)) for n in (1, 3))
+    assert "with 2 takes of each, released 3 times" in often.budget
+    assert "released" not in once.budget
+    assert of(once, "AUC", "release") != of(often, "AUC", "release")
+    same = attack_linkage(whole, replace(QUICK, draws=3))
+    assert "released" not in same.budget
+    assert same.measures == attack_linkage(whole, QUICK).measures
 
 
 def test_the_same_seed_finds_the_same(tmp_path):

@@ -61,7 +61,8 @@ def test_a_package_that_keeps_founding_frames_instead_of_means_of_them_gives_the
     pool = founding_pool(
         plain.package,
         plain.package.path.with_name("p.founding.arrow"),
-        most=1000,
+        members=1000,
+        others=1000,
         rng=np.random.default_rng(1),
     )
     rows = [compared(v, manifest.released) for v in pool.values]
@@ -76,14 +77,15 @@ def test_a_package_that_keeps_founding_frames_instead_of_means_of_them_gives_the
 
 def test_all_outsiders_that_are_given_are_asked_about_besides_the_held_records(tmp_path):
     plain = able(lab_of(tmp_path))
-    founded(plain)
+    founded(plain, held=40)
     unseen = party(frames_of(range(400, 430), each=1), size=plain.size)[0]
     lab = Lab(plain.package, plain.attacker, plain.victims, outsiders=unseen)
     found = attack_membership(lab, QUICK)
-    assert "38 steps of 16 bags each, from halves of 90 candidates" in found.budget  # 20 steps for the 48 of QUICK.
-    assert any("50 held or given ones are not" in n for n in found.notes)
+    # All 40 founding records, where 24 are asked about otherwise, 24 held ones and 30 that are given.
+    assert "39 steps of 16 bags each, from halves of 94 candidates" in found.budget  # 20 steps are for 48.
+    assert any("54 held or given ones are not" in n for n in found.notes)
     above = next(m for m in found.measures if m.figure == "TPR above every outsider" and m.by == "loss alone")
-    assert above.chance == pytest.approx(1 / 51)
+    assert above.chance == pytest.approx(1 / 55)
     assert fingerprint(lab) != fingerprint(plain)
 
 
@@ -107,8 +109,8 @@ def test_wrong_labels_of_pooled_vectors_are_learned_by_heart_only_without_the_no
     drawn = np.random.default_rng(1).integers(0, labels, len(pool))
     wrong = replace(pool, targets=np.eye(labels, dtype=np.uint8)[drawn][:, None])
     heart, noisy = (
-        losses_of(lab, fitted(lab, wrong, steps=600, seed=1, name="control", average=0.5, by_heart=by), wrong).mean()
-        for by in (True, False)
+        losses_of(lab, fitted(lab, wrong, steps=600, seed=1, name="control", average=0.5, noise=noise), wrong).mean()
+        for noise in (0.0, 1.0)
     )
     assert heart < 0.1
     assert heart < noisy / 3
@@ -123,9 +125,9 @@ def test_members_are_the_frames_as_they_are_and_outsiders_the_held_ones(tmp_path
     founded(replace_package(lab, package), versions=2)
     path = records_beside(package)
     assert path is not None
-    few = founding_pool(package, path, most=5, rng=np.random.default_rng(1))
-    assert few.members.tolist() == [True] * 5 + [False] * 5
-    pool = founding_pool(package, path, most=1000, rng=np.random.default_rng(1))
+    few = founding_pool(package, path, members=5, others=3, rng=np.random.default_rng(1))
+    assert few.members.tolist() == [True] * 5 + [False] * 3
+    pool = founding_pool(package, path, members=1000, others=1000, rng=np.random.default_rng(1))
     assert pool.members.sum() == 20
     assert (~pool.members).sum() == 20
     assert len(set(pool.groups)) == 40
@@ -142,10 +144,10 @@ def test_records_of_another_package_are_refused(tmp_path):
     founded(lab, held=0)
     path, rng = records_beside(lab.package), np.random.default_rng(1)
     with pytest.raises(RecordError, match="0 that were held out"):
-        founding_pool(lab.package, path, most=5, rng=rng)
+        founding_pool(lab.package, path, members=5, others=5, rng=rng)
     (tmp_path / "p.founding.arrow").write_bytes(b"x")
     with pytest.raises(RecordError, match="holds no records"):
-        founding_pool(lab.package, path, most=5, rng=rng)
+        founding_pool(lab.package, path, members=5, others=5, rng=rng)
 
 
 def test_own_frames_have_their_truth_as_targets(tmp_path):
