@@ -13,6 +13,7 @@ near-duplicates that a device holds back. --out keeps what draw_pareto.py draws.
 
 With --crops runs/recognition/polyp-crops (bench_recognition.py's), the same of polyps: Kvasir-SEG's held-out crops, and
 ClinicDB's.
+
 With --cells runs/recognition (bench_recognition.py's packages, founded where they are missing), instead: five kinds of
 white blood cells in five folds, accuracy and the mean AUC of the classes from decoded records of the held-out images.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_codec_pooled import figures as figures_of
+from bench_near_linkage import party_of
 from bench_privacy_pooled import LINKAGE, MOST, POLYPS
 from bench_recognition import PARTS, pneumonia_folder, polyp_crop_package
 from measure_pooled_rdo import side as seen_side
@@ -35,7 +37,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 from featureloop.audit.linkage import attack_linkage
-from featureloop.audit.material import Lab, Party, party
+from featureloop.audit.material import Lab, Party
 from featureloop.audit.provided import provided
 from featureloop.core.intervals import figure_maker
 from featureloop.core.types import Bag, Frame, Task
@@ -75,9 +77,8 @@ def main() -> None:
     out: Path = args.out or root / "runs" / ("pooled-bits-crops" if args.crops else "pooled-bits")
     out.mkdir(parents=True, exist_ok=True)
     package, known, tests = crops(args.data, args.crops) if args.crops else chest(args.data, args.work)
-    edge = package.manifest.preprocessing.size
     own = {part: recognized(package, seen) for part, (seen, _) in tests.items()}
-    mine, whole = (party(open_labelled(args.data / "polyps" / n).frames(), size=edge)[0] for n in POLYPS)
+    mine, whole = (party_of(args.data / "polyps" / site, package) for site in POLYPS)
     heads = [f"{part}: accuracy, AUC | less AUC, points" for part in tests]
     print(f"| bits | bytes of a test image | {' | '.join(heads)} | records | linked, top-1 | AUC |\n|{'---|' * 9}")
     device = [f"{figures(own[part], true)} |" for part, (_, true) in tests.items()]

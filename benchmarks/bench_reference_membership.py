@@ -37,9 +37,8 @@ Bool = NDArray[np.bool_]
 WAYS = ("nearest usual frame", "rows to their kinds", "both")
 ASKED = 40
 """Of the positive control: so that each is in a quarter of the references."""
-
-
 EVERY = 10**9
+"""More founding records than there are."""
 
 
 def main() -> None:

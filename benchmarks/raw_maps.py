@@ -1,5 +1,7 @@
 """Recognizers of the raw feature map: all of the backbone's taps, in order, nothing left out and nothing quantized.
 
+And, to compare with them seed by seed, recognizers of what a package makes of the taps.
+
 They learn as founding's recognizers do: from the founding images and changed versions of each, drawn alike, as many
 steps; kept is what was best on the calibration images, by which their results are calibrated, too.
 """

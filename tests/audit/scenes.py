@@ -42,8 +42,8 @@ def lab_of(
     attacker: int = 10,
     victims: int = 8,
     each: int = 3,
-    release: str | None = None,
+    release: str = "",
 ) -> Lab:
-    package = tiny_package(folder / "p", task=task, size=SIZE, **({"release": release} if release else {}))
+    package = tiny_package(folder / "p", task=task, size=SIZE, release=release)
     own, theirs = side(range(attacker), each=each), side(range(100, 100 + victims), each=each)
     return Lab(package, own, theirs, seed=1)
