@@ -23,6 +23,8 @@ from featureloop.sharing.release import decoded, of_founding_record
 
 MEMBER_SITE, OUTSIDER_SITE = "founding", "founding-held"
 """Sites of the founding records: what the recognizer learned from, and what no network ever learned from."""
+TELLING = 16
+"""Rows of a frame that no other frame has alike by chance."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +74,19 @@ class Pool:
         at = np.linspace(0, count - 1, n).round().astype(np.intp)
         targets = self.targets[:, at] if self.targets.shape[1] == count else self.targets
         return replace(self, values=self.values[:, at], targets=targets)
+
+    def unlike(self, other: Pool) -> Pool:
+        """The bags of sets that hold other rows than any of the others': not the same frames, read anew.
+
+        Frames are the same where at least half of the rows, in the order of their values, are. Of bags of fewer than
+        `TELLING` rows none is left out: so few are alike by chance.
+        """
+        n = min(self.values.shape[1], other.values.shape[1])
+        if n < TELLING:
+            return self
+        mine, theirs = (np.stack([_in_order(v) for v in p.shortened(n).values]) for p in (self, other))
+        same = [(theirs == rows).all(axis=2).mean(axis=1).max(initial=0.0) >= 0.5 for rows in mine]
+        return self.only(np.flatnonzero(~np.array(same, bool)))
 
     def bags(self) -> BagSet:
         """For the project's own training, all drawn alike."""
@@ -141,6 +156,11 @@ def pool_of(lab: Lab, party: Party) -> Pool:
         values.append(vectors)
         targets.append(told)
     return _stacked(values, targets, party.groups, np.zeros(len(party), bool))
+
+
+def _in_order(rows: Float32) -> Float32:
+    """Rows (N, C) by their values."""
+    return rows[np.lexsort(rows.T[::-1])]
 
 
 def _decoded(record: Record, package: Package) -> tuple[Float32, UInt8]:

@@ -83,6 +83,7 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
     own = own_pool(lab, given.own)
     rng = np.random.default_rng((lab.seed, 89))
     asked = _asked(lab, path, given, rng) if path else own
+    own = own.unlike(asked) if path else own  # Else shadows that are said not to know a candidate would.
     pool = asked.joined(own) if path else own
     steps = given.passes(len(pool)) if pooled else given.in_proportion(len(asked))
     shadows = trained_shadows(lab, pool, count=given.shadows, steps=steps, rng=rng)

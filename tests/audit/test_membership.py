@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featureloop.audit.material import Lab, party
-from featureloop.audit.members import founding_pool, own_pool, records_beside
+from featureloop.audit.members import TELLING, founding_pool, own_pool, records_beside
 from featureloop.audit.membership import MEANS, MembershipSettings, above_all, attack_membership, found_at
 from featureloop.audit.run import fingerprint
 from featureloop.audit.shadows import Shadows, fitted, losses_of
@@ -87,6 +87,18 @@ def test_all_outsiders_that_are_given_are_asked_about_besides_the_held_records(t
     above = next(m for m in found.measures if m.figure == "TPR above every outsider" and m.by == "loss alone")
     assert above.chance == pytest.approx(1 / 55)
     assert fingerprint(lab) != fingerprint(plain)
+
+
+def test_the_attacker_s_own_frames_are_none_of_those_that_are_asked_about(tmp_path):
+    plain = able(lab_of(tmp_path))
+    founded(plain)
+    again = party(frames_of([*range(205, 209), *range(500, 508)], each=1), size=plain.size)[0]
+    lab = Lab(plain.package, again, plain.victims, seed=1)
+    found = attack_membership(lab, replace(QUICK, candidates=100))
+    assert "from halves of 60 candidates and 8 frames of its own" in found.budget
+    own, few = own_pool(lab, 100), own_pool(lab, 100).shortened(TELLING - 1)
+    assert len(own.unlike(own)) == 0
+    assert len(few.unlike(few)) == len(few)
 
 
 def test_without_founding_records_recognizers_of_the_same_training_are_attacked(tmp_path):
