@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from featureloop.core.types import Bool, Task
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding_records import FOUNDING_SITE
-from featureloop.learner.interpolation import DEFAULT, SHARES, Choice, best_share, choose_share, interpolate
+from featureloop.learner.interpolation import DEFAULT, SHARES, Choice, best_share, choose_share
+from featureloop.model.fit import interpolate
 
 LIVE = {"threshold": torch.tensor(0.2)}
 

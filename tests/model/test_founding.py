@@ -55,7 +55,11 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
-def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "stages"),
+    [(Task.CLASSIFICATION, ("recognizer",)), (Task.SEGMENTATION, ("recognizer, loss", "recognizer, rounded"))],
+)
+def test_a_killed_training_goes_on_to_the_same_networks(task: Task, stages: tuple[str, ...], tmp_path: Path) -> None:
     """As the same seed gives the same networks, wherever the training was killed."""
     given, held, settings = frames(4), frames(6)[4:], replace(TINY, epochs=4.0, recognizer_epochs=4.0)
 
@@ -69,7 +73,7 @@ def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
     def train(checkpoint: Checkpoint | None, around: Surroundings) -> Networks:
         return train_networks(
             given,
-            task=Task.CLASSIFICATION,
+            task=task,
             classes=3,
             settings=settings,
             held=held,
@@ -78,22 +82,18 @@ def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
             around=around,
         )
 
-    def opened() -> Checkpoint:
-        return open_checkpoint(
-            tmp_path / "P", given, tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
-        )
+    def opened(some: Sequence[Frame] = given) -> Checkpoint:
+        return open_checkpoint(tmp_path / "P", some, tasks=[(task, "abc")], settings=settings, backbone="b")
 
     undisturbed = train(None, Surroundings())
-    for stage in ("early features", "fine-tuning", "recognizer"):
+    for stage in ("early features", "fine-tuning", *stages):
         with pytest.raises(Killed):
             train(opened(), dies_in(stage))
     again = train(opened(), Surroundings())
     for name, value in undisturbed.recognizer.state_dict().items():
         np.testing.assert_allclose(value.numpy(), again.recognizer.state_dict()[name].numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="another training"):
-        open_checkpoint(
-            tmp_path / "P", given[1:], tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
-        )
+        opened(given[1:])
 
 
 def test_the_profile_full_tunes_the_early_stages_too() -> None:

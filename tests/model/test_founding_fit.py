@@ -1,0 +1,91 @@
+"""Founding's recognizer learns from what a device has and from what leaves."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from featureloop.core.types import Task
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
+from featureloop.model.founding_fit import LAST_RATE, LAST_STEPS, WAY, Rounding, fit_founding, rounding_of
+from featureloop.model.lesson import Surroundings
+from featureloop.model.losses import recognition_loss
+from featureloop.model.manifest import ReleasedForm
+from featureloop.sharing import codec
+
+ROUNDING = Rounding.about_zero([3])
+"""To -1, 0 and 1."""
+SETTINGS = FitSettings(epochs=40.0, learning_rate=0.3, average=0.9)
+
+
+def bags(seed: int = 1, *, count: int = 80) -> BagSet:
+    """Rows of one value, lesion above 0.2: of what is rounded to 0, three of ten are."""
+    values = np.random.default_rng(seed).uniform(-1, 1, (count, 16, 1)).astype(np.float32)
+    one = np.ones(1, np.float32)
+    shares = np.full(count, 1 / count)
+    return BagSet(values, (values > 0.2).astype(np.uint8), shares, np.ones(count, np.float32), one, 0 * one)
+
+
+def line() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Linear(1, 1)
+
+
+def loss(network: nn.Module, of: BagSet) -> float:
+    batch = of.batch(np.arange(len(of)))
+    with torch.no_grad():
+        found = recognition_loss(network(torch.from_numpy(batch.x)), torch.from_numpy(batch.y), task=Task.SEGMENTATION)
+    return float(found.mean())
+
+
+def test_it_serves_a_device_better_than_learning_from_what_leaves_and_a_gate_better_than_never_having_seen_it() -> None:
+    both, unrounded, rounded = line(), line(), line()
+    fit_founding(both, bags(), ROUNDING, task=Task.SEGMENTATION, settings=SETTINGS)
+    fit_recognizer(unrounded, bags(), task=Task.SEGMENTATION, settings=SETTINGS)
+    fit_recognizer(rounded, ROUNDING.over(bags()), task=Task.SEGMENTATION, settings=SETTINGS)
+    others = bags(seed=2)
+    assert loss(both, others) < loss(rounded, others)
+    assert loss(both, ROUNDING.over(others)) < loss(unrounded, ROUNDING.over(others))
+
+
+@pytest.mark.parametrize("epochs", [1.0, 80.0])
+def test_what_is_kept_is_half_of_the_way_of_no_more_steps_than_before_and_of_few(epochs: float) -> None:
+    settings = FitSettings(epochs=epochs, learning_rate=0.3, average=0.9, name="line")
+    taken: dict[str, int] = {}
+
+    def progress(what: str, done: int, _total: int) -> None:
+        taken[what.rsplit(",", 1)[0]] = done
+
+    both, by_hand = line(), line()
+    fit_founding(
+        both, bags(), ROUNDING, task=Task.SEGMENTATION, settings=settings, around=Surroundings(progress=progress)
+    )
+    steps = settings.steps(80)
+    assert taken == {"line": steps, "line, rounded": min(steps, LAST_STEPS)}
+    fit_recognizer(by_hand, bags(), task=Task.SEGMENTATION, settings=settings)
+    before = {k: v.clone() for k, v in by_hand.state_dict().items()}
+    last = FitSettings(epochs=min(steps, LAST_STEPS) * 16 / 80, learning_rate=0.3 * LAST_RATE, average=0.9)
+    fit_recognizer(by_hand, ROUNDING.over(bags()), task=Task.SEGMENTATION, settings=last)
+    for name, value in interpolate(before, by_hand.state_dict(), WAY).items():
+        torch.testing.assert_close(both.state_dict()[name], value)
+        assert not torch.equal(value, before[name])
+
+
+def test_what_is_not_learned_from_rounded_is_learned_from_as_it_is() -> None:
+    alone, founded = line(), line()
+    fit_founding(founded, bags(), None, task=Task.SEGMENTATION, settings=SETTINGS)
+    fit_recognizer(alone, bags(), task=Task.SEGMENTATION, settings=SETTINGS)
+    for name, value in alone.state_dict().items():
+        assert torch.equal(founded.state_dict()[name], value)
+
+
+def test_it_rounds_as_what_leaves_is_rounded() -> None:
+    form = ReleasedForm("set", 2, (-1.0, -0.5), (1.0, 2.0), (3, 9), ((1,) * 3, (1,) * 9))
+    rng = np.random.default_rng(3)
+    values = rng.uniform(form.low, form.high, (5, 7, 2)).astype(np.float32)
+    targets, ones = np.zeros((5, 7, 1), np.uint8), np.ones(2, np.float32)
+    some = BagSet(values, targets, np.full(5, 0.2), np.ones(5, np.float32), ones, 0 * ones)
+    found = rounding_of(form).over(some)
+    assert np.array_equal(found.values, np.stack([codec.quantize(v, form) for v in values]))
+    left = np.stack([codec.dequantize(codec.quantize(v, form), form) for v in values])
+    np.testing.assert_allclose(found.batch(np.arange(5)).x, left, atol=1e-6)
