@@ -186,7 +186,7 @@ def own_results(
     def made() -> dict[str, NDArray[Any]]:
         return of_each(founded_again(package, founding, seeds=seeds), seen, package, tests, seeds)
 
-    return kept(work / f"{named('again', package, seeds)}.npz", made)
+    return kept(work / f"{named('own', package, seeds)}.npz", made)
 
 
 def named(what: str, package: Package, seeds: Sequence[int]) -> str:

@@ -167,7 +167,7 @@ def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> 
     ways: dict[str, tuple[Known, Known, Rounding | None]] = {AGAIN: (learned, known, None)}
     if not released.statistics:
         ways = {
-            AGAIN: (learned, known, rounding_of(released)),
+            AGAIN: (learned, known, rounding_of(released.form, released.low, released.high, released.levels)),
             UNROUNDED: (learned, known, None),
             ROUNDED: (left(learned), left(known), None),
         }

@@ -24,7 +24,9 @@ from featureloop.sharing.release import decoded, of_founding_record
 MEMBER_SITE, OUTSIDER_SITE = "founding", "founding-held"
 """Sites of the founding records: what the recognizer learned from, and what no network ever learned from."""
 TELLING = 16
-"""Rows of a frame that no other frame has alike by chance."""
+"""Rows of a frame that hardly any other frame has alike by chance."""
+ALIKE = 0.9
+"""Share of the rows that are the same of one frame, read twice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,16 +78,17 @@ class Pool:
         return replace(self, values=self.values[:, at], targets=targets)
 
     def unlike(self, other: Pool) -> Pool:
-        """The bags of sets that hold other rows than any of the others': not the same frames, read anew.
+        """The bags that hold other rows than any of the others': not the same frames, read anew.
 
-        Frames are the same where at least half of the rows, in the order of their values, are. Of bags of fewer than
-        `TELLING` rows none is left out: so few are alike by chance.
+        Frames are the same where so many rows are, in the order of their values, as `ALIKE` says. That is told of whole
+        sets without noise; of bags of fewer rows than `TELLING`, as pooled ones, none is left out: they may be alike by
+        chance.
         """
         n = min(self.values.shape[1], other.values.shape[1])
         if n < TELLING:
             return self
         mine, theirs = (np.stack([_in_order(v) for v in p.shortened(n).values]) for p in (self, other))
-        same = [(theirs == rows).all(axis=2).mean(axis=1).max(initial=0.0) >= 0.5 for rows in mine]
+        same = [(theirs == rows).all(axis=2).mean(axis=1).max(initial=0.0) >= ALIKE for rows in mine]
         return self.only(np.flatnonzero(~np.array(same, bool)))
 
     def bags(self) -> BagSet:

@@ -47,7 +47,8 @@ class MembershipSettings:
         Most of the founding's members and outsiders that are asked about, of a pooled form 25 times as many; where
         outsiders are given besides, all of them are, and as many members.
     own
-        Most of its own frames that the shadows learn from as well; of a pooled form, four times as many.
+        Most of its own frames that the shadows learn from as well, without those that are asked about; of a pooled
+        form, four times as many.
     """
 
     shadows: int = 8
@@ -118,11 +119,11 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
 
 
 def _asked(lab: Lab, records: Path, given: MembershipSettings, rng: np.random.Generator) -> Pool:
-    """The founding records, and the outsiders that were given besides."""
+    """The founding records, and the outsiders that were given besides, unless they are founding frames."""
     others = None if lab.outsiders is None else pool_of(lab, lab.outsiders)
     more = 0 if others is None else len(others)
     pool = founding_pool(lab.package, records, members=given.candidates + more, others=given.candidates, rng=rng)
-    pool = pool if others is None else pool.joined(others)
+    pool = pool if others is None else pool.joined(others.unlike(pool))
     return pool.only(np.concatenate([rng.permutation(np.flatnonzero(pool.members == m)) for m in (True, False)]))
 
 

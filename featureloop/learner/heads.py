@@ -51,7 +51,7 @@ class Further:
 def add_head(
     package: Package, further: Further, *, settings: FoundingSettings, risk: float | None, around: Surroundings
 ) -> Package:
-    """Train a recognizer of the package's features as they are released, and write it into the package's directory.
+    """Train a recognizer of the package's features as a device has them, and write it into the package's directory.
 
     The extractor stays as it is, so that the package stays of its line.
 
@@ -74,8 +74,8 @@ def add_head(
     rows = draft.released.form.subset if draft.recognizer.form == "attention" else 0
     name = f"recognizer of {further.task}"
     fit = FitSettings(passes, settings.batch, settings.learning_rate, rows=rows, seed=settings.seed, name=name)
-    # What is noisy stays unrounded to the end, as a pooled vector: the levels are for what leaves.
-    rounding = None if form.base == POOL or form.noise else rounding_of(draft.released)
+    left = draft.released
+    rounding = rounding_of(form, left.low, left.high, left.levels)
     fit_founding(recognizer, bags, rounding, task=further.task, settings=fit, held=held, around=around)
     kind, channels = draft.recognizer.form, draft.released.channels
     write_recognizer(recognizer, package.path, form=kind, channels=channels, head=head)

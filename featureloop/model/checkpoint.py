@@ -29,7 +29,8 @@ from featureloop.model.lesson import Lesson, State
 from featureloop.model.package import write_atomically
 
 NAME = "training.json"
-FORMAT = 1
+FORMAT = 2
+"""2: a recognizer of sets learns from unrounded values first."""
 EVERY_S = 20.0
 """Seconds between two savings of a lesson that goes on; its end is always saved."""
 

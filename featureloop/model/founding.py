@@ -23,7 +23,7 @@ from featureloop.model.early_cache import EarlyCache, fill_cache
 from featureloop.model.fit import BagSet, FitSettings
 from featureloop.model.forms import FEW_ROWS, POOL, Form, parse_form
 from featureloop.model.founding_features import LateRun, device_bags, neck_transform, sample_taps
-from featureloop.model.founding_fit import Rounding, fit_founding
+from featureloop.model.founding_fit import fit_founding, rounding_of
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
@@ -205,7 +205,7 @@ def train_networks(
     passes = settings.recognizer_steps(len(frames)) * settings.batch / len(bags)
     rows = leaves.subset if spec.form == "attention" else 0
     fit = FitSettings(passes, settings.batch, settings.learning_rate, rows=rows, seed=settings.seed, name="recognizer")
-    rounding = None if spec.anonymizer == POOL else Rounding.about_zero(levels)
+    rounding = rounding_of(leaves, (-1.0,) * len(levels), (1.0,) * len(levels), levels)
     fit_founding(recognizer, bags, rounding, task=task, settings=fit, held=held_bags, around=around)
     return Networks(
         made,

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from featureloop.core.types import Float32, Task
+from featureloop.core.types import Float32, Task, UInt8
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
+from featureloop.model.forms import POOL, Form
 from featureloop.model.lesson import ALONE, Surroundings
-from featureloop.model.manifest import ReleasedForm
 
 LAST_STEPS = 300
-"""Batches of rounded values, at most; no more than there were of unrounded ones."""
+"""Batches of rounded values, at most; no more than are planned of unrounded ones."""
 LAST_RATE = 0.3
 """Of the learning rate."""
 WAY = 0.5
@@ -30,7 +30,7 @@ WAY = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rounding:
-    """What leaves of a position vector: whole steps between its channels' bounds.
+    """What leaves of a position vector's values: whole steps between their channels' bounds.
 
     Attributes
     ----------
@@ -44,27 +44,30 @@ class Rounding:
     high: Float32
     levels: Float32
 
-    @classmethod
-    def about_zero(cls, levels: Sequence[int]) -> Rounding:
-        """Of values in [-1, 1], as a neck leaves them."""
-        one = np.ones(len(levels), np.float32)
-        return cls(-one, one, np.array(levels, np.float32))
-
     @property
     def step(self) -> Float32:
         """Between two levels, float32 (C,)."""
         return np.asarray((self.high - self.low) / (self.levels - 1), np.float32)
 
     def over(self, bags: BagSet) -> BagSet:
-        """The same bags of values (a scale of 1, an offset of 0), in symbols."""
-        steps = np.rint((bags.values - self.low) / self.step)
-        symbols = np.clip(steps, 0, self.levels - 1).astype(np.uint8)
-        return replace(bags, values=symbols, scale=self.step, offset=self.low)
+        """The same bags in symbols."""
+        symbols = [self._symbols(bags.scaled(values, rng=None, dither=0)) for values in bags.values]
+        return replace(bags, values=np.stack(symbols), scale=self.step, offset=self.low)
+
+    def _symbols(self, values: Float32) -> UInt8:
+        """Of values (N, C)."""
+        return np.asarray(np.clip(np.rint((values - self.low) / self.step), 0, self.levels - 1), np.uint8)
 
 
-def rounding_of(released: ReleasedForm) -> Rounding:
-    """Of what leaves in this form."""
-    return Rounding(*(np.array(each, np.float32) for each in (released.low, released.high, released.levels)))
+def rounding_of(form: Form, low: Sequence[float], high: Sequence[float], levels: Sequence[int]) -> Rounding | None:
+    """How values between these bounds are rounded where they leave in a form, in so many levels at most.
+
+    None of pooled and of noisy vectors: what leaves of them isn't what is learned from.
+    """
+    if form.base == POOL or form.noise:
+        return None
+    most = [min(n, form.quantize or n) for n in levels]
+    return Rounding(*(np.array(each, np.float32) for each in (low, high, most)))
 
 
 def fit_founding(
@@ -84,7 +87,7 @@ def fit_founding(
     bags, held
         Values float32, not symbols; `held` says when either training gets worse.
     rounding
-        Of what leaves; None where what leaves isn't what is learned from, as of pooled vectors: then the values alone.
+        Of what leaves; None to learn from the values alone.
     """
     fit_recognizer(recognizer, bags, task=task, settings=settings, held=held, around=around)
     if rounding is None:
@@ -95,7 +98,7 @@ def fit_founding(
         settings,
         epochs=steps * settings.batch / len(bags),
         learning_rate=LAST_RATE * settings.learning_rate,
-        name=f"{settings.name}, rounded",
+        name=f"{settings.name} on rounded values",
     )
     looked = None if held is None else rounding.over(held)
     fit_recognizer(recognizer, rounding.over(bags), task=task, settings=last, held=looked, around=around)

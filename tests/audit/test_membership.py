@@ -89,13 +89,16 @@ def test_all_outsiders_that_are_given_are_asked_about_besides_the_held_records(t
     assert fingerprint(lab) != fingerprint(plain)
 
 
-def test_the_attacker_s_own_frames_are_none_of_those_that_are_asked_about(tmp_path):
+def test_the_attacker_s_own_frames_and_given_outsiders_are_none_of_the_founding_s_frames(tmp_path):
     plain = able(lab_of(tmp_path))
     founded(plain)
     again = party(frames_of([*range(205, 209), *range(500, 508)], each=1), size=plain.size)[0]
-    lab = Lab(plain.package, again, plain.victims, seed=1)
+    outsiders = party(frames_of([*range(300, 303), *range(600, 604)], each=1), size=plain.size)[
+        0
+    ]  # 3 are asked already.
+    lab = Lab(plain.package, again, plain.victims, seed=1, outsiders=outsiders)
     found = attack_membership(lab, replace(QUICK, candidates=100))
-    assert "from halves of 60 candidates and 8 frames of its own" in found.budget
+    assert "from halves of 64 candidates and 8 frames of its own" in found.budget
     own, few = own_pool(lab, 100), own_pool(lab, 100).shortened(TELLING - 1)
     assert len(own.unlike(own)) == 0
     assert len(few.unlike(few)) == len(few)

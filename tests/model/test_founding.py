@@ -16,12 +16,18 @@ from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.backbones import TorchBackbone, module_backbone
 from featureloop.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from featureloop.model.fit import BagSet
 from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_features import frame_shares
+from featureloop.model.founding_fit import Rounding
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Surroundings
 
 TINY = FoundingSettings(size=64, epochs=1.0, recognizer_epochs=1.0, augmentations=1, width=16, blocks=1, batch=4)
+
+
+RECOGNIZER = ("recognizer", "recognizer on rounded values")
+"""Kinds of its work, as a person sees them."""
 
 
 def frames(n: int = 8) -> list[Frame]:
@@ -41,7 +47,44 @@ def test_segmentation_networks_fit_each_other_and_the_budget() -> None:
     assert networks.features.grid == 4
     assert networks.features.channels == len(networks.levels)
     assert 0 < networks.bits_per_vector <= TINY.bits_per_vector
-    assert {"early features", "fine-tuning", "taps", "features", "recognizer"} <= seen
+    assert {"early features", "fine-tuning", "taps", "features", *RECOGNIZER} <= seen
+
+
+@pytest.mark.parametrize(
+    ("task", "release", "kinds"),
+    [
+        (Task.SEGMENTATION, "set quantize=3", RECOGNIZER),
+        (Task.SEGMENTATION, "set noise=1.0", RECOGNIZER[:1]),
+        (Task.CLASSIFICATION, "", RECOGNIZER[:1]),
+    ],
+)
+def test_its_recognizer_learns_from_rounded_values_too_where_what_leaves_is_rounded_alone(
+    task: Task, release: str, kinds: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, rounded = dict.fromkeys(RECOGNIZER, 0), list[float]()
+    over = Rounding.over
+
+    def kept(self: Rounding, bags: BagSet) -> BagSet:
+        rounded.append(self.levels.max())
+        return over(self, bags)
+
+    def progress(what: str, _done: int, total: int) -> None:
+        if what.split(",", maxsplit=1)[0] in seen:
+            seen[what.split(",", maxsplit=1)[0]] = total
+
+    monkeypatch.setattr(Rounding, "over", kept)
+    train_networks(
+        frames(4),
+        task=task,
+        classes=3,
+        settings=replace(TINY, release=release),
+        held=frames(6)[4:],
+        backbone=small_backbone(),
+        around=Surroundings(progress=progress),
+    )
+    assert seen == {kind: int(kind in kinds) for kind in RECOGNIZER}
+    # Those that are held and those that are not, to what leaves.
+    assert rounded == [3.0] * 2 * (len(kinds) - 1)
 
 
 def small_backbone() -> TorchBackbone:
@@ -57,7 +100,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("task", "stages"),
-    [(Task.CLASSIFICATION, ("recognizer",)), (Task.SEGMENTATION, ("recognizer, loss", "recognizer, rounded"))],
+    [(Task.CLASSIFICATION, ("recognizer",)), (Task.SEGMENTATION, ("recognizer, loss", "recognizer on rounded values"))],
 )
 def test_a_killed_training_goes_on_to_the_same_networks(task: Task, stages: tuple[str, ...], tmp_path: Path) -> None:
     """As the same seed gives the same networks, wherever the training was killed."""

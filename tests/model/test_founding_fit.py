@@ -7,13 +7,14 @@ from torch import nn
 
 from featureloop.core.types import Task
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
+from featureloop.model.forms import parse_form
 from featureloop.model.founding_fit import LAST_RATE, LAST_STEPS, WAY, Rounding, fit_founding, rounding_of
 from featureloop.model.lesson import Surroundings
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import ReleasedForm
 from featureloop.sharing import codec
 
-ROUNDING = Rounding.about_zero([3])
+ROUNDING = Rounding(-np.ones(1, np.float32), np.ones(1, np.float32), np.full(1, 3, np.float32))
 """To -1, 0 and 1."""
 SETTINGS = FitSettings(epochs=40.0, learning_rate=0.3, average=0.9)
 
@@ -48,6 +49,12 @@ def test_it_serves_a_device_better_than_learning_from_what_leaves_and_a_gate_bet
     assert loss(both, ROUNDING.over(others)) < loss(unrounded, ROUNDING.over(others))
 
 
+def test_interpolation_goes_from_the_weights_before_to_those_after() -> None:
+    before, after = {"threshold": torch.tensor(0.2)}, {"threshold": torch.tensor(1.0)}
+    found = [float(interpolate(before, after, share)["threshold"]) for share in (0.0, 0.25, 1.0)]
+    assert found == pytest.approx([0.2, 0.4, 1.0])
+
+
 @pytest.mark.parametrize("epochs", [1.0, 80.0])
 def test_what_is_kept_is_half_of_the_way_of_no_more_steps_than_before_and_of_few(epochs: float) -> None:
     settings = FitSettings(epochs=epochs, learning_rate=0.3, average=0.9, name="line")
@@ -61,7 +68,7 @@ def test_what_is_kept_is_half_of_the_way_of_no_more_steps_than_before_and_of_few
         both, bags(), ROUNDING, task=Task.SEGMENTATION, settings=settings, around=Surroundings(progress=progress)
     )
     steps = settings.steps(80)
-    assert taken == {"line": steps, "line, rounded": min(steps, LAST_STEPS)}
+    assert taken == {"line": steps, "line on rounded values": min(steps, LAST_STEPS)}
     fit_recognizer(by_hand, bags(), task=Task.SEGMENTATION, settings=settings)
     before = {k: v.clone() for k, v in by_hand.state_dict().items()}
     last = FitSettings(epochs=min(steps, LAST_STEPS) * 16 / 80, learning_rate=0.3 * LAST_RATE, average=0.9)
@@ -85,7 +92,22 @@ def test_it_rounds_as_what_leaves_is_rounded() -> None:
     values = rng.uniform(form.low, form.high, (5, 7, 2)).astype(np.float32)
     targets, ones = np.zeros((5, 7, 1), np.uint8), np.ones(2, np.float32)
     some = BagSet(values, targets, np.full(5, 0.2), np.ones(5, np.float32), ones, 0 * ones)
-    found = rounding_of(form).over(some)
+    rounding = rounding_of(form.form, form.low, form.high, form.levels)
+    assert rounding is not None
+    found = rounding.over(some)
     assert np.array_equal(found.values, np.stack([codec.quantize(v, form) for v in values]))
     left = np.stack([codec.dequantize(codec.quantize(v, form), form) for v in values])
     np.testing.assert_allclose(found.batch(np.arange(5)).x, left, atol=1e-6)
+    again = rounding.over(found)
+    assert np.array_equal(again.values, found.values)
+
+
+@pytest.mark.parametrize(
+    ("form", "levels"),
+    [("pool", None), ("set noise=1.0,clip=1.0", None), ("set subset=2", [3, 9]), ("set quantize=4", [3, 4])],
+)
+def test_what_leaves_in_a_form_is_rounded_to_its_levels_unless_it_is_pooled_or_noisy(
+    form: str, levels: list[int] | None
+) -> None:
+    found = rounding_of(parse_form(form), (-1.0, -1.0), (1.0, 1.0), (3, 9))
+    assert (found and found.levels.tolist()) == levels
