@@ -1,7 +1,8 @@
 """Shadow recognizers: what recognizers of the same training say of frames that they knew, and of others.
 
-Each learns by the project's own training from a random half, so that every candidate has recognizers that knew it and
-such that did not (Carlini et al. 2022, arXiv:2112.03570, with one variance for all candidates, as they advise for few).
+Each learns by the project's own training from a random half, of values as records hold them, so that every candidate
+has recognizers that knew it and such that did not (Carlini et al. 2022, arXiv:2112.03570, with one variance for all
+candidates, as they advise for few).
 """
 
 from __future__ import annotations

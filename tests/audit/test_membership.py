@@ -93,9 +93,8 @@ def test_the_attacker_s_own_frames_and_given_outsiders_are_none_of_the_founding_
     plain = able(lab_of(tmp_path))
     founded(plain)
     again = party(frames_of([*range(205, 209), *range(500, 508)], each=1), size=plain.size)[0]
-    outsiders = party(frames_of([*range(300, 303), *range(600, 604)], each=1), size=plain.size)[
-        0
-    ]  # 3 are asked already.
+    # Three of the outsiders are held records.
+    outsiders = party(frames_of([*range(300, 303), *range(600, 604)], each=1), size=plain.size)[0]
     lab = Lab(plain.package, again, plain.victims, seed=1, outsiders=outsiders)
     found = attack_membership(lab, replace(QUICK, candidates=100))
     assert "from halves of 64 candidates and 8 frames of its own" in found.budget
