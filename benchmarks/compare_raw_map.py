@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from polyp_crops import CLASSES
 from raw_maps import AGAIN, AS_FOUNDED, CONVOLVED, ROUNDED, UNROUNDED, Part, Rival, founded_again, labelled, rivals
 
-from featureloop.core.intervals import Figure, Statistic, mean_of, ratio_of
+from featureloop.core.intervals import Figure, Statistic, average_of, mean_of, ratio_of
 from featureloop.core.types import Bool, Recognition, Task, Truth, UInt8
 from featureloop.learner.box_matching import average_precisions, right_boxes
 from featureloop.learner.class_figures import one_label_figures
@@ -291,13 +291,8 @@ def averaged(
     out = {}
     for line in lines_of(Task(package.manifest.task), seeds):
         each = [statistics_of(package, tests, {name: raw[key(line, name, seed)] for name in tests}) for seed in seeds]
-        out[line] = {c: mean([statistics[c] for statistics in each]) for c in each[0]}
+        out[line] = {c: average_of([statistics[c] for statistics in each]) for c in each[0]}
     return out
-
-
-def mean(each: Sequence[Statistic]) -> Statistic:
-    """Of several statistics of the same frames."""
-    return lambda at: float(np.mean([statistic(at) for statistic in each]))
 
 
 def compared(ours: Statistic, raw: Statistic, test: Test, count: int) -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featureloop.audit.findings import Arm, Measure, as_measure
-from featureloop.core.intervals import Float64, Statistic, figure_maker, mean_of
+from featureloop.core.intervals import Float64, Statistic, average_of, figure_maker, mean_of
 from featureloop.core.types import Bool, Float32
 
 BINS = 1024
@@ -129,15 +129,12 @@ def measures_of(
     pairs, chance = [pairs_of(s, search) for s in draws], search.chance_top1
     make, needs = figure_maker(search.groups, seed=seed), (search.decided,)
 
-    def over_draws(each: Sequence[Statistic]) -> Statistic:
-        return each[0] if len(each) == 1 else lambda at: float(np.mean([statistic(at) for statistic in each]))
-
     def measure(name: str, statistic: Statistic, chance: float | None) -> Measure:
         return as_measure(make(name + suffix, statistic, needs=needs), arm=arm, by=by, chance=chance)
 
     return (
         measure("top-1", mean_of(np.mean([top1_of(s, search) for s in draws], axis=0)), chance),
         measure("mAP", mean_of(np.mean([precision_of(s, search) for s in draws], axis=0)), chance),
-        measure("AUC", over_draws([p.area for p in pairs]), 0.5),
-        measure("TPR at 1e-3 FPR", over_draws([p.found for p in pairs]), FALSE_POSITIVES),
+        measure("AUC", average_of([p.area for p in pairs]), 0.5),
+        measure("TPR at 1e-3 FPR", average_of([p.found for p in pairs]), FALSE_POSITIVES),
     )

@@ -144,6 +144,11 @@ def ratio_of(parts: Float64, wholes: Float64) -> Statistic:
     return statistic
 
 
+def average_of(each: Sequence[Statistic]) -> Statistic:
+    """The mean of several statistics of the same frames, as of several seeds."""
+    return each[0] if len(each) == 1 else lambda at: float(np.mean([statistic(at) for statistic in each]))
+
+
 def equal_bins(trust: Float64) -> list[NDArray[np.intp]]:
     """Frame numbers in bins of about equally many frames, from the least reliability on.
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from featureloop.core.intervals import Figure, cautions, figure_maker, mean_of, ratio_of
+from featureloop.core.intervals import Figure, average_of, cautions, figure_maker, mean_of, ratio_of
 from featureloop.learner.class_figures import one_label_figures
 
 
@@ -112,3 +112,10 @@ def test_an_interval_is_as_wide_as_theory_has_it() -> None:
 
 def test_what_is_not_determined_at_all_is_said_so() -> None:
     assert Figure("f1", float("nan"), float("nan"), float("nan"), 0).value_text == "not determined"
+
+
+def test_several_statistics_average_over_the_same_frames() -> None:
+    first, second = mean_of(np.array([1.0, 0.0, 0.0])), ratio_of(np.array([0.0, 1.0, 1.0]), np.ones(3))
+    assert average_of([first])(np.array([0, 1])) == 0.5
+    assert average_of([first, second])(np.array([0, 0, 1])) == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert average_of([first, second])(np.array([0, 0])) == 0.5
