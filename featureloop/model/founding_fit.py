@@ -3,7 +3,7 @@
 A device recognizes from values before they are rounded to what leaves, and what is rounded away is worth a point of
 boxes at another site. A learner has rounded values alone, and its gate compares recognizers on those: one that never
 saw any could be beaten there by a training that only taught it the rounding. So it learns from unrounded values first,
-then a little from rounded ones, and what is kept lies half of the way between (the mean of weights before and after
+then a little from rounded ones, and what is kept lies a quarter of the way between (a mean of weights before and after
 fine-tuning serves both kinds of data: Wortsman et al. 2022, arXiv:2109.01903).
 """
 
@@ -24,7 +24,7 @@ LAST_STEPS = 300
 """Batches of rounded values, at most; no more than are planned of unrounded ones."""
 LAST_RATE = 0.3
 """Of the learning rate."""
-WAY = 0.5
+WAY = 0.25
 """Share of the way to what rounded values led to."""
 
 
@@ -80,7 +80,7 @@ def fit_founding(
     held: BagSet | None = None,
     around: Surroundings = ALONE,
 ) -> None:
-    """Train `recognizer` in place on bags of values as a device has them, then on the same rounded, half of the way.
+    """Train `recognizer` in place on bags of values as a device has them, then on the same rounded, a part of the way.
 
     Parameters
     ----------

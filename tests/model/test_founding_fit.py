@@ -56,7 +56,7 @@ def test_interpolation_goes_from_the_weights_before_to_those_after() -> None:
 
 
 @pytest.mark.parametrize("epochs", [1.0, 80.0])
-def test_what_is_kept_is_half_of_the_way_of_no_more_steps_than_before_and_of_few(epochs: float) -> None:
+def test_what_is_kept_is_a_part_of_the_way_of_no_more_steps_than_before_and_of_few(epochs: float) -> None:
     settings = FitSettings(epochs=epochs, learning_rate=0.3, average=0.9, name="line")
     taken: dict[str, int] = {}
 
