@@ -34,10 +34,10 @@ from featureloop.images.labelled import LabelledFolder, open_labelled, split
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.gate import bootstrap_means
-from featureloop.learner.interpolation import SHARES
+from featureloop.learner.interpolation import SHARES, interpolate
 from featureloop.model.augment import augment
 from featureloop.model.early_cache import square_truth
-from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
 from featureloop.model.founding_features import map_to_rows
 from featureloop.model.neck import fit_transform
 from featureloop.model.package import EXTRACTOR, Package, load_package

@@ -21,11 +21,11 @@ from featureloop.learner.bags import Bags, load_bags, training_set
 from featureloop.learner.founding_records import FOUNDING_SITE
 from featureloop.learner.gate import GateSettings, Verdict, refusal, together
 from featureloop.learner.held_back import calibrated_by, judge_recognizer
-from featureloop.learner.interpolation import Choice, choose_share
+from featureloop.learner.interpolation import Choice, choose_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.compute import compute_on
-from featureloop.model.fit import FitSettings, fit_recognizer, interpolate
+from featureloop.model.fit import FitSettings, fit_recognizer
 from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Lineage
 from featureloop.model.package import SIGNATURE, WEIGHTS, Package, seal_package

@@ -1,8 +1,7 @@
 """Founding training: extractor and recognizer, on the centre's own labelled frames.
 
 The backbone is tuned first (`model.tuning`). The neck is then computed from the
-tuned taps, and the recognizer learns from what the neck leaves, as a device has
-it and as it will be released (`model.founding_fit`).
+tuned taps, and the recognizer learns from exactly what will be released.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from featureloop.model.augment import augmentation_for
 from featureloop.model.backbones import Backbone, efficientnet_lite0
 from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
-from featureloop.model.fit import BagSet, FitSettings
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
 from featureloop.model.forms import FEW_ROWS, POOL, Form, parse_form
-from featureloop.model.founding_features import LateRun, device_bags, neck_transform, sample_taps
-from featureloop.model.founding_fit import fit_founding, rounding_of
+from featureloop.model.founding_features import LateRun, neck_transform, released_bags, sample_taps
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
@@ -127,8 +125,8 @@ def train_networks(
 
     Fine-tunes the backbone under a recognizer of its taps, computes the
     neck's transform from the tuned taps and from what that recognizer makes of
-    them, then trains the recognizer that is kept on what the neck leaves, of
-    sets before and after it is rounded.
+    them, then trains the recognizer that is kept on what the neck leaves after
+    quantization.
 
     Parameters
     ----------
@@ -195,18 +193,17 @@ def train_networks(
     released = LateRun(nn.Sequential(made.late, neck), cache, batch=settings.batch)
 
     def bags_of(some: EarlyCache) -> BagSet:
-        return device_bags(released, some, spec, task=task, settings=settings, progress=progress)
+        return released_bags(released, some, spec, levels, task=task, settings=settings, progress=progress)
 
     bags, held_bags = bags_of(cache), None if kept is None else bags_of(kept)
     torch.manual_seed(settings.seed)  # what came before may have been done by an earlier process
     recognizer = build_recognizer(spec, channels=bags.values.shape[2])
     if isinstance(recognizer, GlobalRecognizer):
-        recognizer.standardize_by(torch.from_numpy(bags.values))
+        recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
     passes = settings.recognizer_steps(len(frames)) * settings.batch / len(bags)
     rows = leaves.subset if spec.form == "attention" else 0
     fit = FitSettings(passes, settings.batch, settings.learning_rate, rows=rows, seed=settings.seed, name="recognizer")
-    rounding = rounding_of(leaves, (-1.0,) * len(levels), (1.0,) * len(levels), levels)
-    fit_founding(recognizer, bags, rounding, task=task, settings=fit, held=held_bags, around=around)
+    fit_recognizer(recognizer, bags, task=task, settings=fit, held=held_bags, around=around)
     return Networks(
         made,
         neck.eval(),

@@ -53,9 +53,8 @@ class FoundingSettings:
         stages learn at a quarter of `learning_rate`. None takes 12 passes over
         the frames (`full`: 60), and more where they are few.
     recognizer_epochs
-        Passes over the frames when the recognizer learns from the finished
-        features, of sets before some more of rounded ones (`model.founding_fit`);
-        None takes 16, and more where the frames are few.
+        Passes over the frames when the recognizer learns from the finished,
+        quantized features; None takes 16, and more where the frames are few.
     augmentations
         Cached augmented versions of every frame, besides the original.
     augmentation

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from featureloop.core.types import Bool, Task
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding_records import FOUNDING_SITE
-from featureloop.learner.interpolation import DEFAULT, SHARES, Choice, best_share, choose_share
+from featureloop.learner.interpolation import DEFAULT, SHARES, Choice, best_share, choose_share, interpolate
 
 LIVE = {"threshold": torch.tensor(0.2)}
 
@@ -72,6 +72,13 @@ def cross_validate(
         task=Task.SEGMENTATION,
     )
     return choice, asked
+
+
+def test_interpolation_goes_from_the_live_weights_to_the_trained_ones() -> None:
+    trained = {"threshold": torch.tensor(1.0)}
+    assert [float(interpolate(LIVE, trained, s)["threshold"]) for s in (0.0, 0.25, 1.0)] == pytest.approx(
+        [0.2, 0.4, 1.0]
+    )
 
 
 @pytest.mark.parametrize(("trained", "best"), [(1.4, 0.25), (0.8, 0.5), (0.6, 0.75), (0.5, 1.0), (0.0, 0.25)])

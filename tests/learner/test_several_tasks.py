@@ -37,7 +37,6 @@ from featureloop.learner.training import TrainSettings, train_candidate
 from featureloop.model.backbones import TorchBackbone
 from featureloop.model.fit import FitSettings
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import RECOGNIZER, Package, load_package
 from featureloop.model.runtime import Runtime
@@ -81,13 +80,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kinds() -> set[str]:
-    """Kinds of work of the founding, as a person sees them."""
-    return set()
-
-
-@pytest.fixture(scope="module")
-def founded(images: Path, kinds: set[str], tmp_path_factory: pytest.TempPathFactory) -> Founded:
+def founded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Founded:
     first, second = (open_labelled(images, task=t) for t in BOTH)
     out = tmp_path_factory.mktemp("founded") / "P0"
     return found_package(
@@ -98,7 +91,6 @@ def founded(images: Path, kinds: set[str], tmp_path_factory: pytest.TempPathFact
         further=[(second, second.items)],
         backbone=small_backbone(),
         replay_versions=0,
-        around=Surroundings(progress=lambda what, *_: kinds.add(what.split(",")[0])),
     )
 
 
@@ -268,14 +260,6 @@ def test_a_task_that_does_not_pass_does_not_hold_the_others_back() -> None:
     assert judged_together({Task.SEGMENTATION: good}) is good
 
 
-def test_every_task_s_recognizer_learns_from_values_as_a_device_has_them_and_then_from_rounded_ones(
-    founded: Founded, kinds: set[str]
-) -> None:
-    names = "recognizer", "recognizer of detection"
-    assert set(founded.package.manifest.tasks) == set(BOTH)
-    assert {k for k in kinds if "recognizer" in k} == {n + how for n in names for how in ("", " on rounded values")}
-
-
 def test_a_task_is_added_on_the_same_extractor(founded: Founded, images: Path, tmp_path: Path) -> None:
     """Classes of frames by one pooled vector, beside the two tasks of positions."""
     classes = tmp_path / "classes"
@@ -284,12 +268,7 @@ def test_a_task_is_added_on_the_same_extractor(founded: Founded, images: Path, t
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place / path.name)
     folder = open_labelled(classes)
-    kinds = set[str]()
-    around = Surroundings(progress=lambda what, *_: kinds.add(what.split(",")[0]))
-    added = add_task(
-        founded.package, folder, folder.items, tmp_path / "P1", settings=TINY, replay_versions=0, around=around
-    )
-    assert {k for k in kinds if "recognizer" in k} == {"recognizer of classification"}, "not of rounded values"
+    added = add_task(founded.package, folder, folder.items, tmp_path / "P1", settings=TINY, replay_versions=0)
     assert added.package.manifest.tasks == (*BOTH, Task.CLASSIFICATION)
     assert added.package.extractor_digest == founded.package.extractor_digest
     assert added.package.manifest.lineage.parent == founded.package.digest.hex()

@@ -16,18 +16,12 @@ from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.backbones import TorchBackbone, module_backbone
 from featureloop.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from featureloop.model.fit import BagSet
 from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_features import frame_shares
-from featureloop.model.founding_fit import Rounding
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Surroundings
 
 TINY = FoundingSettings(size=64, epochs=1.0, recognizer_epochs=1.0, augmentations=1, width=16, blocks=1, batch=4)
-
-
-RECOGNIZER = ("recognizer", "recognizer on rounded values")
-"""Kinds of its work, as a person sees them."""
 
 
 def frames(n: int = 8) -> list[Frame]:
@@ -47,44 +41,7 @@ def test_segmentation_networks_fit_each_other_and_the_budget() -> None:
     assert networks.features.grid == 4
     assert networks.features.channels == len(networks.levels)
     assert 0 < networks.bits_per_vector <= TINY.bits_per_vector
-    assert {"early features", "fine-tuning", "taps", "features", *RECOGNIZER} <= seen
-
-
-@pytest.mark.parametrize(
-    ("task", "release", "kinds"),
-    [
-        (Task.SEGMENTATION, "set quantize=3", RECOGNIZER),
-        (Task.SEGMENTATION, "set noise=1.0", RECOGNIZER[:1]),
-        (Task.CLASSIFICATION, "", RECOGNIZER[:1]),
-    ],
-)
-def test_its_recognizer_learns_from_rounded_values_too_where_what_leaves_is_rounded_alone(
-    task: Task, release: str, kinds: Sequence[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, rounded = dict.fromkeys(RECOGNIZER, 0), list[float]()
-    over = Rounding.over
-
-    def kept(self: Rounding, bags: BagSet) -> BagSet:
-        rounded.append(self.levels.max())
-        return over(self, bags)
-
-    def progress(what: str, _done: int, total: int) -> None:
-        if what.split(",", maxsplit=1)[0] in seen:
-            seen[what.split(",", maxsplit=1)[0]] = total
-
-    monkeypatch.setattr(Rounding, "over", kept)
-    train_networks(
-        frames(4),
-        task=task,
-        classes=3,
-        settings=replace(TINY, release=release),
-        held=frames(6)[4:],
-        backbone=small_backbone(),
-        around=Surroundings(progress=progress),
-    )
-    assert seen == {kind: int(kind in kinds) for kind in RECOGNIZER}
-    # Those that are held and those that are not, to what leaves.
-    assert rounded == [3.0] * 2 * (len(kinds) - 1)
+    assert {"early features", "fine-tuning", "taps", "features", "recognizer"} <= seen
 
 
 def small_backbone() -> TorchBackbone:
@@ -98,11 +55,7 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
-@pytest.mark.parametrize(
-    ("task", "stages"),
-    [(Task.CLASSIFICATION, ("recognizer",)), (Task.SEGMENTATION, ("recognizer, loss", "recognizer on rounded values"))],
-)
-def test_a_killed_training_goes_on_to_the_same_networks(task: Task, stages: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
     """As the same seed gives the same networks, wherever the training was killed."""
     given, held, settings = frames(4), frames(6)[4:], replace(TINY, epochs=4.0, recognizer_epochs=4.0)
 
@@ -116,7 +69,7 @@ def test_a_killed_training_goes_on_to_the_same_networks(task: Task, stages: tupl
     def train(checkpoint: Checkpoint | None, around: Surroundings) -> Networks:
         return train_networks(
             given,
-            task=task,
+            task=Task.CLASSIFICATION,
             classes=3,
             settings=settings,
             held=held,
@@ -125,18 +78,22 @@ def test_a_killed_training_goes_on_to_the_same_networks(task: Task, stages: tupl
             around=around,
         )
 
-    def opened(some: Sequence[Frame] = given) -> Checkpoint:
-        return open_checkpoint(tmp_path / "P", some, tasks=[(task, "abc")], settings=settings, backbone="b")
+    def opened() -> Checkpoint:
+        return open_checkpoint(
+            tmp_path / "P", given, tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
+        )
 
     undisturbed = train(None, Surroundings())
-    for stage in ("early features", "fine-tuning", *stages):
+    for stage in ("early features", "fine-tuning", "recognizer"):
         with pytest.raises(Killed):
             train(opened(), dies_in(stage))
     again = train(opened(), Surroundings())
     for name, value in undisturbed.recognizer.state_dict().items():
         np.testing.assert_allclose(value.numpy(), again.recognizer.state_dict()[name].numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="another training"):
-        opened(given[1:])
+        open_checkpoint(
+            tmp_path / "P", given[1:], tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
+        )
 
 
 def test_the_profile_full_tunes_the_early_stages_too() -> None:
