@@ -17,7 +17,7 @@ from featureloop.audit.inversion import attack_inversion
 from featureloop.audit.inversion_settings import InversionSettings
 from featureloop.audit.material import Lab, party, split_party
 from featureloop.audit.position import PositionSettings, restore
-from featureloop.audit.reconstructions import Case, linked
+from featureloop.audit.reconstructions import Case, linked, standardized
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map
 from featureloop.core.errors import PackageError
 from featureloop.core.types import Frame, Task
@@ -215,3 +215,11 @@ def test_one_and_the_same_picture_is_linked_by_chance_and_originals_as_they_are_
     blind, clear = (linked(lab, case, pictures, "release", "x") for pictures in (alike, twice))
     assert [m.value for m in clear] == [1.0, 1.0]
     assert [m.value for m in blind] == [pytest.approx(3 / 23), 0.5]
+
+
+def test_an_image_that_is_near_to_every_reconstruction_is_not_the_nearest_of_all() -> None:
+    cosines = 0.2 * np.eye(6, dtype=np.float32)
+    cosines[:, 0] += 0.5
+    assert (cosines.argmax(1) == 0).all()
+    assert standardized(cosines).argmax(1).tolist() == list(range(6))
+    assert not standardized(np.full((6, 6), 0.3, np.float32)).any()
