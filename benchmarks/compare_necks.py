@@ -36,6 +36,7 @@ from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.gate import bootstrap_means
 from featureloop.learner.interpolation import SHARES, interpolate
 from featureloop.model.augment import augment
+from featureloop.model.backbones import TAPS
 from featureloop.model.early_cache import square_truth
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
 from featureloop.model.founding_features import map_to_rows
@@ -189,9 +190,10 @@ def read_parts(package: Package, data: Path) -> Parts:
 
 
 def taps_of(package: Package) -> Callable[[UInt8], Float32]:
-    """Pixels to joined taps float32 (N, D): what goes into the extractor's last convolution, its neck."""
+    """Pixels to joined taps float32 (N, D): what the default backbone gives to its local context, or to its neck."""
     network = onnx.load(str(package.file(EXTRACTOR)))
-    source = [node for node in network.graph.node if node.op_type == "Conv"][-1].input[0]
+    inputs = {w.name: w.dims[1] for w in network.graph.initializer if len(w.dims) == 4}
+    source = next(n for n in network.graph.node if n.op_type == "Conv" and inputs[n.input[1]] == TAPS).input[0]
     network.graph.output.append(onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None))
     session = InferenceSession(network.SerializeToString(), session_options(0), providers=["CPUExecutionProvider"])
 

@@ -118,6 +118,21 @@ def _normalized(x: list[Any], a: Mapping[str, Any]) -> Tensor:
     return functional.batch_norm(image, mean, variance, scale, shift, eps=a.get("epsilon", 1e-5))
 
 
+def _reshaped(x: list[Any], _: Mapping[str, Any]) -> Tensor:
+    image: Tensor = x[0]
+    return image.reshape([int(s) or image.shape[i] for i, s in enumerate(x[1])])
+
+
+def _padded(x: list[Any], a: Mapping[str, Any]) -> Tensor:
+    """Rows and columns around a map alone."""
+    image: Tensor = x[0]
+    (_, _, top, left), (_, _, bottom, right) = np.asarray(x[1], int).reshape(2, 4).tolist()
+    around, mode = (left, right, top, bottom), a.get("mode", b"constant")
+    if mode == b"constant":
+        return functional.pad(image, around, value=float(x[2]) if len(x) > 2 and x[2] is not None else 0.0)
+    return functional.pad(image, around, mode={b"edge": "replicate", b"reflect": "reflect"}[mode])
+
+
 _OPERATORS: Mapping[str, Operator] = {
     "Add": lambda x, _: x[0] + x[1],
     "AveragePool": _average,
@@ -127,11 +142,15 @@ _OPERATORS: Mapping[str, Operator] = {
     "Conv": _conv,
     "GlobalAveragePool": lambda x, _: x[0].mean((2, 3), keepdim=True),
     "Identity": lambda x, _: x[0],
+    "InstanceNormalization": lambda x, a: functional.instance_norm(
+        x[0], weight=x[1], bias=x[2], eps=a.get("epsilon", 1e-5)
+    ),
     "LeakyRelu": lambda x, a: functional.leaky_relu(x[0], a.get("alpha", 0.01)),
     "MaxPool": _largest,
     "Mul": lambda x, _: x[0] * x[1],
+    "Pad": _padded,
     "Relu": lambda x, _: x[0].relu(),
-    "Reshape": lambda x, _: x[0].reshape([int(s) for s in x[1]]),
+    "Reshape": _reshaped,
     "Resize": _resize,
     "Sigmoid": lambda x, _: x[0].sigmoid(),
     "Sub": lambda x, _: x[0] - x[1],

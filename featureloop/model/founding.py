@@ -25,6 +25,7 @@ from featureloop.model.founding_features import LateRun, neck_transform, release
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
+from featureloop.model.local_context import LocalHead
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.private_founding import found_private
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
@@ -155,7 +156,7 @@ def train_networks(
     progress = around.progress
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
     augmentation = augmentation_for(frames, settings.augmentation)
-    head = _new_head(made, spec, len(settings.statistics))
+    head = _new_head(made, spec, settings)
     if settings.profile == "full":
         tune_whole(made, head, spec, frames, held, task=task, classes=classes, settings=settings, around=around)
 
@@ -180,6 +181,8 @@ def train_networks(
     if settings.profile == "fast":
         tune_late(made, head, spec, cache, kept, task=task, settings=settings, around=around)
     rng = np.random.default_rng((settings.seed, 3))
+    if isinstance(head, LocalHead):
+        made, head = made.followed_by(head.context), head.last
     taps = LateRun(made.late, cache, batch=settings.batch)
     sampled = sample_taps(taps, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     transform = neck_transform(sampled, spec, settings)
@@ -219,7 +222,9 @@ def train_networks(
     )
 
 
-def _new_head(backbone: Backbone, spec: RecognizerSpec, statistics: int) -> nn.Module:
-    """A recognizer of the joined taps, under which the backbone is tuned; pooled, each tap gives `statistics`."""
+def _new_head(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings) -> nn.Module:
+    """A recognizer of the joined taps, under which the backbone is tuned; pooled, each tap gives its statistics."""
     taps = backbone.channels
-    return build_recognizer(spec, channels=taps if spec.anonymizer == "set" else statistics * taps)
+    if spec.form == "set" and not spec.context and settings.local_width:
+        return LocalHead(taps, spec, width=settings.local_width)
+    return build_recognizer(spec, channels=taps if spec.anonymizer == "set" else len(settings.statistics) * taps)

@@ -48,6 +48,9 @@ class FoundingSettings:
         The form in which features leave (`model.forms`), e.g. `set subset=64`; empty takes what suits the recognizer.
     width, blocks, heads
         Of the recognizer; with heads, the rows of a set look at each other.
+    local_width
+        Of the convolutions that put what stands around a position into its vector, where the recognizer sees each row
+        by itself (`model.local_context`); 0 for none.
     epochs, batch, learning_rate
         Of the backbone's fine-tuning by AdamW with a cosine schedule; the late
         stages learn at a quarter of `learning_rate`. None takes 12 passes over
@@ -89,6 +92,7 @@ class FoundingSettings:
     width: int = 128
     blocks: int = 3
     heads: int = 0
+    local_width: int = 88
     epochs: float | None = None
     recognizer_epochs: float | None = None
     batch: int = 16
@@ -108,6 +112,8 @@ class FoundingSettings:
             raise InputError(f"the profile '{self.profile}' is unknown; choose {' or '.join(PROFILES)}")
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
+        if self.local_width < 0:
+            raise InputError(f"the width of the local convolutions is a number from 0, not {self.local_width}")
         if self.breadth is not None and not 0 < self.breadth <= 1:
             raise InputError(f"the neck's breadth is a share above 0 and at most 1, not {self.breadth}")
         if self.max_loss is not None and not 0 <= self.max_loss < 1:
@@ -117,6 +123,9 @@ class FoundingSettings:
         check_pooling(self.pooling)
         if self.release:
             parse_form(self.release)
+        self._check_adversary()
+
+    def _check_adversary(self) -> None:
         if not (0 <= self.adversary < float("inf") and 0 <= self.adversary_rate < float("inf")):
             raise InputError(
                 f"a neck's adversary and rate are strengths from 0, not {self.adversary} and {self.adversary_rate}"
