@@ -27,6 +27,7 @@ from featureloop.cli.training_options import (
     Form,
     Heads,
     LearningRate,
+    LocalWidth,
     PooledBits,
     Pooling,
     RecognizerEpochs,
@@ -86,6 +87,7 @@ def train(
     ] = Profile.FAST,
     width: Width = 128,
     blocks: Blocks = 3,
+    local_width: LocalWidth = 88,
     bits_per_vector: Annotated[
         float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
     ] = 8.0,
@@ -158,6 +160,7 @@ def train(
         "heads": heads,
         "width": width,
         "blocks": blocks,
+        "local_width": local_width,
         "bits_per_vector": bits_per_vector,
         "pooled_bits": pooled_bits,
         "breadth": breadth,

@@ -62,6 +62,16 @@ Curves = Annotated[
 ]
 Width = Annotated[int, typer.Option("--width", min=4, max=1024, help="Of the recognizer.", rich_help_panel=FURTHER)]
 Blocks = Annotated[int, typer.Option("--blocks", min=1, max=32, help="Of a set's recognizer.", rich_help_panel=FURTHER)]
+LocalWidth = Annotated[
+    int,
+    typer.Option(
+        "--local-width",
+        min=0,
+        max=1024,
+        help="Of the convolutions that put a position's neighbours into its vector, where rows leave by themselves.",
+        rich_help_panel=FURTHER,
+    ),
+]
 Augmentations = Annotated[
     int,
     typer.Option("--augmentations", min=0, max=64, help="Changed versions of every frame.", rich_help_panel=FURTHER),
