@@ -31,6 +31,8 @@ def local_width_for(task: Task) -> int:
 class LocalContext(nn.Module):
     """Joined taps (B, D, G, G) to (B, W, G, G).
 
+    The norms take a mean and a deviation of the whole frame's map, so a little of the frame is in every vector, too.
+
     Beyond the map's border its edge stands again: zeros would tell a vector how near to the border it stood.
     """
 
