@@ -25,7 +25,7 @@ from featureloop.model.founding_features import LateRun, neck_transform, release
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
-from featureloop.model.local_context import LocalHead, local_width_for
+from featureloop.model.local_context import LocalHead
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.private_founding import found_private
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
@@ -156,7 +156,7 @@ def train_networks(
     progress = around.progress
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
     augmentation = augmentation_for(frames, settings.augmentation)
-    head = _new_head(made, spec, task, settings)
+    head = _new_head(made, spec, settings)
     if settings.profile == "full":
         tune_whole(made, head, spec, frames, held, task=task, classes=classes, settings=settings, around=around)
 
@@ -222,10 +222,9 @@ def train_networks(
     )
 
 
-def _new_head(backbone: Backbone, spec: RecognizerSpec, task: Task, settings: FoundingSettings) -> nn.Module:
+def _new_head(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings) -> nn.Module:
     """A recognizer of the joined taps, under which the backbone is tuned; pooled, each tap gives its statistics."""
     taps = backbone.channels
-    width = local_width_for(task) if settings.local_width is None else settings.local_width
-    if spec.form == "set" and not spec.context and width:
-        return LocalHead(taps, spec, width=width)
+    if spec.form == "set" and not spec.context and settings.local_width:
+        return LocalHead(taps, spec, width=settings.local_width)
     return build_recognizer(spec, channels=taps if spec.anonymizer == "set" else len(settings.statistics) * taps)

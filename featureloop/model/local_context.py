@@ -15,17 +15,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from featureloop.core.types import Task
 from featureloop.model.manifest import RecognizerSpec
 
 BLOCKS = 3
 """Convolutions that see their neighbours: seven positions across."""
-WIDTH = 88
-
-
-def local_width_for(task: Task) -> int:
-    """Channels of the convolutions: `WIDTH` for masks; none for boxes, which they made worse at a new site."""
-    return WIDTH if task is Task.SEGMENTATION else 0
 
 
 class LocalContext(nn.Module):

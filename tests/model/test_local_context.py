@@ -11,7 +11,7 @@ from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.founding import train_networks
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.local_context import LocalContext, LocalHead, local_width_for
+from featureloop.model.local_context import LocalContext, LocalHead
 from featureloop.model.manifest import RecognizerSpec
 
 TINY = FoundingSettings(
@@ -40,12 +40,6 @@ def test_a_backbone_is_tuned_under_a_linear_recognizer_of_the_context() -> None:
     with torch.no_grad():
         expected = head.last(head.context(joined).permute(0, 2, 3, 1)).flatten(1, 2)
         assert torch.allclose(head(rows), expected, atol=1e-6)
-
-
-def test_masks_have_it_by_default_and_boxes_where_it_is_asked_for() -> None:
-    assert FoundingSettings().local_width is None
-    assert local_width_for(Task.SEGMENTATION) == 88
-    assert local_width_for(Task.DETECTION) == 0
 
 
 @pytest.mark.parametrize(
