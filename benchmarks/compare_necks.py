@@ -193,7 +193,11 @@ def taps_of(package: Package) -> Callable[[UInt8], Float32]:
     """Pixels to joined taps float32 (N, D): what the default backbone gives to its local context, or to its neck."""
     network = onnx.load(str(package.file(EXTRACTOR)))
     inputs = {w.name: w.dims[1] for w in network.graph.initializer if len(w.dims) == 4}
-    source = next(n for n in network.graph.node if n.op_type == "Conv" and inputs[n.input[1]] == TAPS).input[0]
+    convolutions = (n for n in network.graph.node if n.op_type == "Conv")
+    found = next((n for n in convolutions if inputs.get(n.input[1]) == TAPS), None)
+    if found is None:
+        raise SystemExit(f"'{package.path}' has another backbone than the default one, whose taps are looked for")
+    source = found.input[0]
     network.graph.output.append(onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None))
     session = InferenceSession(network.SerializeToString(), session_options(0), providers=["CPUExecutionProvider"])
 

@@ -124,15 +124,19 @@ def _reshaped(x: list[Any], _: Mapping[str, Any]) -> Tensor:
 
 
 def _padded(x: list[Any], a: Mapping[str, Any]) -> Tensor:
-    """Rows and columns around a map alone."""
+    """Rows and columns around a map."""
     image: Tensor = x[0]
+    mode = a.get("mode", b"constant")
+    if mode not in _PADDINGS or len(x) > 3:
+        raise PackageError("the extractor pads in a way whose gradient is not known here")
     (_, _, top, left), (_, _, bottom, right) = np.asarray(x[1], int).reshape(2, 4).tolist()
-    around, mode = (left, right, top, bottom), a.get("mode", b"constant")
+    around = (left, right, top, bottom)
     if mode == b"constant":
         return functional.pad(image, around, value=float(x[2]) if len(x) > 2 and x[2] is not None else 0.0)
-    return functional.pad(image, around, mode={b"edge": "replicate", b"reflect": "reflect"}[mode])
+    return functional.pad(image, around, mode=_PADDINGS[mode])
 
 
+_PADDINGS = {b"constant": "constant", b"edge": "replicate", b"reflect": "reflect"}
 _OPERATORS: Mapping[str, Operator] = {
     "Add": lambda x, _: x[0] + x[1],
     "AveragePool": _average,

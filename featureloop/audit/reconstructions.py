@@ -28,7 +28,9 @@ PSNR, GAIN, SIMILAR, LOOKS, LINKED = (
 )
 FOUND = f"{LINKED}, top-1"
 ALIKE = 1e-3
-"""What values that are all alike differ by, at most; of cosines a hundredth of it."""
+"""What values that are all alike differ by, at most."""
+LEAST_SPREAD = 1e-5
+"""Deviation of an image's cosines below which it is as near to every reconstruction."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +125,7 @@ def standardized(cosines: Float32) -> Float32:
     """
     away = cosines - cosines.mean(0)
     spread = away.std(0)
-    return np.asarray(np.where(spread > ALIKE / 100, away / np.maximum(spread, ALIKE / 100), 0), np.float32)
+    return np.asarray(np.where(spread > LEAST_SPREAD, away / np.maximum(spread, LEAST_SPREAD), 0), np.float32)
 
 
 def _unit(looks: Perceptual, pictures: Float32) -> Float32:

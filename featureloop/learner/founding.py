@@ -269,11 +269,7 @@ def _calibrating(parts: Sequence[Sequence[LabelledItem]], *, seed: int) -> froze
 
 
 def _suiting(settings: FoundingSettings, task: Task) -> FoundingSettings:
-    """The settings for one of several tasks: a form and a pooling are meant for whole frames, heads for rows.
-
-    The neck sees the backbone's own taps: what the first task makes of neighbours would be all that the others get.
-    """
-    settings = replace(settings, local_width=0)
+    """The settings for one of several tasks: a form and a pooling are meant for whole frames, heads for rows."""
     if RULES[task].form != "global":
         return replace(settings, form=None, pooling=())
     return settings if settings.form == "attention" else replace(settings, heads=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,6 @@ class OnnxBackbone:
     def whole(self) -> None:
         """A graph is kept as it is."""
         return
-
-    def followed_by(self, network: nn.Module) -> OnnxBackbone:
-        """The same with another late part."""
-        return replace(self, late=nn.Sequential(self.late, network))
 
     def open_early(self, size: int) -> RunEarly:
         """The graph in ONNX Runtime, image by image: its batch may be fixed."""

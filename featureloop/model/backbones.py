@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,10 +58,6 @@ class Backbone(Protocol):
     @property
     def whole(self) -> nn.Module | None:
         """Preprocessed images to joined taps, where all of it can be tuned; None where the early part can't."""
-        ...
-
-    def followed_by(self, network: nn.Module) -> Backbone:
-        """The same, its late part followed by a network that takes the joined taps."""
         ...
 
     def open_early(self, size: int) -> RunEarly:
@@ -159,10 +155,6 @@ class TorchBackbone:
     def whole(self) -> nn.Module:
         """Early and late part."""
         return nn.Sequential(self.early, self.late)
-
-    def followed_by(self, network: nn.Module) -> TorchBackbone:
-        """The same with another late part."""
-        return replace(self, late=nn.Sequential(self.late, network))
 
     def open_early(self, size: int) -> RunEarly:
         """The early part in ONNX Runtime, ten times faster on a CPU than torch."""

@@ -37,6 +37,7 @@ from featureloop.model.tuning import tune_late, tune_whole
 class Networks:
     """The trained networks and what describes them.
 
+    The neck takes the backbone's joined taps; what it makes of their neighbours first is a part of it, where there is.
     Where the neck was trained against what it must not tell, `leaks` say what the computed one told the held frames'
     attackers, and what this one does.
     """
@@ -143,7 +144,8 @@ def train_networks(
     Raises
     ------
     InputError
-        A frame lacks the label that the task needs, or the backbone can't be tuned as the profile asks.
+        A frame lacks the label that the task needs, the backbone can't be tuned as the profile asks, or a local width
+        doesn't suit the recognizer.
     PackageError
         The backbone doesn't make what it declares.
     StorageError
@@ -181,9 +183,11 @@ def train_networks(
     if settings.profile == "fast":
         tune_late(made, head, spec, cache, kept, task=task, settings=settings, around=around)
     rng = np.random.default_rng((settings.seed, 3))
+    context: nn.Module | None = None
     if isinstance(head, LocalHead):
-        made, head = made.followed_by(head.context), head.last
-    taps = LateRun(made.late, cache, batch=settings.batch)
+        context, head = head.context, head.last
+    late = made.late if context is None else nn.Sequential(made.late, context)
+    taps = LateRun(late, cache, batch=settings.batch)
     sampled = sample_taps(taps, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     transform = neck_transform(sampled, spec, settings)
     leaks: tuple[Leak, ...] = ()
@@ -191,9 +195,9 @@ def train_networks(
     if settings.adversary:
         sides = [(frames, cache)] + ([] if looked is None else [(held, looked)])
         neck, levels, bits, leaks = found_private(
-            made.late, sampled, transform, sides, spec, task=task, settings=settings, around=around
+            late, sampled, transform, sides, spec, task=task, settings=settings, around=around
         )
-    released = LateRun(nn.Sequential(made.late, neck), cache, batch=settings.batch)
+    released = LateRun(nn.Sequential(late, neck), cache, batch=settings.batch)
 
     def bags_of(some: EarlyCache) -> BagSet:
         return released_bags(released, some, spec, levels, task=task, settings=settings, progress=progress)
@@ -209,7 +213,7 @@ def train_networks(
     fit_recognizer(recognizer, bags, task=task, settings=fit, held=held_bags, around=around)
     return Networks(
         made,
-        neck.eval(),
+        (neck if context is None else nn.Sequential(context, neck)).eval(),
         recognizer.eval(),
         settings.preprocessing,
         FeatureSpec(len(levels), made.stride, settings.size // made.stride, made.name),
@@ -225,6 +229,11 @@ def train_networks(
 def _new_head(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings) -> nn.Module:
     """A recognizer of the joined taps, under which the backbone is tuned; pooled, each tap gives its statistics."""
     taps = backbone.channels
-    if spec.form == "set" and not spec.context and settings.local_width:
+    if settings.local_width:
+        if spec.form != "set" or spec.context:
+            raise InputError(
+                f"a local width of {settings.local_width} is for a recognizer that sees each row of a map by itself, "
+                "as of masks and boxes in a form with 'subset'; leave it out, or choose such a form"
+            )
         return LocalHead(taps, spec, width=settings.local_width)
     return build_recognizer(spec, channels=taps if spec.anonymizer == "set" else len(settings.statistics) * taps)

@@ -3,7 +3,7 @@
 Where a recognizer sees every row by itself, nothing of a position's neighbours
 could be recognized from it but what the backbone's taps hold. Residual 3x3
 convolutions on the joined taps add it: they belong to the extractor, before the
-neck, so rows still leave without their places. They are tuned with the backbone
+computed neck, so rows still leave without their places. They are tuned with the backbone
 under a linear recognizer of theirs; what that one feels (its Fisher
 information, the same at every position) is then what the neck's few bits are
 spent on. Measured: docs/adr/021.

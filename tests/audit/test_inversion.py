@@ -22,6 +22,7 @@ from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_ba
 from featureloop.core.errors import PackageError
 from featureloop.core.types import Frame, Task
 from featureloop.model.export import export_onnx
+from featureloop.model.local_context import LocalContext
 from featureloop.model.manifest import Preprocessing
 from featureloop.model.package import EXTRACTOR, Package, seal_package
 from featureloop.model.preprocess import to_input
@@ -67,7 +68,13 @@ def with_extractor(package: Package, network: nn.Module) -> Package:
     return seal_package(package.path, package.manifest)
 
 
-@pytest.mark.parametrize("network", [None, Layers()], ids=["tiny", "layers"])
+def among_neighbours() -> nn.Module:
+    """Edges padded, norms of the whole map, shapes that are copied; and an edge of zeros."""
+    context = LocalContext(3, width=8)
+    return nn.Sequential(nn.AvgPool2d(16), nn.ZeroPad2d((1, 0, 1, 0)), nn.AvgPool2d(2, 1), context)
+
+
+@pytest.mark.parametrize("network", [None, Layers(), among_neighbours()], ids=["tiny", "layers", "neighbours"])
 def test_the_torch_extractor_is_the_packages_and_has_a_gradient(tmp_path: Path, network: nn.Module | None) -> None:
     torch.manual_seed(0)
     package = tiny_package(tmp_path / "p")

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from featureloop.core.errors import InputError
-from featureloop.core.types import Task
+from featureloop.core.types import Frame, Task
 from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.founding import train_networks
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.local_context import LocalContext, LocalHead
 from featureloop.model.manifest import RecognizerSpec
+from featureloop.model.neck import Neck
 
 TINY = FoundingSettings(
     size=64, epochs=1.0, recognizer_epochs=1.0, augmentations=1, width=16, blocks=1, batch=4, local_width=8
@@ -42,18 +43,30 @@ def test_a_backbone_is_tuned_under_a_linear_recognizer_of_the_context() -> None:
         assert torch.allclose(head(rows), expected, atol=1e-6)
 
 
+def frames() -> list[Frame]:
+    return [phantom_frame(HOSPITAL_A, seed=i, size=(64, 64)) for i in range(6)]
+
+
 @pytest.mark.parametrize(
-    ("changed", "there"),
-    [({}, True), ({"local_width": 0}, False), ({"release": "set"}, False), ({"heads": 2}, False)],
+    ("task", "width", "adversary"),
+    [(Task.SEGMENTATION, 8, 0.0), (Task.SEGMENTATION, 8, 0.5), (Task.DETECTION, 8, 0.0), (Task.SEGMENTATION, 0, 0.0)],
 )
-def test_the_extractor_has_it_where_the_recognizer_sees_each_row_by_itself(
-    changed: dict[str, object], *, there: bool
-) -> None:
-    frames = [phantom_frame(HOSPITAL_A, seed=i, size=(64, 64)) for i in range(6)]
-    settings = replace(TINY, **changed)  # type: ignore[arg-type]  # settings by name
-    networks = train_networks(frames[:4], task=Task.SEGMENTATION, classes=1, settings=settings, held=frames[4:])
-    assert any(isinstance(m, LocalContext) for m in networks.backbone.late.modules()) is there
-    assert networks.neck.transform.in_channels == (8 if there else networks.backbone.channels)
+def test_it_stands_before_the_neck_where_it_is_asked_for(task: Task, width: int, adversary: float) -> None:
+    settings = replace(TINY, local_width=width, adversary=adversary)
+    networks = train_networks(frames()[:4], task=task, classes=1, settings=settings, held=frames()[4:])
+    contexts = [m for m in networks.neck.modules() if isinstance(m, LocalContext)]
+    (neck,) = (m for m in networks.neck.modules() if isinstance(m, Neck))
+    assert len(contexts) == (width > 0)
+    assert neck.transform.in_channels == (width or networks.backbone.channels)
+    with torch.no_grad():
+        taps = torch.zeros(1, networks.backbone.channels, 4, 4)
+        assert networks.neck(taps).shape == (1, len(networks.levels), 4, 4)
+
+
+@pytest.mark.parametrize(("task", "changed"), [(Task.SEGMENTATION, {"release": "set"}), (Task.CLASSIFICATION, {})])
+def test_it_is_refused_where_the_recognizer_sees_the_whole_frame(task: Task, changed: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="each row of a map by itself"):
+        train_networks(frames(), task=task, classes=3, settings=replace(TINY, release=changed.get("release", "")))
 
 
 def test_a_width_below_none_is_refused() -> None:
