@@ -98,7 +98,7 @@ class Judge:
 def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> list[Measure]:
     """How often a reconstruction's nearest image, among other images of the victims, is of the same patient.
 
-    Nearest by how much more alike it is to that image than the other reconstructions are.
+    Nearest by cosine, and by how much more alike it is to that image than the other reconstructions are.
 
     Where patients have one image each, the image itself stands among other takes. Pictures of every draw are searched
     for; the figures are the means over the draws.
@@ -112,8 +112,9 @@ def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> list[M
     others = _unit(looks, gallery)
     whose = [{g} for g in one.groups.tolist()]
     search = search_of(whose, whose if single else None)
-    each = [standardized(_unit(looks, p) @ others.T) for p in np.split(pictures, case.draws)]
-    found = measures_of(each, search, arm=arm, by=by, seed=lab.seed)
+    cosines = [(_unit(looks, p) @ others.T).astype(np.float32) for p in np.split(pictures, case.draws)]
+    ways = {by: cosines, f"{by}, Z-normed": [standardized(c) for c in cosines]}
+    found = [m for way, each in ways.items() for m in measures_of(each, search, arm=arm, by=way, seed=lab.seed)]
     return [replace(m, figure=f"{LINKED}, {m.figure}") for m in found if m.figure in {"top-1", "AUC"}]
 
 
@@ -121,7 +122,7 @@ def standardized(cosines: Float32) -> Float32:
     """Cosines (Q, R) in each image's own deviations over all reconstructions (the Z-norm of Auckenthaler et al. 2000).
 
     What little a reconstruction shows is nearest to the same few images for many of them (hubs: Radovanović et al.
-    2010); which patients those are of says nothing of whose records they are drawn from, and would decide the figure.
+    2010); which patients those are of says nothing of whose records they are drawn from.
     """
     away = cosines - cosines.mean(0)
     spread = away.std(0)

@@ -189,7 +189,8 @@ def test_diffusion_is_run_on_all_arms_where_it_has_steps_and_the_finding_says_so
     found = attack_inversion(lab, little)
     by = {(m.arm, m.by) for m in found.measures if m.by.startswith("diffusion")}
     names = {"diffusion, one sample", "diffusion, mean of 2"} if steps else set()
-    assert by == {(arm, name) for arm in ("release", "shallow", "random") for name in names}
+    linked_again = {("release", f"{name}, Z-normed") for name in names}
+    assert by == {(arm, name) for arm in ("release", "shallow", "random") for name in names} | linked_again
     said = next(n for n in found.notes if "iffusion" in n)
     assert ("were not run" in said) == (steps == 0)
     assert ("3 steps of 4 images on a" in said) == ("2 steps of 4 images on a" in said) == (steps == 3)
@@ -220,8 +221,9 @@ def test_one_and_the_same_picture_is_linked_by_chance_and_originals_as_they_are_
     case = Case([], true[:0], groups[:0], [], twice, np.tile(groups, 2), [], draws=2)
     alike = np.broadcast_to(true.mean(0), twice.shape).astype(np.float32)
     blind, clear = (linked(lab, case, pictures, "release", "x") for pictures in (alike, twice))
-    assert [m.value for m in clear] == [1.0, 1.0]
-    assert [m.value for m in blind] == [pytest.approx(3 / 23), 0.5]
+    assert [m.by for m in clear] == ["x", "x", "x, Z-normed", "x, Z-normed"]
+    assert [m.value for m in clear] == [1.0] * 4
+    assert [m.value for m in blind] == [pytest.approx(3 / 23), 0.5] * 2
 
 
 def test_an_image_that_is_near_to_every_reconstruction_is_not_the_nearest_of_all() -> None:
