@@ -30,7 +30,7 @@ from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpe
 from featureloop.model.private_founding import found_private
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.tasks import RULES
-from featureloop.model.tuning import tune_late, tune_whole
+from featureloop.model.tuning import learn_context, tune_late, tune_whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +158,8 @@ def train_networks(
     progress = around.progress
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
     augmentation = augmentation_for(frames, settings.augmentation)
-    head = _new_head(made, spec, settings)
+    head: nn.Module = build_recognizer(spec, channels=_head_channels(made, spec, settings))
+    local = _local_head(made, spec, settings)
     if settings.profile == "full":
         tune_whole(made, head, spec, frames, held, task=task, classes=classes, settings=settings, around=around)
 
@@ -183,11 +184,12 @@ def train_networks(
     if settings.profile == "fast":
         tune_late(made, head, spec, cache, kept, task=task, settings=settings, around=around)
     rng = np.random.default_rng((settings.seed, 3))
-    context: nn.Module | None = None
-    if isinstance(head, LocalHead):
-        context, head = head.context, head.last
-    late = made.late if context is None else nn.Sequential(made.late, context)
+    late = made.late
     taps = LateRun(late, cache, batch=settings.batch)
+    if local is not None:
+        learn_context(local, taps, cache, kept, task=task, settings=settings, around=around)
+        late, head = nn.Sequential(late, local.context), local.last
+        taps = LateRun(late, cache, batch=settings.batch)
     sampled = sample_taps(taps, head, cache, spec, task=task, settings=settings, rng=rng, progress=progress)
     transform = neck_transform(sampled, spec, settings)
     leaks: tuple[Leak, ...] = ()
@@ -213,7 +215,7 @@ def train_networks(
     fit_recognizer(recognizer, bags, task=task, settings=fit, held=held_bags, around=around)
     return Networks(
         made,
-        (neck if context is None else nn.Sequential(context, neck)).eval(),
+        (neck if local is None else nn.Sequential(local.context, neck)).eval(),
         recognizer.eval(),
         settings.preprocessing,
         FeatureSpec(len(levels), made.stride, settings.size // made.stride, made.name),
@@ -226,14 +228,18 @@ def train_networks(
     )
 
 
-def _new_head(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings) -> nn.Module:
-    """A recognizer of the joined taps, under which the backbone is tuned; pooled, each tap gives its statistics."""
-    taps = backbone.channels
-    if settings.local_width:
-        if spec.form != "set" or spec.context:
-            raise InputError(
-                f"a local width of {settings.local_width} is for a recognizer that sees each row of a map by itself, "
-                "as of masks and boxes in a form with 'subset'; leave it out, or choose such a form"
-            )
-        return LocalHead(taps, spec, width=settings.local_width)
-    return build_recognizer(spec, channels=taps if spec.anonymizer == "set" else len(settings.statistics) * taps)
+def _head_channels(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings) -> int:
+    """Values a vector of what the backbone is tuned under takes: where taps are pooled, each gives its statistics."""
+    return backbone.channels * (1 if spec.anonymizer == "set" else len(settings.statistics))
+
+
+def _local_head(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings) -> LocalHead | None:
+    """What makes local context of the joined taps, where the settings ask for it."""
+    if not settings.local_width:
+        return None
+    if spec.form != "set" or spec.context:
+        raise InputError(
+            f"a local width of {settings.local_width} is for a recognizer that sees each row of a map by itself, "
+            "as of masks and boxes in a form with 'subset'; leave it out, or choose such a form"
+        )
+    return LocalHead(backbone.channels, spec, width=settings.local_width)

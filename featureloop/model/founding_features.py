@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -114,11 +114,15 @@ class LateRun:
             export_onnx(network, example, path, source="early", result="map", dynamic={0: "batch"})
             self._session = open_session(path)
 
+    def maps(self, early: NDArray[np.float16]) -> Float32:
+        """The maps of early features (B, E, h, w)."""
+        return cast(Float32, self._session.run(None, {"early": early.astype(np.float32)})[0])
+
     def over(self, cache: EarlyCache, chosen: NDArray[np.intp], *, what: str, progress: Progress) -> Iterator[Float32]:
         """The maps of chosen cache rows, a batch at a time."""
         for start in range(0, len(chosen), self._batch):
             at = chosen[start : start + self._batch]
-            yield self._session.run(None, {"early": cache.features[at].astype(np.float32)})[0]
+            yield self.maps(cache.features[at])
             progress(what, start + len(at), len(chosen))
 
 

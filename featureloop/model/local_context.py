@@ -3,22 +3,28 @@
 Where a recognizer sees every row by itself, nothing of a position's neighbours
 could be recognized from it but what the backbone's taps hold. Residual 3x3
 convolutions on the joined taps add it: they belong to the extractor, before the
-computed neck, so rows still leave without their places. They are tuned with the backbone
-under a linear recognizer of theirs; what that one feels (its Fisher
-information, the same at every position) is then what the neck's few bits are
-spent on. Measured: docs/adr/021.
+computed neck, so rows still leave without their places. They learn once the
+backbone is tuned, under a linear recognizer of theirs; what that one feels (its
+Fisher information, the same at every position) is then what the neck's few bits
+are spent on. Measured: docs/adr/021.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from featureloop.core.types import Float32
 from featureloop.model.manifest import RecognizerSpec
 
 BLOCKS = 3
 """Convolutions that see their neighbours: seven positions across."""
+LEAST_DEVIATION = 1e-3
+"""Added to taps' deviations."""
 
 
 class LocalContext(nn.Module):
@@ -27,16 +33,34 @@ class LocalContext(nn.Module):
     The norms take a mean and a deviation of the whole frame's map, so a little of the frame is in every vector, too.
 
     Beyond the map's border its edge stands again: zeros would tell a vector how near to the border it stood.
+    Taps are standardized first.
     """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, taps: int, *, width: int) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(taps, 1, 1))
+        self.register_buffer("scale", torch.ones(taps, 1, 1))
         self.lift = nn.Conv2d(taps, width, 1)
         self.blocks = nn.ModuleList(_block(width) for _ in range(BLOCKS))
 
+    def standardize_by(self, maps: Iterable[Float32]) -> None:
+        """Take the taps' mean and deviation from joined taps (B, D, G, G)."""
+        count, total, squares = 0, np.zeros(len(self.mean)), np.zeros(len(self.mean))
+        for joined in maps:
+            count += joined[:, 0].size
+            total += joined.sum((0, 2, 3), dtype=np.float64)
+            squares += np.square(joined, dtype=np.float64).sum((0, 2, 3))
+        mean = total / count
+        deviation = np.sqrt((squares / count - mean**2).clip(0)) + LEAST_DEVIATION
+        self.mean.copy_(torch.from_numpy(mean)[:, None, None])
+        self.scale.copy_(torch.from_numpy(1 / deviation)[:, None, None])
+
     def forward(self, joined: Tensor) -> Tensor:
         """What stands at and around each position."""
-        x = self.lift(joined)
+        x = self.lift((joined - self.mean) * self.scale)
         for block in self.blocks:
             x = x + block(x)
         return cast(Tensor, x)
@@ -52,7 +76,7 @@ def _block(width: int) -> nn.Sequential:
 
 
 class LocalHead(nn.Module):
-    """What a backbone is tuned under: local context, and a linear recognizer of it.
+    """Local context, and the linear recognizer of it under which it learns.
 
     Takes joined taps as rows in the order of the map, (B, G * G, D); gives logits (B, G * G, T).
     """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featureloop.core.errors import InputError
@@ -18,9 +19,10 @@ from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.backbones import Backbone, check_whole
 from featureloop.model.early_cache import EarlyCache, square_truth
 from featureloop.model.fit import batches_of
-from featureloop.model.founding_features import frame_shares, pool_map, to_vectors
+from featureloop.model.founding_features import LateRun, frame_shares, map_to_rows, pool_map, to_vectors
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Batch, Draw, Lesson, Pace, Surroundings
+from featureloop.model.local_context import LocalHead
 from featureloop.model.loop import train
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import RecognizerSpec
@@ -45,23 +47,60 @@ def tune_late(
     around: Surroundings,
 ) -> None:
     """Tune the late part and its recognizer `head` in place, on random versions of the cached frames."""
-    versions = settings.augmentations + 1
-    shares = frame_shares(cache.targets[::versions], task=task)
-    draw = Draw(shares, size=settings.batch, seed=settings.seed)
+    seen = _Cached(cache, settings, task=task)
+    kept = [] if held is None else [seen.of(held, at) for at in batches_of(len(held), settings.batch)]
+    _standardize(head, backbone.late, (b.x for b in seen.originals()), settings, around)
+    lesson = _lesson(backbone.late, head, spec, task=task, settings=settings, batch=seen, held=kept)
+    train(lesson, pace=_pace(settings, seen.frames), around=around)
 
-    def rows(source: EarlyCache, at: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Batch:
-        x, y = source.features[at].astype(np.float32), source.targets[at].astype(np.float32)
-        return Batch(x, y, np.ones(len(at), np.float32))
 
-    def batch(step: int) -> Batch:
-        at = draw(step) * versions
-        return rows(cache, at + draw.random(step).integers(0, versions, len(at)))
+def learn_context(
+    head: LocalHead,
+    taps: LateRun,
+    cache: EarlyCache,
+    held: EarlyCache | None,
+    *,
+    task: Task,
+    settings: FoundingSettings,
+    around: Surroundings,
+) -> None:
+    """Train local context in place, on the `taps` of random versions of the cached frames, which stay as they are."""
+    seen = _Cached(cache, settings, task=task, through=taps)
+    kept = [] if held is None else [seen.of(held, at) for at in batches_of(len(held), settings.batch)]
+    head.context.standardize_by(b.x for b in seen.originals())
 
-    kept = [] if held is None else [rows(held, at) for at in batches_of(len(held), settings.batch)]
-    originals = [rows(cache, at * versions) for at in batches_of(len(cache) // versions, settings.batch)]
-    _standardize(head, backbone.late, (b.x for b in originals), settings, around)
-    lesson = _lesson(backbone.late, head, spec, task=task, settings=settings, batch=batch, held=kept)
-    train(lesson, pace=_pace(settings, len(shares)), around=around)
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return recognition_loss(head(map_to_rows(x)).float(), y, task=task)
+
+    lesson = Lesson("neighbours", head, [(head, settings.learning_rate)], seen, loss, kept)
+    pace = Pace(settings.recognizer_steps(seen.frames), settings.average, settings.seed)
+    train(lesson, pace=pace, around=around)
+
+
+class _Cached:
+    """Batches of random versions of cached frames: early features, or what follows `through` them."""
+
+    def __init__(
+        self, cache: EarlyCache, settings: FoundingSettings, *, task: Task, through: LateRun | None = None
+    ) -> None:
+        self._cache, self._versions, self._size = cache, settings.augmentations + 1, settings.batch
+        shares = frame_shares(cache.targets[:: self._versions], task=task)
+        self.frames = len(shares)
+        self._draw, self._through = Draw(shares, size=settings.batch, seed=settings.seed), through
+
+    def __call__(self, step: int) -> Batch:
+        at = self._draw(step) * self._versions
+        return self.of(self._cache, at + self._draw.random(step).integers(0, self._versions, len(at)))
+
+    def of(self, cache: EarlyCache, at: NDArray[np.intp]) -> Batch:
+        """Chosen rows of a cache."""
+        early = cache.features[at]
+        x = early.astype(np.float32) if self._through is None else self._through.maps(early)
+        return Batch(x, cache.targets[at].astype(np.float32), np.ones(len(at), np.float32))
+
+    def originals(self) -> Iterator[Batch]:
+        """All frames, unchanged."""
+        return (self.of(self._cache, at * self._versions) for at in batches_of(self.frames, self._size))
 
 
 def tune_whole(
