@@ -87,7 +87,7 @@ def train(
     ] = Profile.FAST,
     width: Width = 128,
     blocks: Blocks = 3,
-    local_width: LocalWidth = 0,
+    local_width: LocalWidth = None,
     bits_per_vector: Annotated[
         float, typer.Option(min=4, max=2048, help="What a position vector of a set may take.", rich_help_panel=FURTHER)
     ] = 8.0,

@@ -63,13 +63,13 @@ Curves = Annotated[
 Width = Annotated[int, typer.Option("--width", min=4, max=1024, help="Of the recognizer.", rich_help_panel=FURTHER)]
 Blocks = Annotated[int, typer.Option("--blocks", min=1, max=32, help="Of a set's recognizer.", rich_help_panel=FURTHER)]
 LocalWidth = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--local-width",
         min=0,
         max=1024,
         help="Of the convolutions that put a position's neighbours into its vector, where rows leave by "
-        "themselves; 88 was tried; 0 for none.",
+        "themselves; 0 for none; usually 88 for masks alone.",
         rich_help_panel=FURTHER,
     ),
 ]

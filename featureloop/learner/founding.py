@@ -269,9 +269,12 @@ def _calibrating(parts: Sequence[Sequence[LabelledItem]], *, seed: int) -> froze
 
 
 def _suiting(settings: FoundingSettings, task: Task) -> FoundingSettings:
-    """The settings for one of several tasks: a form and a pooling are meant for whole frames, heads for rows."""
+    """The settings for one of several tasks: a form and a pooling are meant for whole frames, heads for rows.
+
+    What is made of neighbours would be made for the first task alone, so of several it is asked for, or left out.
+    """
     if RULES[task].form != "global":
-        return replace(settings, form=None, pooling=())
+        return replace(settings, form=None, pooling=(), local_width=settings.local_width or 0)
     return settings if settings.form == "attention" else replace(settings, heads=0)
 
 

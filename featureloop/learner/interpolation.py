@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,16 +52,38 @@ class Choice:
         Of the way from the live to the trained weights.
     at
         intp (K,), the numbers of the bags that were judged.
-    before, after
-        float64 (K,), their quality by the live weights, and by the weights that the other part
-        led to, at the share that was best for that part's own judging: what a bag says of itself has
-        no say in how it is judged.
+    qualities
+        float64 (K,) of each share, and of 0, the live weights: of these bags, by weights that didn't learn from them.
+    judged
+        float64 (K,), the share at which each is judged: what was best for the other part's judging, so that what a bag
+        says of itself has no say in it.
     """
 
     share: float
     at: NDArray[np.intp]
-    before: Float64
-    after: Float64
+    qualities: Mapping[float, Float64]
+    judged: Float64
+
+    @property
+    def before(self) -> Float64:
+        """Quality of the judged bags by the live weights, float64 (K,)."""
+        return self.qualities[0.0]
+
+    @property
+    def after(self) -> Float64:
+        """Quality of the judged bags by weights that the other part led to, float64 (K,)."""
+        shares = np.array(sorted(self.qualities))
+        each = np.stack([self.qualities[share] for share in shares.tolist()])
+        return np.asarray(each[np.searchsorted(shares, self.judged), np.arange(len(self.at))])
+
+    def at_most(self, share: float) -> Choice:
+        """The same, gone no further than another one of the shares."""
+        return replace(self, share=min(self.share, share), judged=np.minimum(self.judged, share))
+
+
+def given_share(share: float) -> Choice:
+    """A share that somebody chose; nothing is judged."""
+    return Choice(share, np.array([], np.intp), {0.0: np.array([])}, np.array([]))
 
 
 def choose_share(
@@ -108,13 +130,31 @@ def choose_share(
         found.append({share: qualities(interpolate(live, trained, share), at) for share in (0.0, *SHARES)})
     best = [best_share(f, bags.sites[at], bags.groups[at]) for f, at in zip(found, judged, strict=True)]
     at = np.concatenate(judged)
-    pooled = {share: np.concatenate([f[share] for f in found]) for share in SHARES}
-    return Choice(
-        best_share(pooled, bags.sites[at], bags.groups[at]),
-        at,
-        np.concatenate([f[0.0] for f in found]),
-        np.concatenate([f[other] for f, other in zip(found, reversed(best), strict=True)]),
-    )
+    pooled = {share: np.concatenate([f[share] for f in found]) for share in (0.0, *SHARES)}
+    by_other = np.repeat(np.array(best[::-1]), [len(j) for j in judged])
+    return Choice(best_share(pooled, bags.sites[at], bags.groups[at]), at, pooled, by_other)
+
+
+def harmless_share(
+    most: float, sites: NDArray[np.str_], *, qualities: Callable[[float], Float64], margin: float
+) -> float:
+    """The largest share up to `most` at which no site's mean quality falls by more than the margin.
+
+    Where every share harms somebody it is `most`: the gate then says whom.
+
+    Parameters
+    ----------
+    sites
+        str (K,), whose held-back records are asked: sites that the training doesn't serve, the founding's first of all.
+    qualities
+        float64 (K,), of these records at a share of the way; 0 are the live weights.
+    """
+    before = qualities(0.0)
+    for share in sorted((s for s in SHARES if s <= most), reverse=True):
+        fallen = before - qualities(share)
+        if all(fallen[sites == site].mean() <= margin for site in np.unique(sites)):
+            return share
+    return most
 
 
 def best_share(found: Mapping[float, Float64], sites: NDArray[np.str_], groups: NDArray[np.str_]) -> float:

@@ -10,28 +10,29 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
-from featureloop.core.types import Bool, Task
+from featureloop.core.types import Bool, Float32, Task, UInt8
 from featureloop.learner.assembly import next_version, write_card, write_recognizer
 from featureloop.learner.bags import Bags, load_bags, training_set
 from featureloop.learner.founding_records import FOUNDING_SITE
-from featureloop.learner.gate import GateSettings, Verdict, refusal, together
+from featureloop.learner.gate import Float64, GateSettings, Verdict, refusal, together
 from featureloop.learner.held_back import calibrated_by, judge_recognizer
-from featureloop.learner.interpolation import Choice, choose_share, interpolate
+from featureloop.learner.interpolation import Choice, choose_share, given_share, harmless_share, interpolate
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.compute import compute_on
 from featureloop.model.fit import FitSettings, fit_recognizer
 from featureloop.model.lesson import Surroundings
-from featureloop.model.manifest import Lineage
+from featureloop.model.manifest import Lineage, Manifest
 from featureloop.model.package import SIGNATURE, WEIGHTS, Package, seal_package
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
-from featureloop.model.tasks import check_distinct
+from featureloop.model.tasks import check_distinct, rules_of
 from featureloop.sharing import codec
 from featureloop.sharing.release import replayed
 
@@ -202,8 +203,8 @@ def train_recognizer(
     Returns
     -------
     recognizer, choice
-        The recognizer at the chosen share of the way, and what the cross-validation found; nothing
-        where the settings say the share.
+        The recognizer at the chosen share of the way, as far as it harms no site that it doesn't learn from, and what
+        the cross-validation found; nothing where the settings say the share.
     """
     manifest = live.manifest
     task = Task(manifest.task)
@@ -218,8 +219,11 @@ def train_recognizer(
         fit_recognizer(recognizer, bag_set, task=task, settings=settings.fit, around=around)
         return {k: v.clone() for k, v in recognizer.state_dict().items()}
 
+    def values(i: int) -> Float32:
+        return codec.dequantize(bags.symbols[i], manifest.released)
+
     if settings.interpolation is not None:
-        choice = Choice(settings.interpolation, np.array([], np.intp), np.array([]), np.array([]))
+        choice = given_share(settings.interpolation)
     else:
         choice = choose_share(
             bags,
@@ -227,12 +231,31 @@ def train_recognizer(
             live=before,
             recognizer=recognizer,
             train=train,
-            values=lambda i: codec.dequantize(bags.symbols[i], manifest.released),
+            values=values,
             task=task,
         )
     after = train(chosen)
+    recognizer.eval()
+    served = np.unique(bags.sites[chosen])
+    others = np.flatnonzero(bags.held & bags.verified & ~np.isin(bags.sites, served))
+
+    def qualities(share: float) -> Float64:
+        recognizer.load_state_dict(interpolate(before, after, share))
+        return np.array([_quality(recognizer, values(i), bags.results[i], manifest) for i in others.tolist()])
+
+    if settings.interpolation is None:
+        margin = settings.gate.margin
+        choice = choice.at_most(harmless_share(choice.share, bags.sites[others], qualities=qualities, margin=margin))
     recognizer.load_state_dict(interpolate(before, after, choice.share))
-    return recognizer.eval(), choice
+    return recognizer, choice
+
+
+def _quality(recognizer: nn.Module, vectors: Float32, truth: UInt8, manifest: Manifest) -> float:
+    """What the gate will say of a frame: its quality by the live calibration."""
+    with torch.no_grad():
+        logits = recognizer(torch.from_numpy(vectors[None]))[0].numpy()
+    rules = rules_of(manifest)
+    return rules.quality(rules.recognition(logits, manifest.calibration), truth)
 
 
 def _chosen(bags: Bags, settings: TrainSettings) -> Bool:

@@ -25,7 +25,7 @@ from featureloop.model.founding_features import LateRun, neck_transform, release
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
-from featureloop.model.local_context import LocalHead
+from featureloop.model.local_context import MASKS_WIDTH, LocalHead
 from featureloop.model.manifest import FeatureSpec, Preprocessing, RecognizerSpec
 from featureloop.model.private_founding import found_private
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
@@ -159,7 +159,7 @@ def train_networks(
     around = around if checkpoint is None else replace(around, keeper=checkpoint)
     augmentation = augmentation_for(frames, settings.augmentation)
     head: nn.Module = build_recognizer(spec, channels=_head_channels(made, spec, settings))
-    local = _local_head(made, spec, settings)
+    local = _local_head(made, spec, settings, task)
     if settings.profile == "full":
         tune_whole(made, head, spec, frames, held, task=task, classes=classes, settings=settings, around=around)
 
@@ -233,13 +233,16 @@ def _head_channels(backbone: Backbone, spec: RecognizerSpec, settings: FoundingS
     return backbone.channels * (1 if spec.anonymizer == "set" else len(settings.statistics))
 
 
-def _local_head(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings) -> LocalHead | None:
-    """What makes local context of the joined taps, where the settings ask for it."""
-    if not settings.local_width:
+def _local_head(backbone: Backbone, spec: RecognizerSpec, settings: FoundingSettings, task: Task) -> LocalHead | None:
+    """What makes local context of the joined taps, where the settings ask for it, or where it suits masks."""
+    alone, width = spec.form == "set" and not spec.context, settings.local_width
+    if width is None:
+        width = MASKS_WIDTH if alone and task is Task.SEGMENTATION else 0
+    if not width:
         return None
-    if spec.form != "set" or spec.context:
+    if not alone:
         raise InputError(
-            f"a local width of {settings.local_width} is for a recognizer that sees each row of a map by itself, "
+            f"a local width of {width} is for a recognizer that sees each row of a map by itself, "
             "as of masks and boxes in a form with 'subset'; leave it out, or choose such a form"
         )
-    return LocalHead(backbone.channels, spec, width=settings.local_width)
+    return LocalHead(backbone.channels, spec, width=width)

@@ -50,7 +50,7 @@ class FoundingSettings:
         Of the recognizer; with heads, the rows of a set look at each other.
     local_width
         Of the convolutions that put what stands around a position into its vector, where the recognizer sees each row
-        by itself (`model.local_context`); 0 for none.
+        by itself (`model.local_context`); 0 for none, None for what suits the task.
     epochs, batch, learning_rate
         Of the backbone's fine-tuning by AdamW with a cosine schedule; the late
         stages learn at a quarter of `learning_rate`. None takes 12 passes over
@@ -92,7 +92,7 @@ class FoundingSettings:
     width: int = 128
     blocks: int = 3
     heads: int = 0
-    local_width: int = 0
+    local_width: int | None = None
     epochs: float | None = None
     recognizer_epochs: float | None = None
     batch: int = 16
@@ -112,7 +112,7 @@ class FoundingSettings:
             raise InputError(f"the profile '{self.profile}' is unknown; choose {' or '.join(PROFILES)}")
         if self.size % 32 or not 64 <= self.size <= 2048:
             raise InputError(f"the frame size must be a multiple of 32 from 64 to 2048, not {self.size}")
-        if self.local_width < 0:
+        if self.local_width is not None and self.local_width < 0:
             raise InputError(f"the width of the local convolutions is a number from 0, not {self.local_width}")
         if self.breadth is not None and not 0 < self.breadth <= 1:
             raise InputError(f"the neck's breadth is a share above 0 and at most 1, not {self.breadth}")

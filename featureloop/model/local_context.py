@@ -23,6 +23,8 @@ from featureloop.model.manifest import RecognizerSpec
 
 BLOCKS = 3
 """Convolutions that see their neighbours: seven positions across."""
+MASKS_WIDTH = 88
+"""Of masks' local context, unless another is asked for: as many weights as their recognizer of the taps had."""
 LEAST_DEVIATION = 1e-3
 """Added to taps' deviations."""
 

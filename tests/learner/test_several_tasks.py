@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ from featureloop.model.backbones import TorchBackbone
 from featureloop.model.fit import FitSettings
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.manifest import Manifest
-from featureloop.model.package import RECOGNIZER, Package, load_package
+from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package, load_package
 from featureloop.model.runtime import Runtime
 from featureloop.sharing.policy import Policy, Share
 from featureloop.sharing.record import Record
@@ -97,6 +98,21 @@ def founded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Founded:
 @pytest.fixture(scope="module")
 def package(founded: Founded) -> Package:
     return founded.package
+
+
+def test_of_several_tasks_neighbours_are_made_for_none_unless_asked_for(images: Path, tmp_path: Path) -> None:
+    first, second = (open_labelled(images, task=t) for t in BOTH)
+    made = found_package(
+        first,
+        first.items,
+        tmp_path / "P0",
+        settings=replace(TINY, release=""),
+        further=[(second, second.items)],
+        backbone=small_backbone(),
+        replay_versions=0,
+    )
+    network = onnx.load(str(made.package.file(EXTRACTOR)))
+    assert not [n for n in network.graph.node if n.op_type in {"Pad", "GroupNormalization", "InstanceNormalization"}]
 
 
 def provider(package: Package, keeper: _Keeper) -> Provider:

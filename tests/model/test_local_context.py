@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.founding import train_networks
 from featureloop.model.founding_settings import FoundingSettings
-from featureloop.model.local_context import LocalContext, LocalHead
+from featureloop.model.local_context import MASKS_WIDTH, LocalContext, LocalHead
 from featureloop.model.manifest import RecognizerSpec
 from featureloop.model.neck import Neck
 
@@ -33,7 +34,16 @@ def test_neighbours_are_in_a_position_s_vector_and_the_map_s_border_is_not() -> 
     assert moved[2, 2] > 10 * moved[5, 0]  # The nearer a neighbour is, the more of it.
 
 
-def test_a_backbone_is_tuned_under_a_linear_recognizer_of_the_context() -> None:
+def test_taps_are_standardized_before_anything_is_made_of_them() -> None:
+    maps = np.random.default_rng(1).normal([[[[3.0]], [[-1.0]]]], [[[[0.2]], [[7.0]]]], (6, 2, 4, 4)).astype(np.float32)
+    context = LocalContext(2, width=8)
+    context.standardize_by(np.array_split(maps, 3))
+    seen = ((torch.from_numpy(maps) - context.mean) * context.scale).numpy()
+    assert np.allclose(seen.mean((0, 2, 3)), 0, atol=1e-5)
+    assert np.allclose(seen.std((0, 2, 3)), 1, atol=0.01)
+
+
+def test_context_learns_under_a_linear_recognizer() -> None:
     torch.manual_seed(1)
     head = LocalHead(5, RecognizerSpec("set", 16, 1, 3, context=False), width=8).eval()
     joined = torch.randn(2, 5, 4, 4)
@@ -41,6 +51,28 @@ def test_a_backbone_is_tuned_under_a_linear_recognizer_of_the_context() -> None:
     with torch.no_grad():
         expected = head.last(head.context(joined).permute(0, 2, 3, 1)).flatten(1, 2)
         assert torch.allclose(head(rows), expected, atol=1e-6)
+
+
+def test_the_backbone_is_tuned_as_without_it() -> None:
+    made = [
+        train_networks(frames(), task=Task.SEGMENTATION, classes=1, settings=replace(TINY, local_width=width))
+        for width in (0, 8)
+    ]
+    without, beside = (networks.backbone.late.state_dict() for networks in made)
+    assert all(torch.equal(value, beside[name]) for name, value in without.items())
+    assert any((m.mean != 0).any() for m in made[1].neck.modules() if isinstance(m, LocalContext))
+
+
+@pytest.mark.parametrize(
+    ("task", "changed", "width"),
+    [(Task.SEGMENTATION, {}, MASKS_WIDTH), (Task.SEGMENTATION, {"release": "set"}, 0), (Task.DETECTION, {}, 0)],
+)
+def test_masks_have_it_where_their_rows_leave_by_themselves(task: Task, changed: dict[str, str], width: int) -> None:
+    settings = replace(TINY, local_width=None, release=changed.get("release", ""))
+    networks = train_networks(frames(), task=task, classes=1, settings=settings)
+    assert [m.lift.out_channels for m in networks.neck.modules() if isinstance(m, LocalContext)] == [width] * (
+        width > 0
+    )
 
 
 def frames() -> list[Frame]:
