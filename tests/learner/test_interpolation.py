@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from featureloop.core.types import Bool, Task
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding_records import FOUNDING_SITE
-from featureloop.learner.interpolation import DEFAULT, SHARES, Choice, best_share, choose_share, interpolate
+from featureloop.learner.interpolation import (
+    DEFAULT,
+    SHARES,
+    Choice,
+    best_share,
+    choose_share,
+    harmless_share,
+    interpolate,
+)
 
 LIVE = {"threshold": torch.tensor(0.2)}
 
@@ -161,3 +169,32 @@ def test_a_share_that_only_luck_may_have_favoured_is_not_taken(groups: int, chos
     qualities = {share: 0.5 + (noise + 0.02 - noise.mean() if share == 1.0 else np.zeros(groups)) for share in SHARES}
     names = np.array([f"{i}" for i in range(groups)])
     assert best_share(qualities, np.full(groups, "a"), names) == chosen
+
+
+@pytest.mark.parametrize(
+    ("fallen", "most", "share"),
+    [
+        ({"founding-held": 0.0, "b": 0.0}, 1.0, 1.0),
+        ({"founding-held": 0.018, "b": -0.1}, 1.0, 0.25),
+        ({"founding-held": -0.1, "b": 0.009}, 1.0, 0.5),
+        ({"founding-held": 0.018, "b": 0.0}, 0.25, 0.25),
+        ({"founding-held": 0.3, "b": 0.0}, 0.75, 0.75),
+    ],
+)
+def test_a_candidate_goes_no_further_than_harms_nobody(fallen: dict[str, float], most: float, share: float) -> None:
+    """Each site falls in proportion to the share; where a quarter of the way harms already, the gate is to say so."""
+    sites = np.array(["founding-held"] * 3 + ["b"] * 2)
+
+    def qualities(share: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([0.8 - share * fallen[site] for site in sites.tolist()])
+
+    assert harmless_share(most, sites, qualities=qualities, margin=0.005) == share
+
+
+def test_what_goes_less_far_is_judged_less_far() -> None:
+    choice, _ = cross_validate(some_bags(), lambda _some: 0.5)
+    less = choice.at_most(0.25)
+    assert (choice.share, less.share) == (1.0, 0.25)
+    assert (less.before == choice.before).all()
+    assert less.after.mean() == pytest.approx(quality_at(0.275), abs=0.03)
+    assert choice.at_most(1.0).after.mean() == choice.after.mean() == 1.0
