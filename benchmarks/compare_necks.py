@@ -197,7 +197,9 @@ def taps_of(package: Package) -> Callable[[UInt8], Float32]:
     found = next((n for n in convolutions if inputs.get(n.input[1]) == TAPS), None)
     if found is None:
         raise SystemExit(f"'{package.path}' has another backbone than the default one, whose taps are looked for")
-    source = found.input[0]
+    source, made = found.input[0], {n.output[0]: n for n in network.graph.node}
+    while made[source].op_type in {"Sub", "Mul"}:  # Local context begins by standardizing them.
+        source = made[source].input[0]
     network.graph.output.append(onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None))
     session = InferenceSession(network.SerializeToString(), session_options(0), providers=["CPUExecutionProvider"])
 

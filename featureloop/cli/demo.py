@@ -35,8 +35,8 @@ class DemoSettings:
     """
 
     founding_frames: int = 280
-    site_sequences: int = 80
-    frames_each: int = 3
+    site_sequences: int = 120
+    frames_each: int = 2
     test_frames: int = 80
     side: int = 192
     input_size: int = 160

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featureloop.core.types import Bool, Float32, Recognition, Task
+from featureloop.core.types import Bool, Float32, Task, UInt8
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding_records import FOUNDING_SITE
 from featureloop.learner.gate import bootstrap_means
-from featureloop.model.manifest import uncalibrated
+from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.tasks import RULES
 
 Float64 = NDArray[np.float64]
@@ -77,8 +77,8 @@ class Choice:
         return np.asarray(each[np.searchsorted(shares, self.judged), np.arange(len(self.at))])
 
     def at_most(self, share: float) -> Choice:
-        """The same, gone no further than another one of the shares."""
-        return replace(self, share=min(self.share, share), judged=np.minimum(self.judged, share))
+        """The same, gone no further than a smaller one of the shares; one that isn't smaller changes nothing."""
+        return self if share >= self.share else replace(self, share=share, judged=np.minimum(self.judged, share))
 
 
 def given_share(share: float) -> Choice:
@@ -114,7 +114,6 @@ def choose_share(
     values
         Position vectors float32 (N, C) of a bag by its number.
     """
-    rules = RULES[task]
     own = chosen & (bags.sites != FOUNDING_SITE)
     folds = np.array([_fold(g) for g in bags.groups])
     judged = [np.flatnonzero(own & bags.verified & (folds == f)) for f in range(FOLDS)]
@@ -122,7 +121,7 @@ def choose_share(
     def qualities(weights: Weights, at: NDArray[np.intp]) -> Float64:
         recognizer.load_state_dict(weights)
         recognizer.eval()
-        return np.array([rules.quality(_recognize(recognizer, values(i), task), bags.results[i]) for i in at.tolist()])
+        return np.array([quality_of(recognizer, values(i), bags.results[i], task=task) for i in at.tolist()])
 
     found: list[dict[float, Float64]] = []
     for fold, at in enumerate(judged):
@@ -140,7 +139,7 @@ def harmless_share(
 ) -> float:
     """The largest share up to `most` at which no site's mean quality falls by more than the margin.
 
-    Where every share harms somebody it is `most`: the gate then says whom.
+    Where every share harms somebody it is `most`: the gate then refuses, and says whom.
 
     Parameters
     ----------
@@ -181,7 +180,11 @@ def _fold(group: str) -> int:
     return hashlib.sha256(b"fold" + group.encode()).digest()[0] % FOLDS
 
 
-def _recognize(recognizer: nn.Module, vectors: Float32, task: Task) -> Recognition:
+def quality_of(
+    recognizer: nn.Module, vectors: Float32, truth: UInt8, *, task: Task, calibration: Calibration | None = None
+) -> float:
+    """The quality of what a recognizer finds in a bag, calibrated or not."""
+    rules = RULES[task]
     with torch.no_grad():
         logits = recognizer(torch.from_numpy(vectors[None]))[0].numpy()
-    return RULES[task].recognition(logits, uncalibrated(RULES[task].method))
+    return rules.quality(rules.recognition(logits, calibration or uncalibrated(rules.method)), truth)

@@ -10,29 +10,36 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from featureloop.core.errors import GateError, RecordError
 from featureloop.core.ports import Progress, silent
-from featureloop.core.types import Bool, Float32, Task, UInt8
+from featureloop.core.types import Bool, Task
 from featureloop.learner.assembly import next_version, write_card, write_recognizer
 from featureloop.learner.bags import Bags, load_bags, training_set
 from featureloop.learner.founding_records import FOUNDING_SITE
 from featureloop.learner.gate import Float64, GateSettings, Verdict, refusal, together
 from featureloop.learner.held_back import calibrated_by, judge_recognizer
-from featureloop.learner.interpolation import Choice, choose_share, given_share, harmless_share, interpolate
+from featureloop.learner.interpolation import (
+    Choice,
+    Weights,
+    choose_share,
+    given_share,
+    harmless_share,
+    interpolate,
+    quality_of,
+)
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.compute import compute_on
 from featureloop.model.fit import FitSettings, fit_recognizer
 from featureloop.model.lesson import Surroundings
-from featureloop.model.manifest import Lineage, Manifest
+from featureloop.model.manifest import Lineage
 from featureloop.model.package import SIGNATURE, WEIGHTS, Package, seal_package
 from featureloop.model.recognizers import build_recognizer
 from featureloop.model.runtime import Runtime
-from featureloop.model.tasks import check_distinct, rules_of
+from featureloop.model.tasks import check_distinct
 from featureloop.sharing import codec
 from featureloop.sharing.release import replayed
 
@@ -203,8 +210,8 @@ def train_recognizer(
     Returns
     -------
     recognizer, choice
-        The recognizer at the chosen share of the way, as far as it harms no site that it doesn't learn from, and what
-        the cross-validation found; nothing where the settings say the share.
+        The recognizer at the chosen share of the way, less far where that spares a site that it doesn't learn from, and
+        what the cross-validation found; nothing where the settings say the share.
     """
     manifest = live.manifest
     task = Task(manifest.task)
@@ -219,9 +226,6 @@ def train_recognizer(
         fit_recognizer(recognizer, bag_set, task=task, settings=settings.fit, around=around)
         return {k: v.clone() for k, v in recognizer.state_dict().items()}
 
-    def values(i: int) -> Float32:
-        return codec.dequantize(bags.symbols[i], manifest.released)
-
     if settings.interpolation is not None:
         choice = given_share(settings.interpolation)
     else:
@@ -231,31 +235,45 @@ def train_recognizer(
             live=before,
             recognizer=recognizer,
             train=train,
-            values=values,
+            values=lambda i: codec.dequantize(bags.symbols[i], manifest.released),
             task=task,
         )
     after = train(chosen)
     recognizer.eval()
-    served = np.unique(bags.sites[chosen])
-    others = np.flatnonzero(bags.held & bags.verified & ~np.isin(bags.sites, served))
-
-    def qualities(share: float) -> Float64:
-        recognizer.load_state_dict(interpolate(before, after, share))
-        return np.array([_quality(recognizer, values(i), bags.results[i], manifest) for i in others.tolist()])
-
     if settings.interpolation is None:
-        margin = settings.gate.margin
-        choice = choice.at_most(harmless_share(choice.share, bags.sites[others], qualities=qualities, margin=margin))
+        way, margin = (before, after), settings.gate.margin
+        choice = choice.at_most(_harmless(live, bags, recognizer, way=way, most=choice.share, margin=margin))
     recognizer.load_state_dict(interpolate(before, after, choice.share))
     return recognizer, choice
 
 
-def _quality(recognizer: nn.Module, vectors: Float32, truth: UInt8, manifest: Manifest) -> float:
-    """What the gate will say of a frame: its quality by the live calibration."""
-    with torch.no_grad():
-        logits = recognizer(torch.from_numpy(vectors[None]))[0].numpy()
-    rules = rules_of(manifest)
-    return rules.quality(rules.recognition(logits, manifest.calibration), truth)
+def _harmless(
+    live: Package, bags: Bags, recognizer: nn.Module, *, way: tuple[Weights, Weights], most: float, margin: float
+) -> float:
+    """The largest share of the way, up to `most`, that harms no site without records to learn from: no founding frames.
+
+    By the live calibration, so of boxes about as the gate will say: where whole frames are kept, a candidate is
+    calibrated anew.
+    """
+    manifest = live.manifest
+    learned = np.unique(bags.sites[~bags.held])
+    others = np.flatnonzero(bags.held & bags.verified & ~np.isin(bags.sites, learned))
+
+    def qualities(share: float) -> Float64:
+        recognizer.load_state_dict(interpolate(*way, share))
+        each = [
+            quality_of(
+                recognizer,
+                codec.dequantize(bags.symbols[i], manifest.released),
+                bags.results[i],
+                task=Task(manifest.task),
+                calibration=manifest.calibration,
+            )
+            for i in others.tolist()
+        ]
+        return np.array(each)
+
+    return harmless_share(most, bags.sites[others], qualities=qualities, margin=margin)
 
 
 def _chosen(bags: Bags, settings: TrainSettings) -> Bool:

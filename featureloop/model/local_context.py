@@ -25,8 +25,9 @@ BLOCKS = 3
 """Convolutions that see their neighbours: seven positions across."""
 MASKS_WIDTH = 88
 """Of masks' local context, unless another is asked for: as many weights as their recognizer of the taps had."""
-LEAST_DEVIATION = 1e-3
-"""Added to taps' deviations."""
+LEAST_DEVIATION, LEAST_SHARE = 1e-3, 0.05
+"""Added to taps' deviations; and the share of their median that each has at least, so that a tap that is dead at the
+founding and isn't elsewhere stays small."""
 
 
 class LocalContext(nn.Module):
@@ -56,7 +57,8 @@ class LocalContext(nn.Module):
             total += joined.sum((0, 2, 3), dtype=np.float64)
             squares += np.square(joined, dtype=np.float64).sum((0, 2, 3))
         mean = total / count
-        deviation = np.sqrt((squares / count - mean**2).clip(0)) + LEAST_DEVIATION
+        deviation = np.sqrt((squares / count - mean**2).clip(0))
+        deviation = np.maximum(deviation, LEAST_SHARE * np.median(deviation)) + LEAST_DEVIATION
         self.mean.copy_(torch.from_numpy(mean)[:, None, None])
         self.scale.copy_(torch.from_numpy(1 / deviation)[:, None, None])
 

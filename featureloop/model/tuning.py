@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from typing import overload
 
 import numpy as np
 import torch
@@ -66,8 +67,10 @@ def learn_context(
 ) -> None:
     """Train local context in place, on the `taps` of random versions of the cached frames, which stay as they are."""
     seen = _Cached(cache, settings, task=task, through=taps)
-    kept = [] if held is None else [seen.of(held, at) for at in batches_of(len(held), settings.batch)]
-    head.context.standardize_by(b.x for b in seen.originals())
+    kept = [] if held is None else _Held(seen, held, settings.batch)
+    versions = settings.augmentations + 1
+    originals = np.arange(0, len(cache), versions)
+    head.context.standardize_by(taps.over(cache, originals, what="taps", progress=around.progress))
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return recognition_loss(head(map_to_rows(x)).float(), y, task=task)
@@ -101,6 +104,27 @@ class _Cached:
     def originals(self) -> Iterator[Batch]:
         """All frames, unchanged."""
         return (self.of(self._cache, at * self._versions) for at in batches_of(self.frames, self._size))
+
+
+class _Held(Sequence[Batch]):
+    """Batches of held frames, made when they are asked for: the taps of many frames would take much memory."""
+
+    def __init__(self, seen: _Cached, held: EarlyCache, size: int) -> None:
+        self._seen, self._held, self._at = seen, held, batches_of(len(held), size)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, i: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Batch]: ...
+
+    def __getitem__(self, i: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(i, slice):
+            return [self._seen.of(self._held, at) for at in self._at[i]]
+        return self._seen.of(self._held, self._at[i])
 
 
 def tune_whole(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from featureloop.core.types import Float32
+from featureloop.core.types import Float32, Task
 from featureloop.images.labelled import open_labelled
 from featureloop.images.phantom import write_phantom_folder
 from featureloop.images.phantom_look import HOSPITAL_A
@@ -15,7 +15,8 @@ from featureloop.learner.bags import Bags
 from featureloop.learner.founding import found_package
 from featureloop.learner.founding_records import FOUNDING_SITE, HELD_SITE
 from featureloop.learner.gate import GateSettings
-from featureloop.learner.training import TrainSettings, _quality, train_recognizer
+from featureloop.learner.interpolation import quality_of
+from featureloop.learner.training import TrainSettings, train_recognizer
 from featureloop.model.backbones import TorchBackbone
 from featureloop.model.fit import FitSettings
 from featureloop.model.founding_settings import FoundingSettings
@@ -68,7 +69,8 @@ def test_it_goes_as_far_as_it_harms_none_of_the_founding_s_frames(founded: Packa
 
     def held(made: nn.Module) -> float:
         at = np.flatnonzero(bags.held)
-        return float(np.mean([_quality(made, values[i], bags.results[i], founded.manifest) for i in at]))
+        told = [quality_of(made, values[i], bags.results[i], task=Task.SEGMENTATION) for i in at]
+        return float(np.mean(told))
 
     free, most = trained(margin=1.0)
     least = held(trained(margin=0.0, interpolation=0.25)[0])

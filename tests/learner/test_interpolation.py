@@ -198,3 +198,11 @@ def test_what_goes_less_far_is_judged_less_far() -> None:
     assert (less.before == choice.before).all()
     assert less.after.mean() == pytest.approx(quality_at(0.275), abs=0.03)
     assert choice.at_most(1.0).after.mean() == choice.after.mean() == 1.0
+
+
+def test_what_goes_as_far_as_before_is_judged_as_before() -> None:
+    """One part's best share may be above what is taken: only one that is lowered lowers it."""
+    at, judged = np.arange(2), np.array([1.0, 0.25])
+    choice = Choice(0.5, at, {s: np.array([s, 10 + s]) for s in (0.0, *SHARES)}, judged)
+    assert choice.at_most(0.5).after.tolist() == choice.after.tolist() == [1.0, 10.25]
+    assert choice.at_most(0.25).after.tolist() == [0.25, 10.25]

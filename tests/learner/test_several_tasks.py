@@ -100,19 +100,22 @@ def package(founded: Founded) -> Package:
     return founded.package
 
 
-def test_of_several_tasks_neighbours_are_made_for_none_unless_asked_for(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "padded"), [(None, False), (8, True)])
+def test_of_several_tasks_neighbours_are_made_for_none_unless_asked_for(
+    images: Path, tmp_path: Path, width: int | None, padded: bool
+) -> None:
     first, second = (open_labelled(images, task=t) for t in BOTH)
     made = found_package(
         first,
         first.items,
         tmp_path / "P0",
-        settings=replace(TINY, release=""),
+        settings=replace(TINY, release="", local_width=width),
         further=[(second, second.items)],
         backbone=small_backbone(),
         replay_versions=0,
     )
     network = onnx.load(str(made.package.file(EXTRACTOR)))
-    assert not [n for n in network.graph.node if n.op_type in {"Pad", "GroupNormalization", "InstanceNormalization"}]
+    assert any(n.op_type == "Pad" for n in network.graph.node) == padded
 
 
 def provider(package: Package, keeper: _Keeper) -> Provider:

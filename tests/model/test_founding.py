@@ -55,7 +55,16 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
-def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "classes", "stages"),
+    [
+        (Task.CLASSIFICATION, "abc", ("early features", "fine-tuning", "recognizer")),
+        (Task.SEGMENTATION, "a", ("fine-tuning", "neighbours", "recognizer")),
+    ],
+)
+def test_a_killed_training_goes_on_to_the_same_networks(
+    tmp_path: Path, task: Task, classes: str, stages: tuple[str, ...]
+) -> None:
     """As the same seed gives the same networks, wherever the training was killed."""
     given, held, settings = frames(4), frames(6)[4:], replace(TINY, epochs=4.0, recognizer_epochs=4.0)
 
@@ -69,8 +78,8 @@ def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
     def train(checkpoint: Checkpoint | None, around: Surroundings) -> Networks:
         return train_networks(
             given,
-            task=Task.CLASSIFICATION,
-            classes=3,
+            task=task,
+            classes=len(classes),
             settings=settings,
             held=held,
             backbone=small_backbone(),
@@ -79,21 +88,17 @@ def test_a_killed_training_goes_on_to_the_same_networks(tmp_path: Path) -> None:
         )
 
     def opened() -> Checkpoint:
-        return open_checkpoint(
-            tmp_path / "P", given, tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
-        )
+        return open_checkpoint(tmp_path / "P", given, tasks=[(task, classes)], settings=settings, backbone="b")
 
     undisturbed = train(None, Surroundings())
-    for stage in ("early features", "fine-tuning", "recognizer"):
+    for stage in stages:
         with pytest.raises(Killed):
             train(opened(), dies_in(stage))
     again = train(opened(), Surroundings())
     for name, value in undisturbed.recognizer.state_dict().items():
         np.testing.assert_allclose(value.numpy(), again.recognizer.state_dict()[name].numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="another training"):
-        open_checkpoint(
-            tmp_path / "P", given[1:], tasks=[(Task.CLASSIFICATION, "abc")], settings=settings, backbone="b"
-        )
+        open_checkpoint(tmp_path / "P", given[1:], tasks=[(task, classes)], settings=settings, backbone="b")
 
 
 def test_the_profile_full_tunes_the_early_stages_too() -> None:

@@ -35,12 +35,20 @@ def test_neighbours_are_in_a_position_s_vector_and_the_map_s_border_is_not() -> 
 
 
 def test_taps_are_standardized_before_anything_is_made_of_them() -> None:
-    maps = np.random.default_rng(1).normal([[[[3.0]], [[-1.0]]]], [[[[0.2]], [[7.0]]]], (6, 2, 4, 4)).astype(np.float32)
+    maps = np.random.default_rng(1).normal([[[[3.0]], [[-1.0]]]], [[[[0.5]], [[7.0]]]], (6, 2, 4, 4)).astype(np.float32)
     context = LocalContext(2, width=8)
     context.standardize_by(np.array_split(maps, 3))
     seen = ((torch.from_numpy(maps) - context.mean) * context.scale).numpy()
     assert np.allclose(seen.mean((0, 2, 3)), 0, atol=1e-5)
     assert np.allclose(seen.std((0, 2, 3)), 1, atol=0.01)
+
+
+def test_a_tap_that_is_dead_at_the_founding_stays_small_elsewhere() -> None:
+    maps = np.random.default_rng(1).normal(0, 1, (4, 3, 4, 4)).astype(np.float32)
+    maps[:, 1] = 0.0
+    context = LocalContext(3, width=8)
+    context.standardize_by([maps])
+    assert context.scale.max() < 25 * context.scale.median()
 
 
 def test_context_learns_under_a_linear_recognizer() -> None:
@@ -64,11 +72,11 @@ def test_the_backbone_is_tuned_as_without_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "changed", "width"),
-    [(Task.SEGMENTATION, {}, MASKS_WIDTH), (Task.SEGMENTATION, {"release": "set"}, 0), (Task.DETECTION, {}, 0)],
+    ("task", "release", "width"),
+    [(Task.SEGMENTATION, "", MASKS_WIDTH), (Task.SEGMENTATION, "set", 0), (Task.DETECTION, "", 0)],
 )
-def test_masks_have_it_where_their_rows_leave_by_themselves(task: Task, changed: dict[str, str], width: int) -> None:
-    settings = replace(TINY, local_width=None, release=changed.get("release", ""))
+def test_masks_have_it_where_their_rows_leave_by_themselves(task: Task, release: str, width: int) -> None:
+    settings = replace(TINY, local_width=None, release=release)
     networks = train_networks(frames(), task=task, classes=1, settings=settings)
     assert [m.lift.out_channels for m in networks.neck.modules() if isinstance(m, LocalContext)] == [width] * (
         width > 0
@@ -95,10 +103,10 @@ def test_it_stands_before_the_neck_where_it_is_asked_for(task: Task, width: int,
         assert networks.neck(taps).shape == (1, len(networks.levels), 4, 4)
 
 
-@pytest.mark.parametrize(("task", "changed"), [(Task.SEGMENTATION, {"release": "set"}), (Task.CLASSIFICATION, {})])
-def test_it_is_refused_where_the_recognizer_sees_the_whole_frame(task: Task, changed: dict[str, str]) -> None:
+@pytest.mark.parametrize(("task", "release"), [(Task.SEGMENTATION, "set"), (Task.CLASSIFICATION, "")])
+def test_it_is_refused_where_the_recognizer_sees_the_whole_frame(task: Task, release: str) -> None:
     with pytest.raises(InputError, match="each row of a map by itself"):
-        train_networks(frames(), task=task, classes=3, settings=replace(TINY, release=changed.get("release", "")))
+        train_networks(frames(), task=task, classes=3, settings=replace(TINY, release=release))
 
 
 def test_a_width_below_none_is_refused() -> None:
