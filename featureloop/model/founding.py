@@ -1,7 +1,9 @@
 """Founding training: extractor and recognizer, on the centre's own labelled frames.
 
-The backbone is tuned first (`model.tuning`). The neck is then computed from the
-tuned taps, and the recognizer learns from exactly what will be released.
+The backbone is tuned first (`model.tuning`); where rows of masks leave by themselves,
+what stands around a position is then put into its vector (`model.local_context`).
+The neck is computed from what these leave, and the recognizer learns from
+exactly what will be released.
 """
 
 from __future__ import annotations
@@ -125,10 +127,10 @@ def train_networks(
 ) -> Networks:
     """Train extractor and recognizer on labelled frames.
 
-    Fine-tunes the backbone under a recognizer of its taps, computes the
-    neck's transform from the tuned taps and from what that recognizer makes of
-    them, then trains the recognizer that is kept on what the neck leaves after
-    quantization.
+    Fine-tunes the backbone under a recognizer of its taps; trains local context
+    on the tuned taps, where there is to be any; computes the neck's transform
+    from what these leave and from what is recognized from it, then trains the
+    recognizer that is kept on what the neck leaves after quantization.
 
     Parameters
     ----------

@@ -57,7 +57,8 @@ class FoundingSettings:
         the frames (`full`: 60), and more where they are few.
     recognizer_epochs
         Passes over the frames when the recognizer learns from the finished,
-        quantized features; None takes 16, and more where the frames are few.
+        quantized features, and local context before it from the tuned taps;
+        None takes 16, and more where the frames are few.
     augmentations
         Cached augmented versions of every frame, besides the original.
     augmentation
