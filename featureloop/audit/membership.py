@@ -24,6 +24,9 @@ from featureloop.model.reference import outlying
 FALSE_POSITIVES = 1e-3
 FINE = 1000
 """Outsiders below which the score that one in a thousand exceeds can't be read from them."""
+MEMBERS_EACH = 3
+"""Members that are asked about for each outsider, where outsiders were given. Of 280 members three are more than a
+hundredth; of as many of either the three highest are members one time in eight where nothing is told at all."""
 TAIL = 3.09
 """Deviations that one in a thousand of a normal distribution exceeds."""
 MEANS = "nearness to the package's means of founding frames"
@@ -45,7 +48,7 @@ class MembershipSettings:
         many, and as many passes as a founding has.
     candidates
         Most of the founding's members and outsiders that are asked about, of a pooled form 25 times as many; where
-        outsiders are given besides, all of them are, and as many members.
+        outsiders are given besides, all of them are, and `MEMBERS_EACH` times as many members, where there are.
     own
         Most of its own frames that the shadows learn from as well, without those that are asked about; of a pooled
         form, four times as many.
@@ -121,8 +124,8 @@ def attack_membership(lab: Lab, settings: MembershipSettings | None = None, *, r
 def _asked(lab: Lab, records: Path, given: MembershipSettings, rng: np.random.Generator) -> Pool:
     """The founding records, and the outsiders that were given besides, unless they are founding frames."""
     others = None if lab.outsiders is None else pool_of(lab, lab.outsiders)
-    more = 0 if others is None else len(others)
-    pool = founding_pool(lab.package, records, members=given.candidates + more, others=given.candidates, rng=rng)
+    most = given.candidates if others is None else MEMBERS_EACH * (given.candidates + len(others))
+    pool = founding_pool(lab.package, records, members=most, others=given.candidates, rng=rng)
     pool = pool if others is None else pool.joined(others.unlike(pool))
     return pool.only(np.concatenate([rng.permutation(np.flatnonzero(pool.members == m)) for m in (True, False)]))
 

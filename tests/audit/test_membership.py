@@ -87,6 +87,10 @@ def test_all_outsiders_that_are_given_are_asked_about_besides_the_held_records(t
     above = next(m for m in found.measures if m.figure == "TPR above every outsider" and m.by == "loss alone")
     assert above.chance == pytest.approx(1 / 55)
     assert fingerprint(lab) != fingerprint(plain)
+    few = Lab(plain.package, plain.attacker, plain.victims, outsiders=unseen.only(np.arange(3)))
+    found = attack_membership(few, replace(QUICK, shadows=2, steps=2, candidates=2))
+    # Two held and three given ones, and three times as many of the 20 members.
+    assert any("15 founding records are its members, 5 held" in n for n in found.notes)
 
 
 def test_the_attacker_s_own_frames_and_given_outsiders_are_none_of_the_founding_s_frames(tmp_path):
