@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,7 +91,7 @@ class Lesson:
     loss
         (B,) of `batch.x` and `batch.y`.
     held
-        Batches that nothing is learned from: they say when to stop.
+        Batches that nothing is learned from, gone through anew at each look: they say when to stop.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Lesson:
     rates: Sequence[tuple[nn.Module, float]]
     batch: Callable[[int], Batch]
     loss: Callable[[Tensor, Tensor], Tensor]
-    held: Sequence[Batch] = ()
+    held: Iterable[Batch] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from typing import overload
 
 import numpy as np
 import torch
@@ -50,7 +49,8 @@ def tune_late(
     """Tune the late part and its recognizer `head` in place, on random versions of the cached frames."""
     seen = _Cached(cache, settings, task=task)
     kept = [] if held is None else [seen.of(held, at) for at in batches_of(len(held), settings.batch)]
-    _standardize(head, backbone.late, (b.x for b in seen.originals()), settings, around)
+    originals = (seen.of(cache, seen.originals[at]).x for at in batches_of(seen.frames, settings.batch))
+    _standardize(head, backbone.late, originals, settings, around)
     lesson = _lesson(backbone.late, head, spec, task=task, settings=settings, batch=seen, held=kept)
     train(lesson, pace=_pace(settings, seen.frames), around=around)
 
@@ -67,10 +67,8 @@ def learn_context(
 ) -> None:
     """Train local context in place, on the `taps` of random versions of the cached frames, which stay as they are."""
     seen = _Cached(cache, settings, task=task, through=taps)
-    kept = [] if held is None else _Held(seen, held, settings.batch)
-    versions = settings.augmentations + 1
-    originals = np.arange(0, len(cache), versions)
-    head.context.standardize_by(taps.over(cache, originals, what="taps", progress=around.progress))
+    kept: Iterable[Batch] = [] if held is None else _Held(seen, held, settings.batch)
+    head.context.standardize_by(taps.over(cache, seen.originals, what="taps", progress=around.progress))
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return recognition_loss(head(map_to_rows(x)).float(), y, task=task)
@@ -81,14 +79,21 @@ def learn_context(
 
 
 class _Cached:
-    """Batches of random versions of cached frames: early features, or what follows `through` them."""
+    """Batches of random versions of cached frames: early features, or what follows `through` them.
+
+    Attributes
+    ----------
+    originals
+        intp (frames,), the cache's rows of frames without changes.
+    """
 
     def __init__(
         self, cache: EarlyCache, settings: FoundingSettings, *, task: Task, through: LateRun | None = None
     ) -> None:
-        self._cache, self._versions, self._size = cache, settings.augmentations + 1, settings.batch
-        shares = frame_shares(cache.targets[:: self._versions], task=task)
-        self.frames = len(shares)
+        self._cache, self._versions = cache, settings.augmentations + 1
+        self.originals = np.arange(0, len(cache), self._versions)
+        self.frames = len(self.originals)
+        shares = frame_shares(cache.targets[self.originals], task=task)
         self._draw, self._through = Draw(shares, size=settings.batch, seed=settings.seed), through
 
     def __call__(self, step: int) -> Batch:
@@ -101,30 +106,15 @@ class _Cached:
         x = early.astype(np.float32) if self._through is None else self._through.maps(early)
         return Batch(x, cache.targets[at].astype(np.float32), np.ones(len(at), np.float32))
 
-    def originals(self) -> Iterator[Batch]:
-        """All frames, unchanged."""
-        return (self.of(self._cache, at * self._versions) for at in batches_of(self.frames, self._size))
 
-
-class _Held(Sequence[Batch]):
+class _Held:
     """Batches of held frames, made when they are asked for: the taps of many frames would take much memory."""
 
     def __init__(self, seen: _Cached, held: EarlyCache, size: int) -> None:
         self._seen, self._held, self._at = seen, held, batches_of(len(held), size)
 
-    def __len__(self) -> int:
-        return len(self._at)
-
-    @overload
-    def __getitem__(self, i: int) -> Batch: ...
-
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Batch]: ...
-
-    def __getitem__(self, i: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(i, slice):
-            return [self._seen.of(self._held, at) for at in self._at[i]]
-        return self._seen.of(self._held, self._at[i])
+    def __iter__(self) -> Iterator[Batch]:
+        return (self._seen.of(self._held, at) for at in self._at)
 
 
 def tune_whole(
