@@ -40,10 +40,9 @@ from featureloop.images.labelled import open_labelled, split
 from featureloop.learner.bags import ACCEPTED_WEIGHT, load_bags, training_set
 from featureloop.learner.evaluation import evaluate
 from featureloop.learner.founding_records import FOUNDING_SITE
-from featureloop.learner.interpolation import interpolate
 from featureloop.learner.service import open_learner
 from featureloop.learner.training import TrainSettings
-from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
 from featureloop.model.package import WEIGHTS, Package, load_package
 from featureloop.model.preprocess import mask_to_targets
 from featureloop.model.recognizers import build_recognizer

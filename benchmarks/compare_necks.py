@@ -34,11 +34,11 @@ from featureloop.images.labelled import LabelledFolder, open_labelled, split
 from featureloop.images.truths import LabelledItem
 from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.learner.gate import bootstrap_means
-from featureloop.learner.interpolation import SHARES, interpolate
+from featureloop.learner.interpolation import SHARES
 from featureloop.model.augment import augment
 from featureloop.model.backbones import TAPS
 from featureloop.model.early_cache import square_truth
-from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
 from featureloop.model.founding_features import map_to_rows
 from featureloop.model.neck import fit_transform
 from featureloop.model.package import EXTRACTOR, Package, load_package

@@ -12,7 +12,8 @@ are the recognizers of the package and of others with the same extractor, as the
 frame's values as a device sees them. What they have less is less than the better of the raw map's, column by column.
 Chance in training is worth a point or so of what is told of a few hundred images, and isn't in the intervals. With
 several seeds each recognizer of the raw map is learned with each, and so is the package's, anew, from the extractor's
-values (of sets also from those before they are rounded); the figures and what they have less are means over the seeds.
+values (of sets also from unrounded ones alone, and from rounded ones alone); the figures and what they have less are
+means over the seeds.
 
 Masks: Dice over sub-cells, boxes: AP50 and F1, both on Kvasir-SEG's held-out 200 and on ClinicDB. Classes: AUC and
 accuracy; of a package of the polyps' crops (bench_recognition.py --rows polyp-crops) on those of the same images, of
@@ -36,7 +37,7 @@ from bench_recognition import CROPS, open_crops, open_polyps, pneumonia_folder
 from compare_necks import taps_of
 from numpy.typing import NDArray
 from polyp_crops import CLASSES
-from raw_maps import AGAIN, AS_FOUNDED, CONVOLVED, UNROUNDED, Part, Rival, founded_again, labelled, rivals
+from raw_maps import AGAIN, AS_FOUNDED, CONVOLVED, ROUNDED, UNROUNDED, Part, Rival, founded_again, labelled, rivals
 
 from featureloop.core.intervals import Figure, Statistic, average_of, mean_of, ratio_of
 from featureloop.core.types import Bool, Recognition, Task, Truth, UInt8
@@ -92,7 +93,7 @@ def main() -> None:
     titles = [name if len(FIGURES[task]) == 1 else f"{name}, {figure}" for name, figure in columns]
     print("| recognized from | " + " | ".join(f"{t} | less" for t in titles) + " |\n|---|" + "---|---|" * len(columns))
     found = averaged(package, tests, raw, args.seeds)
-    again = {line: found.pop(line) for line in (AGAIN, UNROUNDED) if line in found}
+    again = {line: found.pop(line) for line in (AGAIN, UNROUNDED, ROUNDED) if line in found}
     for line, statistics in found.items():
         print(
             f"| {line} | " + " | ".join(f"{whole(statistics[c], tests[c[0]]):.4f} |" for c in columns) + " |",
@@ -153,7 +154,7 @@ def opened(part: Part, package: Package) -> Test:
 def lines_of(task: Task, seeds: Sequence[int]) -> tuple[str, ...]:
     """The names of what recognizes raw maps, and with several seeds of what recognizes as the package does."""
     raw = (CONVOLVED,) if task is Task.SEGMENTATION else (CONVOLVED, AS_FOUNDED)
-    own = (AGAIN,) if task is Task.CLASSIFICATION else (AGAIN, UNROUNDED)
+    own = (AGAIN,) if task is Task.CLASSIFICATION else (AGAIN, UNROUNDED, ROUNDED)
     return (*raw, *own) if len(seeds) > 1 else raw
 
 
@@ -185,7 +186,7 @@ def own_results(
     def made() -> dict[str, NDArray[Any]]:
         return of_each(founded_again(package, founding, seeds=seeds), seen, package, tests, seeds)
 
-    return kept(work / f"{named('again', package, seeds)}.npz", made)
+    return kept(work / f"{named('own', package, seeds)}.npz", made)
 
 
 def named(what: str, package: Package, seeds: Sequence[int]) -> str:

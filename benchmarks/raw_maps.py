@@ -27,8 +27,9 @@ from featureloop.images.truths import LabelledItem
 from featureloop.learner.founding import CALIBRATION_SHARE
 from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
-from featureloop.model.fit import BagSet, FitSettings, batches_of, fit_recognizer
+from featureloop.model.fit import BagSet, FitSettings, batches_of
 from featureloop.model.founding_features import frame_shares
+from featureloop.model.founding_fit import Rounding, fit_founding, rounding_of
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import Calibration, uncalibrated
@@ -44,7 +45,8 @@ Part = tuple[LabelledFolder, Sequence[LabelledItem]]
 CONVOLVED = "the raw map"
 AS_FOUNDED = "the raw map, by founding's recognizer"
 AGAIN = "what the package makes of it, learned from again"
-UNROUNDED = "the same, not rounded before it is learned from"
+UNROUNDED = "the same, learned from unrounded alone"
+ROUNDED = "the same, learned from rounded alone"
 SETTINGS = FoundingSettings()
 
 
@@ -145,8 +147,8 @@ def rivals(package: Package, founding: Part, work: Path, *, seeds: Sequence[int]
 def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> dict[str, list[Rival]]:
     """The package's own recognizer, learned anew with each seed as founding's defaults learn it, from its values.
 
-    Of sets these are rounded as they leave, or not, for comparison; calibrated is for those that are not: a device has
-    them so.
+    Of sets, for comparison, also from unrounded values alone and from rounded ones alone. Calibrated is for those that
+    aren't rounded: a device has them so.
     """
     train, held = split(founding[1], hold_out=CALIBRATION_SHARE, seed=SETTINGS.seed)
     runtime, released = Runtime(package), package.manifest.released
@@ -162,11 +164,19 @@ def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> 
         return replace(known, values=np.stack([dequantize(quantize(v, released), released) for v in known.values]))
 
     learned, known = seen(train, SETTINGS.augmentations), seen(held, 0)
-    unrounded = learned, known
-    sides = {AGAIN: unrounded} if released.statistics else {AGAIN: (left(learned), left(known)), UNROUNDED: unrounded}
+    ways: dict[str, tuple[Known, Known, Rounding | None]] = {AGAIN: (learned, known, None)}
+    if not released.statistics:
+        ways = {
+            AGAIN: (learned, known, rounding_of(released.form, released.low, released.high, released.levels)),
+            UNROUNDED: (learned, known, None),
+            ROUNDED: (left(learned), left(known), None),
+        }
     return {
-        line: [own_fitted(package, *side, frames=len(train), seed=seed).calibrated(known) for seed in seeds]
-        for line, side in sides.items()
+        line: [
+            own_fitted(package, some, held, frames=len(train), seed=seed, rounding=rounding).calibrated(known)
+            for seed in seeds
+        ]
+        for line, (some, held, rounding) in ways.items()
     }
 
 
@@ -178,8 +188,9 @@ def own_fitted(
     frames: int,
     seed: int,
     by: tuple[Float32, Float32] | None = None,
+    rounding: Rounding | None = None,
 ) -> Rival:
-    """A recognizer like the package's, of values as they are, or with a scale and an offset."""
+    """A recognizer like the package's, of values as they are, or with a scale and an offset; and of rounded ones."""
     task, channels = Task(package.manifest.task), learned.values.shape[2]
 
     def network() -> nn.Module:
@@ -190,7 +201,7 @@ def own_fitted(
 
     scale, offset = by or (np.ones(channels, np.float32), np.zeros(channels, np.float32))
     bags = [known.bags(scale, offset, task) for known in (learned, held)]
-    made = fitted(network, *bags, task=task, frames=frames, seed=seed)
+    made = fitted(network, *bags, task=task, frames=frames, seed=seed, rounding=rounding)
     return Rival(made, lambda v: v, scale, offset, task, uncalibrated(RULES[task].method))
 
 
@@ -243,14 +254,21 @@ def spread(learned: Known) -> tuple[Float32, Float32, Float32]:
 
 
 def fitted(
-    make: Callable[[], nn.Module], learned: BagSet, held: BagSet, *, task: Task, frames: int, seed: int
+    make: Callable[[], nn.Module],
+    learned: BagSet,
+    held: BagSet,
+    *,
+    task: Task,
+    frames: int,
+    seed: int,
+    rounding: Rounding | None = None,
 ) -> nn.Module:
     """A network, trained as founding trains recognizers on so many frames."""
     torch.manual_seed(seed)
     network = make()
     passes = SETTINGS.recognizer_steps(frames) * SETTINGS.batch / len(learned)
     settings = FitSettings(passes, SETTINGS.batch, SETTINGS.learning_rate, seed=seed)
-    fit_recognizer(network, learned, task=task, settings=settings, held=held)
+    fit_founding(network, learned, rounding, task=task, settings=settings, held=held)
     return network.eval()
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from featureloop.core.errors import InputError
-from featureloop.core.types import Frame, Task, UInt8
+from featureloop.core.types import Float32, Frame, Task, UInt8
 from featureloop.learner.assembly import described, plain_form, write_card, write_recognizer
 from featureloop.learner.pooled_tables import pooled_vectors, with_sensitive_levels
 from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
-from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.fit import BagSet, FitSettings
 from featureloop.model.forms import POOL, Form
 from featureloop.model.founding import recognizer_spec, released_form
 from featureloop.model.founding_features import frame_shares
+from featureloop.model.founding_fit import fit_founding, rounding_of
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Manifest, uncalibrated
@@ -28,7 +27,6 @@ from featureloop.model.preprocess import resize_frame
 from featureloop.model.recognizers import GlobalRecognizer, build_recognizer
 from featureloop.model.runtime import Runtime
 from featureloop.model.tasks import RULES, true_rows
-from featureloop.sharing import codec
 from featureloop.sharing.anonymize import release_vectors
 
 
@@ -53,7 +51,7 @@ class Further:
 def add_head(
     package: Package, further: Further, *, settings: FoundingSettings, risk: float | None, around: Surroundings
 ) -> Package:
-    """Train a recognizer of the package's features as they are released, and write it into the package's directory.
+    """Train a recognizer of the package's features as a device has them, and write it into the package's directory.
 
     The extractor stays as it is, so that the package stays of its line.
 
@@ -71,12 +69,14 @@ def add_head(
     torch.manual_seed(settings.seed)
     recognizer = build_recognizer(draft.recognizer, channels=draft.released.channels)
     if isinstance(recognizer, GlobalRecognizer):
-        recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
+        recognizer.standardize_by(torch.from_numpy(bags.values))
     passes = settings.recognizer_steps(len(further.train)) * settings.batch / len(bags)
     rows = draft.released.form.subset if draft.recognizer.form == "attention" else 0
     name = f"recognizer of {further.task}"
     fit = FitSettings(passes, settings.batch, settings.learning_rate, rows=rows, seed=settings.seed, name=name)
-    fit_recognizer(recognizer, bags, task=further.task, settings=fit, held=held, around=around)
+    left = draft.released
+    rounding = rounding_of(form, left.low, left.high, left.levels)
+    fit_founding(recognizer, bags, rounding, task=further.task, settings=fit, held=held, around=around)
     kind, channels = draft.recognizer.form, draft.released.channels
     write_recognizer(recognizer, package.path, form=kind, channels=channels, head=head)
     view = _view(package, manifest.with_task(draft), further.task)
@@ -179,13 +179,11 @@ def _bags(
     versions: int,
     around: Surroundings,
 ) -> BagSet:
-    """Frames and changed versions of them as they are released, with their rows of targets."""
+    """Frames and changed versions of them as a device has them, with their rows of targets."""
     by = augmentation_for(frames, settings.augmentation)
-    values: list[NDArray[Any]] = []
+    values: list[Float32] = []
     targets: list[UInt8] = []
     form = draft.released
-    # Of a pooled vector and under noise, learned from as it is: the levels are for what leaves.
-    quantized = form.form.base != POOL and not form.form.noise
     for i, frame in enumerate(frames):
         size = draft.preprocessing.size
         small, square = resize_frame(frame.pixels, size), square_truth(frame, size)
@@ -193,15 +191,12 @@ def _bags(
         moved = (augment(small, square, rng, by=by) for _ in range(versions))
         changed = [replace(frame, pixels=pixels, truth=truth) for pixels, truth in moved]
         for version in (frame, *changed):
-            vectors = release_vectors(runtime.extract(version.pixels), form)
-            values.append(codec.quantize(vectors, form) if quantized else vectors)
+            values.append(release_vectors(runtime.extract(version.pixels), form))
             targets.append(
                 true_rows(version, task=Task(draft.task), labels=len(draft.labels), grid=draft.features.grid)
             )
         around.progress(f"features for {draft.task}", i + 1, len(frames))
-    low, high = np.array(form.low, np.float32), np.array(form.high, np.float32)
-    scale = (high - low) / (np.array(form.levels, np.float32) - 1) if quantized else np.ones_like(low)
-    rows = np.stack(targets)
+    rows, channels = np.stack(targets), form.channels
     shares = frame_shares(rows, task=Task(draft.task))
-    offset = low if quantized else np.zeros_like(low)
-    return BagSet(np.stack(values), rows, shares, np.ones(len(rows), np.float32), scale, offset)
+    one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    return BagSet(np.stack(values), rows, shares, np.ones(len(rows), np.float32), one, zero)

@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from featureloop.core.types import Bool, Float32, Task, UInt8
 from featureloop.learner.bags import Bags
 from featureloop.learner.founding_records import FOUNDING_SITE
 from featureloop.learner.gate import bootstrap_means
+from featureloop.model.fit import Weights, interpolate
 from featureloop.model.manifest import Calibration, uncalibrated
 from featureloop.model.tasks import RULES
 
 Float64 = NDArray[np.float64]
-Weights = Mapping[str, Tensor]
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the way from the live to the trained weights that are compared."""
 DEFAULT = 0.5
@@ -35,11 +35,6 @@ DEFAULT = 0.5
 CLEARLY = 0.16
 """Quantile of the resampled differences that must favour another share: about one standard error."""
 FOLDS = 2
-
-
-def interpolate(live: Weights, trained: Weights, share: float) -> dict[str, Tensor]:
-    """Weights at `share` of the way from the live to the trained ones."""
-    return {k: torch.lerp(live[k], trained[k], share) for k in live}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

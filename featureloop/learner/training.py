@@ -23,17 +23,15 @@ from featureloop.learner.gate import Float64, GateSettings, Verdict, refusal, to
 from featureloop.learner.held_back import calibrated_by, judge_recognizer
 from featureloop.learner.interpolation import (
     Choice,
-    Weights,
     choose_share,
     given_share,
     harmless_share,
-    interpolate,
     quality_of,
 )
 from featureloop.learner.registry import Registry
 from featureloop.learner.store import RecordStore
 from featureloop.model.compute import compute_on
-from featureloop.model.fit import FitSettings, fit_recognizer
+from featureloop.model.fit import FitSettings, Weights, fit_recognizer, interpolate
 from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Lineage
 from featureloop.model.package import SIGNATURE, WEIGHTS, Package, seal_package

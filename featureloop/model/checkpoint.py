@@ -29,7 +29,7 @@ from featureloop.model.lesson import Lesson, State
 from featureloop.model.package import write_atomically
 
 NAME = "training.json"
-FORMAT = 3
+FORMAT = 4
 EVERY_S = 20.0
 """Seconds between two savings of a lesson that goes on; its end is always saved."""
 

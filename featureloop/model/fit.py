@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from featureloop.core.types import Bool, Float32, Task, UInt8
 from featureloop.model.lesson import ALONE, Batch, Draw, Lesson, Pace, Surroundings
@@ -46,6 +48,10 @@ class FitSettings:
     average: float = 0.99
     seed: int = 1
     name: str = "training"
+
+    def steps(self, items: int) -> int:
+        """Batches that so many items make."""
+        return max(1, round(self.epochs * items / self.batch))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +161,8 @@ class FramesAndRows:
 
 Items = BagSet | FramesAndRows
 """What a recognizer learns from."""
+Weights = Mapping[str, Tensor]
+"""Of a network, by name."""
 
 
 def fit_recognizer(
@@ -173,7 +181,6 @@ def fit_recognizer(
     held
         Bags that it does not learn from: they say when it gets worse; None trains to the end.
     """
-    steps = max(1, round(settings.epochs * len(bags) / settings.batch))
     draw = Draw(bags.shares, size=settings.batch, seed=settings.seed)
 
     def batch(step: int) -> Batch:
@@ -191,7 +198,12 @@ def fit_recognizer(
         lambda x, y: recognition_loss(recognizer(x).float(), y, task=task),
         [] if held is None else [held.batch(at) for at in batches_of(len(held), settings.batch)],
     )
-    train(lesson, pace=Pace(steps, settings.average, settings.seed), around=around)
+    train(lesson, pace=Pace(settings.steps(len(bags)), settings.average, settings.seed), around=around)
+
+
+def interpolate(before: Weights, after: Weights, share: float) -> dict[str, Tensor]:
+    """Weights at `share` of the way from those before to those after."""
+    return {k: torch.lerp(before[k], after[k], share) for k in before}
 
 
 def batches_of(count: int, size: int) -> list[NDArray[np.intp]]:

@@ -3,7 +3,8 @@
 The backbone is tuned first (`model.tuning`); where rows of masks leave by themselves,
 what stands around a position is then put into its vector (`model.local_context`).
 The neck is computed from what these leave, and the recognizer learns from
-exactly what will be released.
+exactly what will be released, of boxes also from what a device has
+(`model.founding_fit`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from featureloop.model.augment import augmentation_for
 from featureloop.model.backbones import Backbone, efficientnet_lite0
 from featureloop.model.checkpoint import Checkpoint
 from featureloop.model.early_cache import EarlyCache, fill_cache
-from featureloop.model.fit import BagSet, FitSettings, fit_recognizer
+from featureloop.model.fit import BagSet, FitSettings
 from featureloop.model.forms import FEW_ROWS, POOL, Form, parse_form
-from featureloop.model.founding_features import LateRun, neck_transform, released_bags, sample_taps
+from featureloop.model.founding_features import LateRun, device_bags, neck_transform, sample_taps
+from featureloop.model.founding_fit import fit_founding, rounding_of
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.leak import Leak
 from featureloop.model.lesson import ALONE, Surroundings
@@ -130,7 +132,8 @@ def train_networks(
     Fine-tunes the backbone under a recognizer of its taps; trains local context
     on the tuned taps, where there is to be any; computes the neck's transform
     from what these leave and from what is recognized from it, then trains the
-    recognizer that is kept on what the neck leaves after quantization.
+    recognizer that is kept on what the neck leaves, of boxes before and after
+    quantization, of the others after it.
 
     Parameters
     ----------
@@ -204,17 +207,18 @@ def train_networks(
     released = LateRun(nn.Sequential(late, neck), cache, batch=settings.batch)
 
     def bags_of(some: EarlyCache) -> BagSet:
-        return released_bags(released, some, spec, levels, task=task, settings=settings, progress=progress)
+        return device_bags(released, some, spec, task=task, settings=settings, progress=progress)
 
     bags, held_bags = bags_of(cache), None if kept is None else bags_of(kept)
     torch.manual_seed(settings.seed)  # what came before may have been done by an earlier process
     recognizer = build_recognizer(spec, channels=bags.values.shape[2])
     if isinstance(recognizer, GlobalRecognizer):
-        recognizer.standardize_by(torch.from_numpy(bags.values.astype(np.float32)))
+        recognizer.standardize_by(torch.from_numpy(bags.values))
     passes = settings.recognizer_steps(len(frames)) * settings.batch / len(bags)
     rows = leaves.subset if spec.form == "attention" else 0
     fit = FitSettings(passes, settings.batch, settings.learning_rate, rows=rows, seed=settings.seed, name="recognizer")
-    fit_recognizer(recognizer, bags, task=task, settings=fit, held=held_bags, around=around)
+    rounding = rounding_of(leaves, (-1.0,) * len(levels), (1.0,) * len(levels), levels)
+    fit_founding(recognizer, bags, rounding, task=task, settings=fit, held=held_bags, around=around)
     return Networks(
         made,
         (neck if local is None else nn.Sequential(local.context, neck)).eval(),

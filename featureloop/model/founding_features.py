@@ -187,29 +187,24 @@ def basis_transform(sampled: Sampled) -> Transform:
     )
 
 
-def released_bags(
+def device_bags(
     extractor: LateRun,
     cache: EarlyCache,
     spec: RecognizerSpec,
-    levels: Sequence[int],
     *,
     task: Task,
     settings: FoundingSettings,
     progress: Progress,
 ) -> BagSet:
-    """All cached versions as they would be released: position vectors in so many levels, or pooled vectors."""
-    top = np.array(levels, np.float32) - np.float32(1)
-    values: list[NDArray[Any]] = []
+    """All cached versions as a device has them: position vectors or pooled vectors, float32, not rounded yet."""
     every = np.arange(len(cache.targets))
-    for z in extractor.over(cache, every, what="features", progress=progress):
-        if spec.anonymizer == "set":
-            vectors = z.reshape(len(z), len(top), -1).transpose(0, 2, 1)
-            values.append(np.rint((vectors + 1) / 2 * top).astype(np.uint8))
-        else:
-            values.append(pool_map(torch.from_numpy(z), settings.statistics).numpy())
-    stacked: NDArray[Any] = np.concatenate(values)
-    channels, n = stacked.shape[2], len(stacked)
+    values = np.concatenate(
+        [
+            to_vectors(torch.from_numpy(z), spec, settings.statistics).numpy()
+            for z in extractor.over(cache, every, what="features", progress=progress)
+        ]
+    )
+    channels, n = values.shape[2], len(values)
     one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    scale, offset = (np.float32(2) / top, -one) if spec.anonymizer == "set" else (one, zero)
     shares = frame_shares(cache.targets, task=task)
-    return BagSet(stacked, cache.targets, shares, np.ones(n, np.float32), scale, offset)
+    return BagSet(values, cache.targets, shares, np.ones(n, np.float32), one, zero)

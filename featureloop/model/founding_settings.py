@@ -56,8 +56,9 @@ class FoundingSettings:
         stages learn at a quarter of `learning_rate`. None takes 12 passes over
         the frames (`full`: 60), and more where they are few.
     recognizer_epochs
-        Passes over the frames when the recognizer learns from the finished,
-        quantized features, and local context before it from the tuned taps;
+        Passes over the frames when the recognizer learns from the finished
+        features (`model.founding_fit`), and local context before it from the
+        tuned taps;
         None takes 16, and more where the frames are few.
     augmentations
         Cached augmented versions of every frame, besides the original.

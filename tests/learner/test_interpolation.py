@@ -82,13 +82,6 @@ def cross_validate(
     return choice, asked
 
 
-def test_interpolation_goes_from_the_live_weights_to_the_trained_ones() -> None:
-    trained = {"threshold": torch.tensor(1.0)}
-    assert [float(interpolate(LIVE, trained, s)["threshold"]) for s in (0.0, 0.25, 1.0)] == pytest.approx(
-        [0.2, 0.4, 1.0]
-    )
-
-
 @pytest.mark.parametrize(("trained", "best"), [(1.4, 0.25), (0.8, 0.5), (0.6, 0.75), (0.5, 1.0), (0.0, 0.25)])
 def test_the_share_is_the_best_one_for_groups_that_were_not_learned_from(trained: float, best: float) -> None:
     """The right threshold is 0.5, the live one 0.2: the share that comes nearest wins."""

@@ -38,6 +38,7 @@ from featureloop.learner.training import TrainSettings, train_candidate
 from featureloop.model.backbones import TorchBackbone
 from featureloop.model.fit import FitSettings
 from featureloop.model.founding_settings import FoundingSettings
+from featureloop.model.lesson import Surroundings
 from featureloop.model.manifest import Manifest
 from featureloop.model.package import EXTRACTOR, RECOGNIZER, Package, load_package
 from featureloop.model.runtime import Runtime
@@ -81,7 +82,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def founded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Founded:
+def kinds() -> set[str]:
+    """Kinds of work of the founding, as a person sees them."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def founded(images: Path, kinds: set[str], tmp_path_factory: pytest.TempPathFactory) -> Founded:
     first, second = (open_labelled(images, task=t) for t in BOTH)
     out = tmp_path_factory.mktemp("founded") / "P0"
     return found_package(
@@ -92,6 +99,7 @@ def founded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Founded:
         further=[(second, second.items)],
         backbone=small_backbone(),
         replay_versions=0,
+        around=Surroundings(progress=lambda what, *_: kinds.add(what.split(",")[0])),
     )
 
 
@@ -279,6 +287,14 @@ def test_a_task_that_does_not_pass_does_not_hold_the_others_back() -> None:
     assert judged_together({Task.SEGMENTATION: good}) is good
 
 
+def test_of_several_tasks_the_boxes_recognizer_alone_learns_from_values_as_a_device_has_them_too(
+    founded: Founded, kinds: set[str]
+) -> None:
+    assert set(founded.package.manifest.tasks) == set(BOTH)
+    boxes = "recognizer of detection"
+    assert {k for k in kinds if "recognizer" in k} == {"recognizer", boxes, f"{boxes} on rounded values"}
+
+
 def test_a_task_is_added_on_the_same_extractor(founded: Founded, images: Path, tmp_path: Path) -> None:
     """Classes of frames by one pooled vector, beside the two tasks of positions."""
     classes = tmp_path / "classes"
@@ -287,7 +303,12 @@ def test_a_task_is_added_on_the_same_extractor(founded: Founded, images: Path, t
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place / path.name)
     folder = open_labelled(classes)
-    added = add_task(founded.package, folder, folder.items, tmp_path / "P1", settings=TINY, replay_versions=0)
+    kinds = set[str]()
+    around = Surroundings(progress=lambda what, *_: kinds.add(what.split(",")[0]))
+    added = add_task(
+        founded.package, folder, folder.items, tmp_path / "P1", settings=TINY, replay_versions=0, around=around
+    )
+    assert {k for k in kinds if "recognizer" in k} == {"recognizer of classification"}, "not of rounded values"
     assert added.package.manifest.tasks == (*BOTH, Task.CLASSIFICATION)
     assert added.package.extractor_digest == founded.package.extractor_digest
     assert added.package.manifest.lineage.parent == founded.package.digest.hex()

@@ -16,12 +16,18 @@ from featureloop.images.phantom import phantom_frame
 from featureloop.images.phantom_look import HOSPITAL_A
 from featureloop.model.backbones import TorchBackbone, module_backbone
 from featureloop.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from featureloop.model.fit import BagSet
 from featureloop.model.founding import Networks, recognizer_spec, released_form, train_networks
 from featureloop.model.founding_features import frame_shares
+from featureloop.model.founding_fit import Rounding
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.lesson import Surroundings
 
 TINY = FoundingSettings(size=64, epochs=1.0, recognizer_epochs=1.0, augmentations=1, width=16, blocks=1, batch=4)
+
+
+RECOGNIZER = ("recognizer", "recognizer on rounded values")
+"""Kinds of a founding's work on boxes, as a person sees them."""
 
 
 def frames(n: int = 8) -> list[Frame]:
@@ -44,6 +50,44 @@ def test_segmentation_networks_fit_each_other_and_the_budget() -> None:
     assert {"early features", "fine-tuning", "taps", "features", "recognizer"} <= seen
 
 
+@pytest.mark.parametrize(
+    ("task", "release", "kinds", "rounds"),
+    [
+        (Task.DETECTION, "set quantize=3", RECOGNIZER, True),
+        (Task.DETECTION, "set noise=1.0", RECOGNIZER[:1], False),
+        (Task.SEGMENTATION, "set quantize=3", RECOGNIZER[:1], True),
+        (Task.CLASSIFICATION, "", RECOGNIZER[:1], False),
+    ],
+)
+def test_its_recognizer_learns_from_rounded_values_where_what_leaves_is_rounded_and_of_boxes_from_others_before(
+    task: Task, release: str, kinds: Sequence[str], rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, rounded = dict.fromkeys(RECOGNIZER, 0), list[float]()
+    over = Rounding.over
+
+    def kept(self: Rounding, bags: BagSet) -> BagSet:
+        rounded.append(self.levels.max())
+        return over(self, bags)
+
+    def progress(what: str, _done: int, total: int) -> None:
+        if what.split(",", maxsplit=1)[0] in seen:
+            seen[what.split(",", maxsplit=1)[0]] = total
+
+    monkeypatch.setattr(Rounding, "over", kept)
+    train_networks(
+        frames(4),
+        task=task,
+        classes=1 if task is not Task.CLASSIFICATION else 3,
+        settings=replace(TINY, release=release),
+        held=frames(6)[4:],
+        backbone=small_backbone(),
+        around=Surroundings(progress=progress),
+    )
+    assert seen == {kind: int(kind in kinds) for kind in RECOGNIZER}
+    # Those that are held and those that are not, to what leaves.
+    assert rounded == [3.0] * 2 * rounds
+
+
 def small_backbone() -> TorchBackbone:
     """Two convolutions: exported and run in no time."""
     torch.manual_seed(1)
@@ -60,6 +104,7 @@ class Killed(BaseException):
     [
         (Task.CLASSIFICATION, "abc", ("early features", "fine-tuning", "recognizer")),
         (Task.SEGMENTATION, "a", ("fine-tuning", "neighbours", "recognizer")),
+        (Task.DETECTION, "a", ("recognizer, loss", "recognizer on rounded values")),
     ],
 )
 def test_a_killed_training_goes_on_to_the_same_networks(
