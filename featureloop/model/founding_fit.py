@@ -83,8 +83,10 @@ def fit_founding(
     held: BagSet | None = None,
     around: Surroundings = ALONE,
 ) -> None:
-    """Train `recognizer` in place on bags as they leave, of `UNROUNDED_FIRST` as a device has them and then a part of
-    the way to what those that leave teach.
+    """Train `recognizer` in place on bags as they leave.
+
+    Tasks of `UNROUNDED_FIRST` are learned from the bags as a device has them; what those as they leave teach besides is
+    gone towards a part of the way.
 
     Parameters
     ----------

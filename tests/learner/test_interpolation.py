@@ -20,7 +20,6 @@ from featureloop.learner.interpolation import (
     best_share,
     choose_share,
     harmless_share,
-    interpolate,
 )
 
 LIVE = {"threshold": torch.tensor(0.2)}

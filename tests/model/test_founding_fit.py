@@ -67,9 +67,7 @@ def test_what_is_kept_is_a_part_of_the_way_of_no_more_steps_than_before_and_of_f
         taken[what.rsplit(",", 1)[0]] = done
 
     both, by_hand = line(), line()
-    fit_founding(
-        both, bags(), ROUNDING, task=Task.DETECTION, settings=settings, around=Surroundings(progress=progress)
-    )
+    fit_founding(both, bags(), ROUNDING, task=Task.DETECTION, settings=settings, around=Surroundings(progress=progress))
     steps = settings.steps(80)
     assert taken == {"line": steps, "line on rounded values": min(steps, LAST_STEPS)}
     fit_recognizer(by_hand, bags(), task=Task.DETECTION, settings=settings)
