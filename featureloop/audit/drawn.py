@@ -23,6 +23,7 @@ from featureloop.audit.restored import drawn_from_restored
 from featureloop.audit.surrogate import imitate, pooled, rows_as_releases
 from featureloop.core.types import Float32
 
+LINEAR = "ridge regression"
 CONTROL_SIDE = 16
 """Cells per side of the ordered maps that a network draws from."""
 
@@ -34,19 +35,19 @@ class Drawn(NamedTuple):
     diffused: str
 
 
-def drawn_of_release(lab: Lab, case: Case, given: InversionSettings) -> Drawn:
-    """Pictures of what leaves."""
-    books = Codebooks(case.known, seed=lab.seed, unit=lab.unit)
+def drawn_of_release(lab: Lab, case: Case, given: InversionSettings, *, seed: int) -> Drawn:
+    """Pictures of what leaves, by an attacker's networks of this seed."""
+    books = Codebooks(case.known, seed=seed, unit=lab.unit)
     known, asked = describe(case.known, books), describe(case.asked, books)
-    linear = LinearDecoder(known, case.known_pictures, case.known_groups, seed=lab.seed)
-    name = linear.name
-    out = {f"linear, {name}": linear(asked), f"nearest image, {name}": _nearest(known[name], asked[name], case)}
+    linear = LinearDecoder(known, case.known_pictures, case.known_groups, seed=seed)
+    out = {LINEAR: linear(asked), "nearest image": _nearest(known[linear.name], asked[linear.name], case)}
     form = lab.package.manifest.released.form
     if form.base != "pool" and form.mix == 1:
         out["network, rows put back"] = drawn_from_restored(lab, case, steps=given.control_steps, batch=given.batch)
-    out["network"] = _networked(lab, case.known, case.asked, case.known_pictures, given, what="decoder of records")
+    both = case.known, case.asked
+    out["network"] = _networked(lab, *both, case.known_pictures, given, seed=seed, what="decoder of records")
     theirs = bags(case.asked, *scale_of(case.asked))
-    stranger = imitate(theirs, case.known_pictures, steps=given.surrogate_steps, seed=lab.seed, progress=lab.progress)
+    stranger = imitate(theirs, case.known_pictures, steps=given.surrogate_steps, seed=seed, progress=lab.progress)
     rows = pooled(rows_as_releases(stranger, case.known_pictures), case.asked)
     draw = partial(_drawn_rows, rows)
     network = train_decoder(
@@ -55,12 +56,12 @@ def drawn_of_release(lab: Lab, case: Case, given: InversionSettings) -> Drawn:
         case.known_pictures,
         steps=given.steps,
         batch=given.batch,
-        seed=lab.seed,
+        seed=seed,
         progress=lab.progress,
         what="decoder of the surrogate",
     )
     out["surrogate without the package"] = decode(network, theirs)
-    found, said = _diffused(lab, case, case.known, case.asked, given.diffusion, what="diffusion of records")
+    found, said = _diffused(lab, case, *both, given.diffusion, what="diffusion of records")
     return Drawn(out | found, said)
 
 
@@ -113,8 +114,8 @@ def drawn_of_random(lab: Lab, case: Case, given: InversionSettings) -> Drawn:
     linear = LinearDecoder(described, case.known_pictures, case.known_groups, seed=lab.seed)
     fewer = replace(given, steps=given.control_steps)
     out = {
-        f"linear, {linear.name}": linear(others),
-        "network": _networked(lab, known, asked, case.known_pictures, fewer, what="decoder of nothing"),
+        LINEAR: linear(others),
+        "network": _networked(lab, known, asked, case.known_pictures, fewer, seed=lab.seed, what="decoder of nothing"),
     }
     found, said = _diffused(lab, case, known, asked, given.diffusion.halved(), what="diffusion of nothing")
     return Drawn(out | found, said)
@@ -127,6 +128,7 @@ def _networked(
     pictures: Float32,
     given: InversionSettings,
     *,
+    seed: int,
     what: str,
 ) -> Float32:
     """A network that draws from bags."""
@@ -138,7 +140,7 @@ def _networked(
         pictures,
         steps=given.steps,
         batch=given.batch,
-        seed=lab.seed,
+        seed=seed,
         progress=lab.progress,
         what=what,
     )

@@ -8,6 +8,7 @@ diffusion model. Each is measured by what it adds to the best guess that needs n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
     """Draw the victims' images from what leaves and from the controls, and search for whose they are."""
     given = settings or InversionSettings()
     case, theirs = _case(lab, given)
-    release = drawn_of_release(lab, case, given)
+    release = drawn_of_release(lab, case, given, seed=lab.seed)
     drawn, notes = release.pictures, []
     searched: Searched = {}
     try:
@@ -59,9 +60,10 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
     for arm, found in arms:
         for by, (pictures, at) in found.items():
             measures += judge.measures(pictures, at, arm=arm, by=by)
-    found_again = [m for by, pictures in drawn.items() for m in linked(lab, case, pictures, "release", by)]
-    found_again += linked(lab, one, max(shallow.values(), key=judge.gain), "shallow", "the strongest decoder")
-    found_again += linked(lab, case, guesses[best], "baseline", best)
+    every_one = _of_all_attackers(lab, case, given, drawn)
+    found_again = [m for by, each in every_one.items() for m in linked(lab, case, each, "release", by)]
+    found_again += linked(lab, one, [max(shallow.values(), key=judge.gain)], "shallow", "the strongest decoder")
+    found_again += linked(lab, case, case.by_draw(guesses[best]), "baseline", best)
     notes.append(f"The best guess without features is the {best}; gains are over it, record by record.")
     return Finding(
         attack="inversion",
@@ -76,12 +78,36 @@ def attack_inversion(lab: Lab, settings: InversionSettings | None = None) -> Fin
         budget=(
             f"{len(case.known)} images of the attacker; {len(one.asked)} records drawn at {SIDE} x {SIDE} pixels"
             + (f", of {case.draws} draws of what leaves; " if case.draws > 1 else "; ")
+            + (f"searched for by {given.attackers} attackers; " if _several(lab, case) else "")
             + f"{given.steps} steps of {given.batch} images; {given.searched} records searched for, in "
             f"{given.search.steps} steps each."
         ),
         notes=tuple(notes),
         sheet=sheet_of(case, drawn, guesses[best], judge, most=given.sheet),
     )
+
+
+def _of_all_attackers(
+    lab: Lab, case: Case, given: InversionSettings, drawn: Mapping[str, Float32]
+) -> dict[str, list[Float32]]:
+    """Pictures to search for by each way: of every draw of what leaves, or of pooled vectors by several attackers.
+
+    What leaves of a frame in few bits is the same of many frames. They have one picture and one nearest image, which
+    is of this patient or that one by an attacker's own chance; so what one attacker finds says little.
+    """
+    if not _several(lab, case):
+        return {by: case.by_draw(pictures) for by, pictures in drawn.items()}
+    out = {by: [pictures] for by, pictures in drawn.items()}
+    alone = replace(given, diffusion=replace(given.diffusion, steps=0))
+    for seed in range(lab.seed + 1, lab.seed + given.attackers):
+        for by, pictures in drawn_of_release(lab, case.of_another(seed=seed), alone, seed=seed).pictures.items():
+            out[by].append(pictures)
+    return out
+
+
+def _several(lab: Lab, case: Case) -> bool:
+    """Whether vectors are pooled, and chance decides nothing of what leaves."""
+    return case.draws == 1 and bool(lab.package.manifest.released.statistics)
 
 
 def _of_diffusion(given: InversionSettings, release: Drawn, control: Drawn) -> str:

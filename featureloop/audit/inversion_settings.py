@@ -23,6 +23,8 @@ class InversionSettings:
         Images of a step.
     searched
         Records that are searched for along the gradient.
+    attackers
+        Whose pictures of pooled vectors are searched for; elsewhere one attacker's, of every draw of what leaves.
     search
         How.
     diffusion
@@ -39,6 +41,7 @@ class InversionSettings:
     surrogate_steps: int = 250
     batch: int = BATCH
     searched: int = 8
+    attackers: int = 5
     search: Search = field(default_factory=Search)
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
     sheet: int = 8

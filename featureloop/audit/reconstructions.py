@@ -54,6 +54,18 @@ class Case:
     frames: Sequence[Frame]
     draws: int = 1
 
+    def by_draw(self, pictures: Float32) -> list[Float32]:
+        """Pictures of all asked records, those of each draw by themselves."""
+        return np.split(pictures, self.draws)
+
+    def of_another(self, *, seed: int) -> Case:
+        """Another attacker's, who holds as many patients: drawn from this one's, so that some are there repeatedly."""
+        names = np.unique(self.known_groups)
+        drawn = np.random.default_rng((seed, 67)).choice(names, len(names))
+        at = np.concatenate([np.flatnonzero(self.known_groups == name) for name in drawn])
+        known = [self.known[i] for i in at.tolist()]
+        return replace(self, known=known, known_pictures=self.known_pictures[at], known_groups=self.known_groups[at])
+
     def first(self) -> Case:
         """With the first draw alone."""
         n = len(self.pictures) // self.draws
@@ -95,13 +107,18 @@ class Judge:
         return [as_measure(f, arm=arm, by=by, chance=None if f.name == PSNR else 0.0) for f in found]
 
 
-def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> list[Measure]:
+def linked(lab: Lab, case: Case, drawn: Sequence[Float32], arm: Arm, by: str) -> list[Measure]:
     """How often a reconstruction's nearest image, among other images of the victims, is of the same patient.
 
     Nearest by cosine, and by how much more alike it is to that image than the other reconstructions are.
 
-    Where patients have one image each, the image itself stands among other takes. Pictures of every draw are searched
-    for; the figures are the means over the draws.
+    Where patients have one image each, the image itself stands among other takes.
+
+    Parameters
+    ----------
+    drawn
+        Pictures of the records of one draw, (M, 3, 64, 64) each, by the same way: of every draw, or by every attacker.
+        The figures are the means over them.
     """
     one = case.first()
     single = len(mated(one.groups)) < LEAST_GROUPS
@@ -112,7 +129,7 @@ def linked(lab: Lab, case: Case, pictures: Float32, arm: Arm, by: str) -> list[M
     others = _unit(looks, gallery)
     whose = [{g} for g in one.groups.tolist()]
     search = search_of(whose, whose if single else None)
-    cosines = [(_unit(looks, p) @ others.T).astype(np.float32) for p in np.split(pictures, case.draws)]
+    cosines = [(_unit(looks, p) @ others.T).astype(np.float32) for p in drawn]
     ways = {by: cosines, f"{by}, Z-normed": [standardized(c) for c in cosines]}
     found = [m for way, each in ways.items() for m in measures_of(each, search, arm=arm, by=way, seed=lab.seed)]
     return [replace(m, figure=f"{LINKED}, {m.figure}") for m in found if m.figure in {"top-1", "AUC"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,16 @@ from torch import nn
 
 from featureloop.audit.differentiable import Differentiable
 from featureloop.audit.diffusion import DiffusionSettings
+from featureloop.audit.findings import Arm, Measure
 from featureloop.audit.image_distance import SIDE, Perceptual, psnr, ssim
 from featureloop.audit.inversion import attack_inversion
 from featureloop.audit.inversion_settings import InversionSettings
-from featureloop.audit.material import Lab, party, split_party
+from featureloop.audit.material import Lab, Release, party, split_party
 from featureloop.audit.position import PositionSettings, restore
 from featureloop.audit.reconstructions import Case, linked, standardized
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map
 from featureloop.core.errors import PackageError
-from featureloop.core.types import Frame, Task
+from featureloop.core.types import Float32, Frame, Task
 from featureloop.model.export import export_onnx
 from featureloop.model.local_context import LocalContext
 from featureloop.model.manifest import Preprocessing
@@ -173,8 +175,7 @@ def test_the_control_is_drawn_and_noise_is_not(tmp_path: Path) -> None:
     }
     assert set(found.headline) == {"inversion.gain_db", "inversion.linkage_top1"}
     assert [p.images for p in found.curve] == [16, 16, 32], "of at least four patients"
-    ridge = next(m for (arm, by), m in gain.items() if arm == "release" and by.startswith("linear"))
-    assert found.curve[-1].value == ridge.value
+    assert found.curve[-1].value == gain["release", "ridge regression"].value
     assert found.sheet is not None
     assert found.sheet.startswith("data:image/jpeg")
 
@@ -220,10 +221,47 @@ def test_one_and_the_same_picture_is_linked_by_chance_and_originals_as_they_are_
     twice = np.concatenate([true, true])
     case = Case([], true[:0], groups[:0], [], twice, np.tile(groups, 2), [], draws=2)
     alike = np.broadcast_to(true.mean(0), twice.shape).astype(np.float32)
-    blind, clear = (linked(lab, case, pictures, "release", "x") for pictures in (alike, twice))
+    blind, clear = (linked(lab, case, case.by_draw(p), "release", "x") for p in (alike, twice))
     assert [m.by for m in clear] == ["x", "x", "x, Z-normed", "x, Z-normed"]
     assert [m.value for m in clear] == [1.0] * 4
     assert [m.value for m in blind] == [pytest.approx(3 / 23), 0.5] * 2
+
+
+@pytest.mark.parametrize(("task", "attackers"), [(Task.SEGMENTATION, 1), (Task.CLASSIFICATION, 3)])
+def test_pictures_of_pooled_vectors_are_searched_for_by_several_attackers(
+    tmp_path: Path, task: Task, attackers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Float32]] = {}
+
+    def kept(lab: Lab, case: Case, drawn: Sequence[Float32], arm: Arm, by: str) -> list[Measure]:
+        if arm == "release":
+            seen[by] = list(drawn)
+        return linked(lab, case, drawn, arm, by)
+
+    monkeypatch.setattr("featureloop.audit.inversion.linked", kept)
+    lab = quick_lab(tiny_package(tmp_path / "p", task=task), shapes(24, groups=8))
+    little = replace(QUICK, steps=2, control_steps=2, surrogate_steps=2, searched=0, attackers=3)
+    found = attack_inversion(lab, little)
+    assert {"ridge regression", "nearest image", "network", "surrogate without the package"} <= set(seen)
+    for by, drawn in seen.items():
+        assert len(drawn) == attackers, by
+        assert not any(np.array_equal(drawn[0], other) for other in drawn[1:]), by
+    assert found.budget.count("attackers") == (attackers > 1)
+
+
+def test_another_attacker_holds_as_many_patients_some_of_them_repeatedly() -> None:
+    groups = np.repeat([f"g{i}" for i in range(20)], 2)
+    pictures = np.arange(40, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, SIDE, SIDE), np.float32)
+    known = [Release(np.full((1, 2), i, np.float32), np.zeros((1, 1), np.uint8), 1, (i,)) for i in range(40)]
+    case = Case(known, pictures, groups, [], pictures[:0], groups[:0], [])
+    other, same, third = (case.of_another(seed=seed) for seed in (1, 1, 2))
+    at = [r.frames[0] for r in other.known]
+    assert len(at) == 40
+    assert 8 <= len(set(at)) / 2 < 20
+    assert other.known_groups.tolist() == groups[at].tolist()
+    assert np.array_equal(other.known_pictures, pictures[at])
+    assert np.array_equal(other.known_pictures, same.known_pictures)
+    assert not np.array_equal(other.known_groups, third.known_groups)
 
 
 def test_an_image_that_is_near_to_every_reconstruction_is_not_the_nearest_of_all() -> None:
