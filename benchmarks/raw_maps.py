@@ -29,7 +29,7 @@ from featureloop.model.augment import augment, augmentation_for
 from featureloop.model.early_cache import square_truth
 from featureloop.model.fit import BagSet, FitSettings, batches_of
 from featureloop.model.founding_features import frame_shares
-from featureloop.model.founding_fit import Rounding, fit_founding, rounding_of
+from featureloop.model.founding_fit import UNROUNDED_FIRST, Rounding, fit_founding, rounding_of
 from featureloop.model.founding_settings import FoundingSettings
 from featureloop.model.losses import recognition_loss
 from featureloop.model.manifest import Calibration, uncalibrated
@@ -147,8 +147,8 @@ def rivals(package: Package, founding: Part, work: Path, *, seeds: Sequence[int]
 def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> dict[str, list[Rival]]:
     """The package's own recognizer, learned anew with each seed as founding's defaults learn it, from its values.
 
-    Of sets, for comparison, also from unrounded values alone and from rounded ones alone. Calibrated is for those that
-    aren't rounded: a device has them so.
+    Of sets, for comparison, also from unrounded values alone, and of boxes from rounded ones alone. Calibrated is for
+    those that aren't rounded: a device has them so.
     """
     train, held = split(founding[1], hold_out=CALIBRATION_SHARE, seed=SETTINGS.seed)
     runtime, released = Runtime(package), package.manifest.released
@@ -164,13 +164,12 @@ def founded_again(package: Package, founding: Part, *, seeds: Sequence[int]) -> 
         return replace(known, values=np.stack([dequantize(quantize(v, released), released) for v in known.values]))
 
     learned, known = seen(train, SETTINGS.augmentations), seen(held, 0)
-    ways: dict[str, tuple[Known, Known, Rounding | None]] = {AGAIN: (learned, known, None)}
+    rounded = rounding_of(released.form, released.low, released.high, released.levels)
+    ways: dict[str, tuple[Known, Known, Rounding | None]] = {AGAIN: (learned, known, rounded)}
     if not released.statistics:
-        ways = {
-            AGAIN: (learned, known, rounding_of(released.form, released.low, released.high, released.levels)),
-            UNROUNDED: (learned, known, None),
-            ROUNDED: (left(learned), left(known), None),
-        }
+        ways[UNROUNDED] = learned, known, None
+    if package.manifest.task in UNROUNDED_FIRST:
+        ways[ROUNDED] = left(learned), left(known), None
     return {
         line: [
             own_fitted(package, some, held, frames=len(train), seed=seed, rounding=rounding).calibrated(known)

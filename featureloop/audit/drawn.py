@@ -23,7 +23,6 @@ from featureloop.audit.restored import drawn_from_restored
 from featureloop.audit.surrogate import imitate, pooled, rows_as_releases
 from featureloop.core.types import Float32
 
-LINEAR = "ridge regression"
 CONTROL_SIDE = 16
 """Cells per side of the ordered maps that a network draws from."""
 
@@ -40,7 +39,8 @@ def drawn_of_release(lab: Lab, case: Case, given: InversionSettings, *, seed: in
     books = Codebooks(case.known, seed=seed, unit=lab.unit)
     known, asked = describe(case.known, books), describe(case.asked, books)
     linear = LinearDecoder(known, case.known_pictures, case.known_groups, seed=seed)
-    out = {LINEAR: linear(asked), "nearest image": _nearest(known[linear.name], asked[linear.name], case)}
+    name = linear.name
+    out = {f"linear, {name}": linear(asked), f"nearest image, {name}": _nearest(known[name], asked[name], case)}
     form = lab.package.manifest.released.form
     if form.base != "pool" and form.mix == 1:
         out["network, rows put back"] = drawn_from_restored(lab, case, steps=given.control_steps, batch=given.batch)
@@ -114,7 +114,7 @@ def drawn_of_random(lab: Lab, case: Case, given: InversionSettings) -> Drawn:
     linear = LinearDecoder(described, case.known_pictures, case.known_groups, seed=lab.seed)
     fewer = replace(given, steps=given.control_steps)
     out = {
-        LINEAR: linear(others),
+        f"linear, {linear.name}": linear(others),
         "network": _networked(lab, known, asked, case.known_pictures, fewer, seed=lab.seed, what="decoder of nothing"),
     }
     found, said = _diffused(lab, case, known, asked, given.diffusion.halved(), what="diffusion of nothing")

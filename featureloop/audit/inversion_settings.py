@@ -24,7 +24,8 @@ class InversionSettings:
     searched
         Records that are searched for along the gradient.
     attackers
-        Whose pictures of pooled vectors are searched for; elsewhere one attacker's, of every draw of what leaves.
+        Whose pictures of pooled vectors are searched for, but the diffusion model's; elsewhere, and under noise, one
+        attacker's, of every draw of what leaves.
     search
         How.
     diffusion

@@ -51,7 +51,7 @@ class Further:
 def add_head(
     package: Package, further: Further, *, settings: FoundingSettings, risk: float | None, around: Surroundings
 ) -> Package:
-    """Train a recognizer of the package's features as a device has them, and write it into the package's directory.
+    """Train a recognizer of the package's features as founding does it, and write it into the package's directory.
 
     The extractor stays as it is, so that the package stays of its line.
 

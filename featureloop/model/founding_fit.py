@@ -1,21 +1,22 @@
 """How a recognizer is founded: on values as they leave, and of boxes first on the same as a device has them.
 
-A device recognizes from values before they are rounded to what leaves. Of masks and classes nothing is lost where they
-are learned from rounded ones; of boxes a point at another site. A learner has rounded values alone, and its gate
-compares recognizers on those: one that never saw any could be beaten there by a training that only taught it the
-rounding. So a recognizer of boxes learns from unrounded values first, then a little from rounded ones, and what is kept
-lies a quarter of the way between (a mean of weights before and after fine-tuning serves both kinds of data: Wortsman et
-al. 2022, arXiv:2109.01903).
+A device recognizes from values before they are rounded to what leaves. Masks lose nothing where they are learned from
+rounded ones, boxes a point at another site (docs/adr/022). A learner and its gate have rounded values alone, so a
+recognizer that never saw any would first have to learn the rounding there. So one of boxes learns from unrounded values
+first, then a little from rounded ones, and what is kept lies a quarter of the way between (a mean of weights before and
+after fine-tuning serves both kinds of data: Wortsman et al. 2022, arXiv:2109.01903).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import nn
 
+from featureloop.core.errors import InputError
 from featureloop.core.types import Float32, Task, UInt8
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
 from featureloop.model.forms import POOL, Form
@@ -59,6 +60,10 @@ class Rounding:
 
     def _symbols(self, values: Float32) -> UInt8:
         """Of values (N, C)."""
+        if not np.isfinite(values).all():
+            raise InputError(
+                "the feature values hold NaN or infinity, so they can't be rounded: the extractor is broken"
+            )
         return np.asarray(np.clip(np.rint((values - self.low) / self.step), 0, self.levels - 1), np.uint8)
 
 
@@ -83,10 +88,10 @@ def fit_founding(
     held: BagSet | None = None,
     around: Surroundings = ALONE,
 ) -> None:
-    """Train `recognizer` in place on bags as they leave.
+    """Train `recognizer` in place on bags, rounded as they leave.
 
-    Tasks of `UNROUNDED_FIRST` are learned from the bags as a device has them; what those as they leave teach besides is
-    gone towards a part of the way.
+    Of tasks of `UNROUNDED_FIRST` it learns from the bags as a device has them first, and then goes a part of the way to
+    what the rounded ones teach.
 
     Parameters
     ----------
@@ -94,18 +99,21 @@ def fit_founding(
         Values as a device has them, float32, not symbols; `held` says when a training gets worse.
     rounding
         Of what leaves; None to learn from the values as they are.
+
+    Raises
+    ------
+    InputError
+        A value that is to be rounded is NaN or infinite.
     """
-
-    def fit(chosen: FitSettings, *, rounded: bool) -> None:
-        learned, looked = bags, held
-        if rounding is not None and rounded:
-            learned, looked = rounding.over(bags), None if held is None else rounding.over(held)
-        fit_recognizer(recognizer, learned, task=task, settings=chosen, held=looked, around=around)
-
-    if rounding is None or task not in UNROUNDED_FIRST:
-        fit(settings, rounded=True)
+    fit = partial(fit_recognizer, recognizer, task=task, around=around)
+    if rounding is None:
+        fit(bags, settings=settings, held=held)
         return
-    fit(settings, rounded=False)
+    left, left_held = rounding.over(bags), None if held is None else rounding.over(held)
+    if task not in UNROUNDED_FIRST:
+        fit(left, settings=settings, held=left_held)
+        return
+    fit(bags, settings=settings, held=held)
     before = {k: v.clone() for k, v in recognizer.state_dict().items()}
     last = replace(
         settings,
@@ -113,5 +121,5 @@ def fit_founding(
         learning_rate=LAST_RATE * settings.learning_rate,
         name=f"{settings.name} on rounded values",
     )
-    fit(last, rounded=True)
+    fit(left, settings=last, held=left_held)
     recognizer.load_state_dict(interpolate(before, recognizer.state_dict(), WAY))

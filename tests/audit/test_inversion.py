@@ -17,7 +17,7 @@ from featureloop.audit.findings import Arm, Measure
 from featureloop.audit.image_distance import SIDE, Perceptual, psnr, ssim
 from featureloop.audit.inversion import attack_inversion
 from featureloop.audit.inversion_settings import InversionSettings
-from featureloop.audit.material import Lab, Release, party, split_party
+from featureloop.audit.material import DRAWS, Lab, Release, party, split_party
 from featureloop.audit.position import PositionSettings, restore
 from featureloop.audit.reconstructions import Case, linked, standardized
 from featureloop.audit.whitebox import Components, Pixels, Search, invert, to_bag, to_map
@@ -175,7 +175,8 @@ def test_the_control_is_drawn_and_noise_is_not(tmp_path: Path) -> None:
     }
     assert set(found.headline) == {"inversion.gain_db", "inversion.linkage_top1"}
     assert [p.images for p in found.curve] == [16, 16, 32], "of at least four patients"
-    assert found.curve[-1].value == gain["release", "ridge regression"].value
+    ridge = next(m for (arm, by), m in gain.items() if arm == "release" and by.startswith("linear"))
+    assert found.curve[-1].value == ridge.value
     assert found.sheet is not None
     assert found.sheet.startswith("data:image/jpeg")
 
@@ -225,6 +226,8 @@ def test_one_and_the_same_picture_is_linked_by_chance_and_originals_as_they_are_
     assert [m.by for m in clear] == ["x", "x", "x, Z-normed", "x, Z-normed"]
     assert [m.value for m in clear] == [1.0] * 4
     assert [m.value for m in blind] == [pytest.approx(3 / 23), 0.5] * 2
+    both = linked(lab, case, [twice[:24], alike[:24]], "release", "x")
+    assert both[0].value == pytest.approx((1 + 3 / 23) / 2), "the mean over those who draw"
 
 
 @pytest.mark.parametrize(("task", "attackers"), [(Task.SEGMENTATION, 1), (Task.CLASSIFICATION, 3)])
@@ -235,18 +238,37 @@ def test_pictures_of_pooled_vectors_are_searched_for_by_several_attackers(
 
     def kept(lab: Lab, case: Case, drawn: Sequence[Float32], arm: Arm, by: str) -> list[Measure]:
         if arm == "release":
-            seen[by] = list(drawn)
+            seen.setdefault(by, list(drawn))
         return linked(lab, case, drawn, arm, by)
 
     monkeypatch.setattr("featureloop.audit.inversion.linked", kept)
     lab = quick_lab(tiny_package(tmp_path / "p", task=task), shapes(24, groups=8))
     little = replace(QUICK, steps=2, control_steps=2, surrogate_steps=2, searched=0, attackers=3)
     found = attack_inversion(lab, little)
-    assert {"ridge regression", "nearest image", "network", "surrogate without the package"} <= set(seen)
+    assert {by.split(",")[0] for by in seen} >= {"linear", "nearest image", "network", "surrogate without the package"}
     for by, drawn in seen.items():
         assert len(drawn) == attackers, by
         assert not any(np.array_equal(drawn[0], other) for other in drawn[1:]), by
     assert found.budget.count("attackers") == (attackers > 1)
+    assert any("the first alone" in note for note in found.notes) == (attackers > 1)
+
+
+def test_pooled_vectors_under_noise_are_searched_for_in_every_draw_by_one_attacker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def kept(lab: Lab, case: Case, drawn: Sequence[Float32], arm: Arm, by: str) -> list[Measure]:
+        if arm == "release":
+            seen.append(len(drawn))
+        return linked(lab, case, drawn, arm, by)
+
+    monkeypatch.setattr("featureloop.audit.inversion.linked", kept)
+    noisy = tiny_package(tmp_path / "p", task=Task.CLASSIFICATION, release="pool noise=1.0,clip=1.0")
+    little = replace(QUICK, steps=2, control_steps=2, surrogate_steps=2, searched=0, attackers=3)
+    found = attack_inversion(quick_lab(noisy, shapes(24, groups=8)), little)
+    assert set(seen) == {DRAWS}
+    assert "attackers" not in found.budget
 
 
 def test_another_attacker_holds_as_many_patients_some_of_them_repeatedly() -> None:
@@ -262,6 +284,8 @@ def test_another_attacker_holds_as_many_patients_some_of_them_repeatedly() -> No
     assert np.array_equal(other.known_pictures, pictures[at])
     assert np.array_equal(other.known_pictures, same.known_pictures)
     assert not np.array_equal(other.known_groups, third.known_groups)
+    few = Case(known[:4], pictures[:4], groups[:4], [], pictures[:0], groups[:0], [])
+    assert all(len(set(few.of_another(seed=seed).known_groups)) == 2 for seed in range(20)), "one could not be judged"
 
 
 def test_an_image_that_is_near_to_every_reconstruction_is_not_the_nearest_of_all() -> None:

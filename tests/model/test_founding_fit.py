@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from featureloop.core.errors import InputError
 from featureloop.core.types import Task
 from featureloop.model.fit import BagSet, FitSettings, fit_recognizer, interpolate
 from featureloop.model.forms import parse_form
@@ -50,12 +51,6 @@ def test_it_serves_a_device_better_than_learning_from_what_leaves_and_a_gate_bet
     others = bags(seed=2)
     assert loss(both, others) < loss(rounded, others)
     assert loss(both, ROUNDING.over(others)) < loss(unrounded, ROUNDING.over(others))
-
-
-def test_interpolation_goes_from_the_weights_before_to_those_after() -> None:
-    before, after = {"threshold": torch.tensor(0.2)}, {"threshold": torch.tensor(1.0)}
-    found = [float(interpolate(before, after, share)["threshold"]) for share in (0.0, 0.25, 1.0)]
-    assert found == pytest.approx([0.2, 0.4, 1.0])
 
 
 @pytest.mark.parametrize("epochs", [1.0, 80.0])
@@ -106,6 +101,13 @@ def test_it_rounds_as_what_leaves_is_rounded() -> None:
     np.testing.assert_allclose(found.batch(np.arange(5)).x, left, atol=1e-6)
     again = rounding.over(found)
     assert np.array_equal(again.values, found.values)
+
+
+def test_what_is_no_number_is_not_rounded() -> None:
+    broken = bags()
+    broken.values[3, 2, 0] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        fit_founding(line(), broken, ROUNDING, task=Task.DETECTION, settings=SETTINGS)
 
 
 @pytest.mark.parametrize(
